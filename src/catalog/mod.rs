@@ -1,0 +1,158 @@
+//! The catalogue: monitors of file and database in one immutable snapshot with a generation number.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+
+use crate::model::{Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, StoreFault, UserId};
+use crate::probe::Prepared;
+
+/// A monitor, ready to be scheduled and probed.
+pub struct Entry {
+    /// What is the same for every kind.
+    pub monitor: Monitor,
+    /// What its kind does.
+    pub prepared: Prepared,
+    /// Equal when nothing that matters differs, expanded secrets included.
+    pub fingerprint: u64,
+    /// Texts to remove from evidence.
+    pub secrets: Arc<[Secret]>,
+}
+
+/// Everything that is to be watched, at one moment.
+#[derive(Default)]
+pub struct Snapshot {
+    /// Counts published snapshots; the first is 1.
+    pub generation: u64,
+    /// By id; paused ones are in it, archived, deleted and invalid ones are not.
+    pub monitors: HashMap<MonitorId, Arc<Entry>>,
+}
+
+/// Why a monitor left the snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// It left its file.
+    Archived,
+    /// Its row is gone.
+    Deleted,
+    /// Its definition became invalid.
+    Invalid,
+}
+
+/// The differences between two snapshots.
+#[derive(Default)]
+pub struct Changes {
+    /// New in the snapshot, with the state that the store (or `catalog.json`) remembers.
+    pub added: Vec<(Arc<Entry>, MonitorState)>,
+    /// Already there, and different.
+    pub changed: Vec<Arc<Entry>>,
+    /// No longer there.
+    pub removed: Vec<(MonitorId, Removal)>,
+    /// Open incidents that a person resolved in the database: the state machine must let go of them.
+    pub dismissed: Vec<MonitorId>,
+}
+
+/// What a loop is told: apply the changes and you are at this snapshot.
+#[derive(Clone)]
+pub struct Update {
+    /// The snapshot after the changes.
+    pub snapshot: Arc<Snapshot>,
+    /// The changes.
+    pub changes: Arc<Changes>,
+}
+
+/// A row of `monitors`, as it is read.
+#[derive(Clone, Debug)]
+pub struct MonitorRow {
+    /// `id`.
+    pub id: MonitorId,
+    /// `user_id`.
+    pub user_id: UserId,
+    /// `name`.
+    pub name: String,
+    /// `url`.
+    pub url: String,
+    /// `interval_seconds`, unchecked.
+    pub interval_seconds: i32,
+    /// `timeout_seconds`, unchecked.
+    pub timeout_seconds: i32,
+    /// `is_active`.
+    pub is_active: bool,
+    /// `kind`; none: by scheme.
+    pub kind: Option<String>,
+    /// `spec`; any JSON, unchecked.
+    pub spec: serde_json::Value,
+    /// `tags`.
+    pub tags: Vec<String>,
+    /// `source`.
+    pub source: Source,
+    /// `key`.
+    pub key: Option<String>,
+    /// `revision`.
+    pub revision: i64,
+    /// `invalid_reason`, as the daemon last wrote it.
+    pub invalid_reason: Option<String>,
+    /// `monitor_state`, if there is a row of this region.
+    pub state: Option<MonitorState>,
+    /// Whether `state.incident` is still unresolved in `incidents`.
+    pub incident_open: bool,
+    /// `last_checked`.
+    pub last_checked: Option<DateTime<Utc>>,
+}
+
+/// What the file says of one monitor's row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileRow {
+    /// `key`.
+    pub key: MonitorKey,
+    /// Former key, whose row this one takes over if it has none of its own.
+    pub renamed_from: Option<MonitorKey>,
+    /// `name`.
+    pub name: String,
+    /// `url`, unexpanded.
+    pub url: String,
+    /// E-mail of the owner; none: the system user. A user that is not there is made.
+    pub owner: Option<String>,
+    /// `interval_seconds`; 300 (unused) with a cron schedule.
+    pub interval_seconds: i32,
+    /// `timeout_seconds`.
+    pub timeout_seconds: i32,
+    /// `is_active`.
+    pub is_active: bool,
+    /// `kind`.
+    pub kind: String,
+    /// `spec`, unexpanded.
+    pub spec: serde_json::Value,
+    /// `tags`.
+    pub tags: Vec<String>,
+}
+
+/// What merging a file did.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Merged {
+    /// The id and owner of every key of the file.
+    pub ids: HashMap<MonitorKey, (MonitorId, UserId)>,
+    /// Rows that left the file, archived now.
+    pub archived: Vec<MonitorId>,
+}
+
+/// What the catalogue needs of the store.
+pub trait CatalogStore: Send + Sync + 'static {
+    /// Brings the file's rows to what the file says, in one transaction, touching only what differs.
+    fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>>;
+
+    /// Every row that is not archived, of any source, with its state.
+    fn load(&self) -> BoxFuture<'_, Result<Vec<MonitorRow>, StoreFault>>;
+
+    /// `(id, revision)` of every row that is not archived: the minute's comparison.
+    fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>>;
+
+    /// Sets or clears `invalid_reason`; with a reason also `status = 'unknown'`. Does not bump revisions.
+    fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>>;
+
+    /// Resolves when rows of `monitors` may have changed, or an incident was resolved by a person. Spurious wake-ups
+    /// are fine; an error means that the connection is lost and the caller should compare.
+    fn changed(&self) -> BoxFuture<'_, Result<(), StoreFault>>;
+}

@@ -1,0 +1,35 @@
+//! One judged check.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+
+use super::{CertificateFacts, Failure, MonitorId, Timings, Verdict};
+
+/// A judged attempt: one row of `monitor_checks`, or (when unknown) part of a row of `monitor_gaps`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// Of which monitor.
+    pub monitor: MonitorId,
+    /// The judgement.
+    pub verdict: Verdict,
+    /// Why not up; with `Degraded` the warning.
+    pub failure: Option<Failure>,
+    /// One sentence for an operator; none when up.
+    pub message: Option<Box<str>>,
+    /// HTTP status, where there is one.
+    pub status_code: Option<u16>,
+    /// Phases and total.
+    pub timings: Timings,
+    /// The last address dialled.
+    pub address: Option<SocketAddr>,
+    /// HTTP version of the response.
+    pub http_version: Option<&'static str>,
+    /// Certificate facts.
+    pub certificate: Option<Arc<CertificateFacts>>,
+    /// 1 for a check in its phase, 2 and up for re-checks while confirming or recovering, saturating.
+    pub attempt: u16,
+    /// Wall-clock start.
+    pub checked_at: DateTime<Utc>,
+}

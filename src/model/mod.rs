@@ -1,0 +1,25 @@
+//! The nouns. No async, no clock, no I/O: values that every layer may name.
+
+mod check;
+mod failure;
+mod gap;
+mod ids;
+mod incident;
+mod monitor;
+mod observation;
+mod record;
+mod secret;
+mod state;
+mod store;
+
+pub use check::Check;
+pub use failure::{Failure, Layer, Owner};
+pub use gap::{Gap, GapReason};
+pub use ids::{BatchId, IncidentUid, MonitorId, MonitorKey, SYSTEM_USER, UserId};
+pub use incident::{Evidence, Opening, Resolution, ResolveReason};
+pub use monitor::{Cadence, Flap, Monitor, Source};
+pub use observation::{CertificateFacts, Fault, HttpFacts, Observation, Phase, Timings};
+pub use record::{Batch, Record};
+pub use secret::Secret;
+pub use state::{MonitorState, Status, Unobserved, Verdict};
+pub use store::StoreFault;

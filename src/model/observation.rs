@@ -1,0 +1,166 @@
+//! What a probe saw. Never a judgement.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize, Serializer};
+
+use super::Failure;
+
+/// A phase of a check, in the order they happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Phase {
+    Dns,
+    Connect,
+    Tls,
+    Send,
+    Wait,
+    Receive,
+}
+
+impl Phase {
+    /// In order.
+    pub const ALL: [Self; 6] = [Self::Dns, Self::Connect, Self::Tls, Self::Send, Self::Wait, Self::Receive];
+
+    /// The public name.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Send => "send",
+            Self::Wait => "wait",
+            Self::Receive => "receive",
+        }
+    }
+}
+
+/// Monotonic durations of the phases. One that was not reached is none; one that failed keeps the time it took to
+/// fail. Over redirects each phase is the sum over the hops. The phases add up to the total.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timings {
+    phases: [Option<Duration>; 6],
+    /// From the start of the attempt to its end.
+    pub total: Duration,
+}
+
+impl Timings {
+    /// The time of a phase.
+    #[must_use]
+    pub const fn get(&self, phase: Phase) -> Option<Duration> {
+        self.phases[phase as usize]
+    }
+
+    /// Adds to a phase, which from now on counts as reached.
+    pub fn add(&mut self, phase: Phase, time: Duration) {
+        let slot = &mut self.phases[phase as usize];
+        *slot = Some(slot.unwrap_or_default() + time);
+    }
+
+    /// A phase in whole microseconds, saturating at `i32::MAX` (35 minutes; a timeout is shorter).
+    #[must_use]
+    pub fn micros(&self, phase: Phase) -> Option<i32> {
+        self.get(phase).map(|time| i32::try_from(time.as_micros()).unwrap_or(i32::MAX))
+    }
+
+    /// The total in whole milliseconds, rounded down: `response_time_ms`.
+    #[must_use]
+    pub fn total_ms(&self) -> i32 {
+        i32::try_from(self.total.as_millis()).unwrap_or(i32::MAX)
+    }
+}
+
+impl Serialize for Timings {
+    /// As the contract's `timings_us`.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeMap;
+        let mut map = serializer.serialize_map(Some(7))?;
+        for phase in Phase::ALL {
+            map.serialize_entry(phase.name(), &self.micros(phase))?;
+        }
+        map.serialize_entry("total", &u64::try_from(self.total.as_micros()).unwrap_or(u64::MAX))?;
+        map.end()
+    }
+}
+
+/// A failure with the sentence that explains it to an operator. Data, not an error.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Which.
+    pub failure: Failure,
+    /// One sentence without secrets: what happened and, where it helps, what to do next.
+    pub message: String,
+}
+
+impl Fault {
+    /// A fault with its sentence.
+    pub fn new(failure: Failure, message: impl Into<String>) -> Self {
+        Self { failure, message: message.into() }
+    }
+}
+
+/// Facts of the certificate chain that a server presented, also when verification failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CertificateFacts {
+    /// Distinguished name of the leaf, in RFC 4514 style.
+    pub subject: String,
+    /// Distinguished name of its issuer.
+    pub issuer: String,
+    /// Start of validity of the leaf.
+    pub not_before: DateTime<Utc>,
+    /// End of validity of the leaf.
+    pub not_after: DateTime<Utc>,
+    /// Whole days until the first certificate of the presented chain expires, rounded down; negative when expired.
+    pub days_left: i64,
+    /// SHA-256 of the leaf's DER, lower-case hex.
+    pub fingerprint_sha256: String,
+    /// How many certificates the server sent.
+    pub chain_length: usize,
+}
+
+/// What an HTTP exchange returned at its last hop.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpFacts {
+    /// Status code.
+    pub status: u16,
+    /// `HTTP/1.0`, `HTTP/1.1` or `HTTP/2`.
+    pub version: &'static str,
+    /// Response headers in order, names lower-case, values lossily decoded as UTF-8.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// The decoded body as far as it was kept: whole when an expectation reads it, else its first 4 KiB.
+    pub body: Bytes,
+    /// How many bytes of the encoded body arrived.
+    pub body_bytes: u64,
+    /// How many redirects were followed.
+    pub redirects: u16,
+}
+
+/// Everything that one attempt saw.
+#[derive(Clone, Debug)]
+pub struct Observation {
+    /// Wall-clock start of the attempt.
+    pub started_at: DateTime<Utc>,
+    /// Phases and total, on the monotonic clock.
+    pub timings: Timings,
+    /// What went wrong below the expectations.
+    pub fault: Option<Fault>,
+    /// The last address dialled.
+    pub address: Option<SocketAddr>,
+    /// HTTP, when a response head arrived.
+    pub http: Option<HttpFacts>,
+    /// TLS, when a chain was presented (that of the last hop, or of the hop that failed).
+    pub certificate: Option<Arc<CertificateFacts>>,
+}
+
+impl Observation {
+    /// Nothing seen yet.
+    #[must_use]
+    pub fn new(started_at: DateTime<Utc>) -> Self {
+        Self { started_at, timings: Timings::default(), fault: None, address: None, http: None, certificate: None }
+    }
+}

@@ -1,0 +1,3 @@
+//! Stub.
+use super::super::Kind;
+pub(super) const KIND: Kind = Kind { name: "tcp", schemes: &["tcp"], keys: &[], prepare: |_, _| None, example: "" };
