@@ -1,1 +1,15 @@
-//! The one integration-test binary.
+//! The one integration-test binary: it links once. Real Postgres, real sockets on loopback, the real program.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+#![allow(clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a test is not a library")]
+
+mod cli;
+mod daemon;
+mod http;
+mod layers;
+mod net;
+mod schedule;
+mod settings;
+mod store;
+mod support;
+mod tcp;
+mod verdict;

@@ -1,0 +1,5 @@
+//! What the tests stand on: databases, hostile servers, daemons.
+
+pub mod daemon;
+pub mod postgres;
+pub mod servers;
