@@ -1,6 +1,15 @@
 //! The point of no loss: what the stages append here, the recorder brings to Postgres exactly once.
 
-use crate::model::Record;
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+
+use crate::model::{Batch, MonitorId, Record, Status, StoreFault};
+
+pub mod backlog;
+pub mod recorder;
+mod status;
 
 /// Where the verdict stage puts what must be recorded. Bounded: when full, the oldest raw checks become gaps
 /// (`store_full`), transitions and states never do. Appending never waits and never fails.
@@ -8,13 +17,6 @@ pub trait Journal: Send + Sync + 'static {
     /// Appends records that belong together (a check, the state after it, its transition); they stay in one batch.
     fn append(&self, records: Vec<Record>);
 }
-
-use std::collections::HashSet;
-
-use chrono::{DateTime, Utc};
-use futures_util::future::BoxFuture;
-
-use crate::model::{Batch, MonitorId, Status, StoreFault};
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,8 +35,8 @@ pub struct Recorded {
 pub struct StatusRow {
     /// Which.
     pub monitor: MonitorId,
-    /// `status`.
-    pub status: Status,
+    /// `status`; none leaves it.
+    pub status: Option<Status>,
     /// `last_checked`.
     pub last_checked: Option<DateTime<Utc>>,
     /// `response_time`, milliseconds.

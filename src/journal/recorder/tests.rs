@@ -1,0 +1,137 @@
+use futures_util::future::BoxFuture;
+
+use super::*;
+use crate::journal::{Journal, StatusRow};
+use crate::model::{Check, MonitorState, Status, Timings, Verdict};
+
+/// A store that follows a script of faults, then records.
+#[derive(Default)]
+struct Fake {
+    faults: Mutex<VecDeque<StoreFault>>,
+    locked: Mutex<HashSet<MonitorId>>,
+    poison: Option<MonitorId>,
+    batches: Mutex<Vec<BatchId>>,
+    records: Mutex<Vec<Record>>,
+    columns: Mutex<Vec<StatusRow>>,
+}
+
+impl RecordStore for Fake {
+    fn record<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Recorded, StoreFault>> {
+        Box::pin(async move {
+            self.batches.lock().unwrap().push(batch.id);
+            if let Some(fault) = self.faults.lock().unwrap().pop_front() {
+                return Err(fault);
+            }
+            if batch.records.iter().any(|record| record.monitor() == self.poison && self.poison.is_some()) {
+                return Err(StoreFault::Refused("a bad value".into()));
+            }
+            let locked = self.locked.lock().unwrap().clone();
+            let delayed: HashSet<_> =
+                batch.records.iter().filter_map(Record::monitor).filter(|id| locked.contains(id)).collect();
+            let written = batch.records.iter().filter(|r| r.monitor().is_none_or(|id| !delayed.contains(&id)));
+            let before = self.records.lock().unwrap().len();
+            self.records.lock().unwrap().extend(written.cloned());
+            let checks = self.records.lock().unwrap().len() - before;
+            Ok(Recorded { checks, dropped: 0, delayed })
+        })
+    }
+
+    fn write_status<'a>(&'a self, rows: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
+        Box::pin(async move {
+            self.columns.lock().unwrap().extend_from_slice(rows);
+            Ok(Vec::new())
+        })
+    }
+}
+
+fn id(number: u128) -> MonitorId {
+    MonitorId(Uuid::from_u128(number))
+}
+
+fn check(monitor: u128, second: i64) -> Record {
+    Record::Check(Check {
+        monitor: id(monitor),
+        verdict: Verdict::Up,
+        failure: None,
+        message: None,
+        status_code: Some(200),
+        timings: Timings::default(),
+        address: None,
+        http_version: None,
+        certificate: None,
+        attempt: 1,
+        checked_at: chrono::DateTime::from_timestamp(second, 0).unwrap(),
+    })
+}
+
+fn start(fake: Fake) -> (Arc<Backlog>, Arc<Fake>, Arc<RecorderStats>, tokio::task::JoinHandle<()>) {
+    let (backlog, fake, stats) = (Arc::new(Backlog::new(1 << 24)), Arc::new(fake), Arc::default());
+    let recorder = Recorder::new(Arc::clone(&backlog), Arc::clone(&fake), Arc::clone(&stats));
+    (backlog, fake, stats, tokio::spawn(recorder.run()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_repeated_under_its_id_until_the_store_is_back() {
+    let faults = (0..5).map(|_| StoreFault::Away("gone".into())).collect();
+    let (backlog, fake, stats, task) = start(Fake { faults: Mutex::new(faults), ..Fake::default() });
+    backlog.append(vec![check(1, 1), check(2, 1)]);
+    backlog.close();
+    task.await.unwrap();
+    let ids: HashSet<_> = fake.batches.lock().unwrap().iter().copied().collect();
+    assert_eq!((ids.len(), fake.batches.lock().unwrap().len()), (1, 6));
+    assert_eq!(fake.records.lock().unwrap().len(), 2);
+    assert_eq!(stats.fault(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_bad_record_does_not_cost_the_others() {
+    let (backlog, fake, stats, task) = start(Fake { poison: Some(id(7)), ..Fake::default() });
+    backlog.append((1..=20).map(|number| check(number, 1)).collect());
+    backlog.close();
+    task.await.unwrap();
+    let written: Vec<_> = fake.records.lock().unwrap().iter().filter_map(Record::monitor).collect();
+    assert_eq!(written, (1..=20).filter(|n| *n != 7).map(id).collect::<Vec<_>>(), "in order");
+    assert_eq!(stats.refused.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn records_of_locked_rows_wait_in_order_and_hold_up_nobody() {
+    let (backlog, fake, stats, task) = start(Fake { locked: Mutex::new(HashSet::from([id(1)])), ..Fake::default() });
+    for second in 1..=3 {
+        backlog.append(vec![check(1, second), check(2, second)]);
+        tokio::time::sleep(Duration::from_millis(600)).await;
+    }
+    assert_eq!(fake.records.lock().unwrap().iter().filter(|r| r.monitor() == Some(id(2))).count(), 3);
+    assert_eq!(stats.delayed.load(Ordering::Relaxed), 3);
+    fake.locked.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let of_one: Vec<Record> =
+        fake.records.lock().unwrap().iter().filter(|r| r.monitor() == Some(id(1))).cloned().collect();
+    assert_eq!(of_one, (1..=3).map(|second| check(1, second)).collect::<Vec<_>>());
+    backlog.close();
+    task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn columns_are_written_on_a_change_or_every_ten_checks_or_thirty_seconds() {
+    let (backlog, fake, _, task) = start(Fake::default());
+    let up = MonitorState { status: Status::Up, ..MonitorState::default() };
+    backlog.append(vec![check(1, 0), Record::State(id(1), Box::new(up))]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(fake.columns.lock().unwrap().len(), 1, "the change");
+    for second in 1..=9 {
+        backlog.append(vec![check(1, second)]);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(fake.columns.lock().unwrap().len(), 1, "nine checks are not due");
+    backlog.append(vec![check(1, 10)]);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(fake.columns.lock().unwrap().len(), 2, "ten are");
+    backlog.append(vec![check(1, 11)]);
+    tokio::time::sleep(Duration::from_secs(33)).await;
+    assert_eq!(fake.columns.lock().unwrap().len(), 3, "one after thirty seconds is");
+    let last = fake.columns.lock().unwrap().last().cloned().unwrap();
+    assert_eq!((last.status, last.last_checked.unwrap().timestamp()), (Some(Status::Up), 11));
+    backlog.close();
+    task.await.unwrap();
+}
