@@ -5,9 +5,16 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
 
-use crate::model::{Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, StoreFault, UserId};
+use crate::model::{IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, StoreFault, UserId};
 use crate::probe::Prepared;
+
+pub mod diff;
+pub mod merge;
+pub mod remember;
+pub mod sync;
+pub mod watch;
 
 /// A monitor, ready to be scheduled and probed.
 pub struct Entry {
@@ -50,8 +57,8 @@ pub struct Changes {
     pub changed: Vec<Arc<Entry>>,
     /// No longer there.
     pub removed: Vec<(MonitorId, Removal)>,
-    /// Open incidents that a person resolved in the database: the state machine must let go of them.
-    pub dismissed: Vec<MonitorId>,
+    /// Open incidents that a person resolved in the database: the state machine lets go of them, if it still has them.
+    pub dismissed: Vec<(MonitorId, IncidentUid)>,
 }
 
 /// What a loop is told: apply the changes and you are at this snapshot.
@@ -64,7 +71,7 @@ pub struct Update {
 }
 
 /// A row of `monitors`, as it is read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MonitorRow {
     /// `id`.
     pub id: MonitorId,
@@ -96,8 +103,6 @@ pub struct MonitorRow {
     pub invalid_reason: Option<String>,
     /// `monitor_state`, if there is a row of this region.
     pub state: Option<MonitorState>,
-    /// Whether `state.incident` is still unresolved in `incidents`.
-    pub incident_open: bool,
     /// `last_checked`.
     pub last_checked: Option<DateTime<Utc>>,
 }
@@ -143,8 +148,11 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// Brings the file's rows to what the file says, in one transaction, touching only what differs.
     fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>>;
 
-    /// Every row that is not archived, of any source, with its state.
-    fn load(&self) -> BoxFuture<'_, Result<Vec<MonitorRow>, StoreFault>>;
+    /// Rows that are not archived, of any source, with their states: all of them, or those of these ids.
+    fn load<'a>(&'a self, only: Option<&'a [MonitorId]>) -> BoxFuture<'a, Result<Vec<MonitorRow>, StoreFault>>;
+
+    /// Incidents that `monitor_state` holds for open and that somebody else has resolved.
+    fn dismissed(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, IncidentUid)>, StoreFault>>;
 
     /// `(id, revision)` of every row that is not archived: the minute's comparison.
     fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>>;
@@ -155,4 +163,22 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// Resolves when rows of `monitors` may have changed, or an incident was resolved by a person. Spurious wake-ups
     /// are fine; an error means that the connection is lost and the caller should compare.
     fn changed(&self) -> BoxFuture<'_, Result<(), StoreFault>>;
+}
+
+/// What a reload did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// False: nothing was changed, see `error`.
+    pub applied: bool,
+    /// Monitors that are new.
+    pub added: usize,
+    /// Monitors that differ.
+    pub changed: usize,
+    /// Monitors that left.
+    pub removed: usize,
+    /// Parts of the configuration that take effect at the next start.
+    pub needs_restart: Vec<String>,
+    /// Why nothing was changed; one finding a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }

@@ -1,1 +1,173 @@
-//! (to come)
+//! The command line (contract, section 1).
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
+
+mod check_config;
+pub mod environment;
+mod exit;
+mod migrate;
+mod probe;
+mod reload;
+mod state;
+mod status;
+
+pub use environment::Environment;
+pub use exit::{Exit, Stop};
+
+/// Watches whether your services work, and remembers.
+#[derive(Debug, Parser)]
+#[command(name = "lamplighter", version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    /// The configuration file [default: $LAMPLIGHTER_CONFIG, else /etc/lamplighter/config.toml if it exists]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the daemon in the foreground
+    Run,
+    /// Validate a configuration and report every error in it
+    CheckConfig {
+        /// The file [default: the one that `run` would use]
+        file: Option<PathBuf>,
+        /// Also print what a reload would change (not built yet)
+        #[arg(long)]
+        plan: bool,
+    },
+    /// Check one URL, or monitors of a file, once
+    Probe(probe::ProbeArgs),
+    /// Ask the running daemon to reload its configuration
+    Reload {
+        /// Apply also what archives more than half of the monitors (not built yet)
+        #[arg(long)]
+        force: bool,
+    },
+    /// Bring the database's schema up to date
+    Migrate {
+        #[command(subcommand)]
+        what: Option<MigrateWhat>,
+        /// Print the SQL and change nothing
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Show what the running daemon sees
+    Status(status::StatusArgs),
+    /// The embedded database
+    Db {
+        #[command(subcommand)]
+        what: DbWhat,
+    },
+    /// Print a completion script for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print another program's configuration as ours (not built yet)
+    Import(Later),
+    /// Print every monitor and channel as configuration (not built yet)
+    Export(Later),
+    /// API tokens (not built yet)
+    Token(Later),
+    /// Runs the embedded database's server, bound to the life of its parent
+    #[command(name = "__postgres", hide = true)]
+    Postgres {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum MigrateWhat {
+    /// Upgrade a database with integer keys (not built yet)
+    Legacy(Later),
+}
+
+#[derive(Debug, Subcommand)]
+enum DbWhat {
+    /// Print how to reach the embedded database
+    Url,
+    /// Back up the store (not built yet)
+    Dump(Later),
+    /// Restore the store (not built yet)
+    Restore(Later),
+}
+
+#[derive(Debug, Args)]
+struct Later {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+    _arguments: Vec<std::ffi::OsString>,
+}
+
+/// Runs the command line; the caller ends the process with the code.
+pub fn run(arguments: impl IntoIterator<Item = std::ffi::OsString>, environment: &Environment) -> Exit {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Printing can only fail when nobody reads.
+            let _ = error.print();
+            return if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+        }
+    };
+    match execute(cli, environment) {
+        Ok(exit) => exit,
+        Err(stop) => {
+            exit::complain(&stop);
+            stop.exit
+        }
+    }
+}
+
+fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
+    let config = cli.config.as_deref();
+    match cli.command {
+        Command::Run => crate::daemon::run(config, environment),
+        Command::CheckConfig { plan: true, .. } => Err(not_built_yet("check-config --plan")),
+        Command::CheckConfig { file, plan: false } => {
+            Ok(check_config::run(file.as_deref().or(config), environment))
+        }
+        Command::Probe(arguments) => probe::run(&arguments, config, environment),
+        Command::Reload { force: true } => Err(not_built_yet("reload --force")),
+        Command::Reload { force: false } => reload::run(config, environment),
+        Command::Migrate { what: Some(MigrateWhat::Legacy(_)), .. } => Err(not_built_yet("migrate legacy")),
+        Command::Migrate { what: None, dry_run } => migrate::run(dry_run, config, environment),
+        Command::Status(arguments) => status::run(&arguments, config, environment),
+        Command::Db { what: DbWhat::Url } => migrate::db_url(config, environment),
+        Command::Db { what: DbWhat::Dump(_) } => Err(not_built_yet("db dump")),
+        Command::Db { what: DbWhat::Restore(_) } => Err(not_built_yet("db restore")),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut std::io::stdout());
+            Ok(Exit::Ok)
+        }
+        Command::Import(_) => Err(not_built_yet("import")),
+        Command::Export(_) => Err(not_built_yet("export")),
+        Command::Token(_) => Err(not_built_yet("token")),
+        Command::Postgres { arguments } => Err(migrate::exec_postgres(&arguments)),
+    }
+}
+
+fn not_built_yet(what: &str) -> Stop {
+    Stop::new(Exit::Unavailable, format!("{what}: not built yet in this version"))
+}
+
+/// A runtime for commands that talk to one thing at a time.
+fn small_runtime() -> Result<tokio::runtime::Runtime, Stop> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Stop::new(Exit::Failure, format!("cannot start: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

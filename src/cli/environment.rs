@@ -1,0 +1,39 @@
+//! What the process was started with. Read once, in `main`, and handed down.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// The environment.
+#[derive(Clone, Default)]
+pub struct Environment {
+    variables: HashMap<String, String>,
+}
+
+impl Environment {
+    /// The process's environment; variables that are not UTF-8 are left out.
+    #[must_use]
+    pub fn of_process() -> Self {
+        let utf8 = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self { variables: std::env::vars_os().filter_map(utf8).collect() }
+    }
+
+    /// A variable that is set and not empty.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.variables.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A variable that is set, also when empty.
+    #[must_use]
+    pub fn raw(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+
+    /// A variable that is a path.
+    #[must_use]
+    pub fn path(&self, name: &str) -> Option<PathBuf> {
+        self.get(name).map(PathBuf::from)
+    }
+}

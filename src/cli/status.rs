@@ -1,0 +1,185 @@
+//! `lamplighter status`: the running daemon's view, as a table.
+
+use std::fmt::Write as _;
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use hyper::Method;
+use serde::Deserialize;
+
+use super::{Environment, Exit, Stop, exit, reload, small_runtime, state};
+use crate::telemetry::escape;
+use crate::web::{Readiness, client};
+
+const DEADLINE: Duration = Duration::from_secs(30);
+/// `--watch` draws anew so often.
+const REDRAW: Duration = Duration::from_secs(1);
+/// Longer texts are cut, so that a row stays a row.
+const WIDEST_CELL: usize = 60;
+
+/// Arguments of `status`.
+#[derive(Debug, clap::Args)]
+pub(super) struct StatusArgs {
+    /// Print the daemon's answer as JSON
+    #[arg(long)]
+    json: bool,
+    /// Draw the table again every second until interrupted
+    #[arg(long, conflicts_with = "json")]
+    watch: bool,
+}
+
+/// What the table needs of `/api/v1/overview`; see `daemon::view`.
+#[derive(Deserialize)]
+struct Overview {
+    version: String,
+    started_at: DateTime<Utc>,
+    now: DateTime<Utc>,
+    database: String,
+    readiness: Readiness,
+    monitors: Vec<Row>,
+}
+
+#[derive(Deserialize)]
+struct Row {
+    monitor: String,
+    url: String,
+    status: String,
+    since: Option<DateTime<Utc>>,
+    last: Option<Last>,
+}
+
+#[derive(Deserialize)]
+struct Last {
+    checked_at: DateTime<Utc>,
+    response_time_ms: i64,
+    failure: Option<String>,
+    message: Option<String>,
+}
+
+pub(super) fn run(arguments: &StatusArgs, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
+    let socket = state::admin_socket(&super::configured_state_directory(config, environment)?)?;
+    let runtime = small_runtime()?;
+    loop {
+        let (_, body) = runtime
+            .block_on(client::request(&socket, Method::GET, "/api/v1/overview", DEADLINE))
+            .map_err(reload::client_stop)?;
+        let overview: Overview = serde_json::from_slice(&body)
+            .map_err(|error| Stop::new(Exit::Failure, format!("the daemon's answer is not understood: {error}")))?;
+        let text = if arguments.json { String::from_utf8_lossy(&body).into_owned() } else { table(&overview) };
+        // Home and clear below, so that a redraw does not flicker.
+        let text = if arguments.watch { format!("\x1b[H\x1b[J{text}") } else { text };
+        if !exit::say(&text) || !arguments.watch {
+            let down = overview.monitors.iter().any(|row| row.status == "down");
+            return Ok(if down { Exit::Failure } else { Exit::Ok });
+        }
+        runtime.block_on(tokio::time::sleep(REDRAW));
+    }
+}
+
+fn table(overview: &Overview) -> String {
+    let mut text = format!(
+        "Lamplighter {}, running for {}, database: {}\n",
+        overview.version,
+        age(overview.started_at, overview.now),
+        overview.database
+    );
+    for reason in overview.readiness.reasons.iter().chain(&overview.readiness.notes) {
+        let detail = reason.detail.as_deref().unwrap_or_default();
+        let _ = writeln!(text, "! {}: {}", reason.code, escape(detail));
+    }
+    text.push('\n');
+    if overview.monitors.is_empty() {
+        text.push_str("No monitors yet: add [[monitor]] tables to the configuration file, or rows to the table monitors.\n");
+        return text;
+    }
+    let mut rows = vec![["MONITOR", "STATUS", "SINCE", "CHECKED", "TIME", "URL", "WHY"].map(str::to_owned)];
+    rows.extend(overview.monitors.iter().map(|row| cells(row, overview.now)));
+    let mut widths = [0; 7];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(line, "{cell:width$}  ");
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    let count = |status: &str| overview.monitors.iter().filter(|row| row.status == status).count();
+    let counts = ["up", "degraded", "down", "unknown", "pending", "paused"]
+        .into_iter()
+        .map(|status| (status, count(status)))
+        .filter(|(_, number)| *number > 0)
+        .map(|(status, number)| format!("{number} {status}"));
+    let _ = writeln!(text, "\n{}", counts.collect::<Vec<_>>().join(", "));
+    text
+}
+
+fn cells(row: &Row, now: DateTime<Utc>) -> [String; 7] {
+    let ago = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), |at| age(at, now));
+    let last = row.last.as_ref();
+    let why = last.and_then(|last| match (&last.failure, &last.message) {
+        (Some(failure), Some(message)) => Some(format!("{failure}: {message}")),
+        (Some(failure), None) => Some(failure.clone()),
+        _ => None,
+    });
+    [
+        cut(&row.monitor),
+        row.status.clone(),
+        ago(row.since),
+        ago(last.map(|last| last.checked_at)),
+        last.map_or_else(|| "-".to_owned(), |last| format!("{} ms", last.response_time_ms)),
+        cut(&row.url),
+        why.map_or_else(String::new, |why| escape(&why).into_owned()),
+    ]
+}
+
+fn cut(text: &str) -> String {
+    let text = escape(text);
+    if text.chars().count() <= WIDEST_CELL {
+        return text.into_owned();
+    }
+    text.chars().take(WIDEST_CELL - 1).chain(['…']).collect()
+}
+
+/// `8s`, `5m`, `3h`, `12d`.
+fn age(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    let seconds = (now - at).num_seconds().max(0);
+    match seconds {
+        0..=119 => format!("{seconds}s"),
+        120..=7199 => format!("{}m", seconds / 60),
+        7200..=172_799 => format!("{}h", seconds / 3600),
+        _ => format!("{}d", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_reads_well_and_hostile_names_stay_in_their_cell() {
+        let overview: Overview = serde_json::from_str(
+            r#"{"version":"0.1.0","started_at":"2026-01-01T00:00:00Z","now":"2026-01-01T01:00:00Z","database":"embedded",
+                "readiness":{"ready":false,"role":"active","reasons":[{"code":"store_away","detail":"refused"}],"notes":[]},
+                "monitors":[
+                  {"monitor":"shop","url":"https://shop.example/","status":"up","since":"2026-01-01T00:00:01Z",
+                   "last":{"checked_at":"2026-01-01T00:59:55Z","response_time_ms":41,"failure":null,"message":null}},
+                  {"monitor":"a\nb","url":"tcp://127.0.0.1:1","status":"down","since":null,
+                   "last":{"checked_at":"2026-01-01T00:59:59Z","response_time_ms":0,"failure":"connect_refused","message":"nobody listens"}}]}"#,
+        )
+        .unwrap();
+        let text = table(&overview);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "Lamplighter 0.1.0, running for 60m, database: embedded");
+        assert_eq!(lines[1], "! store_away: refused");
+        assert_eq!(lines[3], "MONITOR  STATUS  SINCE  CHECKED  TIME   URL                    WHY");
+        assert_eq!(lines[4], "shop     up      59m    5s       41 ms  https://shop.example/");
+        assert_eq!(lines[5], "a\\nb     down    -      1s       0 ms   tcp://127.0.0.1:1      connect_refused: nobody listens");
+        assert_eq!(lines[7], "1 up, 1 down");
+    }
+}
