@@ -110,7 +110,7 @@ pub struct Wakes {
 }
 
 /// The loop's state.
-pub struct Sync<S> {
+pub struct Follower<S> {
     file: Arc<dyn FileSource>,
     store: Arc<S>,
     links: Links,
@@ -130,7 +130,7 @@ pub struct Sync<S> {
     remembered_at: Option<Instant>,
 }
 
-impl<S: CatalogStore> Sync<S> {
+impl<S: CatalogStore> Follower<S> {
     /// A catalogue that knows what `remembered` tells and nothing else yet.
     #[must_use]
     pub fn new(file: Arc<dyn FileSource>, store: Arc<S>, links: Links, remembered: Option<Remembered>) -> Self {

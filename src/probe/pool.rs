@@ -16,7 +16,7 @@ use crate::clock::Wall;
 use crate::model::{Failure, Fault, Observation, Source};
 use crate::schedule::Due;
 use crate::shutdown::Shutdown;
-use crate::verdict::{Finished, judge};
+use crate::verdict::Finished;
 
 /// A probe ends by its deadline itself, so that it can say which phase it was in. So much later it is cut off.
 const OVERRUN: Duration = Duration::from_secs(2);
@@ -81,11 +81,9 @@ impl Pool {
             Ok(Err(_)) => internal(started_at, started, "the probe panicked; this is a bug of Lamplighter, see its log"),
             Err(_) => internal(started_at, started, "the probe overran its deadline; this is a bug of Lamplighter"),
         };
-        let judgement = judge::judge(&observation, &entry.prepared.expect);
-        let evidence = judge::evidence(&observation, &judgement, &entry.secrets);
-        let check = judge::check(entry.monitor.id, &observation, judgement, due.attempt);
+        let finished = Finished::of(entry, due.attempt, &observation);
         // An error means that the stage has ended, which happens only after the pool: nothing to tell.
-        let _ = self.finished.send(Finished { entry, check, evidence: Box::new(evidence) }).await;
+        let _ = self.finished.send(finished).await;
     }
 }
 
