@@ -306,6 +306,13 @@ pub fn dismissed(state: &mut MonitorState) {
     }
 }
 
+/// The monitor has another target now: what was counted and seen of the old one is no evidence about the new. An open
+/// incident goes on, and ends with the new target's recovery.
+pub fn retargeted(state: &mut MonitorState) {
+    (state.failures, state.failing_since, state.first_bad) = (0, None, None);
+    (state.successes, state.recovering_since, state.last_good) = (0, None, None);
+}
+
 fn leave(state: &mut MonitorState, monitor: MonitorId, at: DateTime<Utc>, reason: ResolveReason) -> Left {
     let resolved_at = state.since.map_or(at, |since| since.max(at));
     let left = Left { resolution: resolve(state, monitor, resolved_at, reason), gap: resumed(state, monitor, at) };

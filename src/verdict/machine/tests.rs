@@ -429,9 +429,8 @@ proptest! {
                 (Event::Pause, _, Some(_)) if was_paused => {}
                 (_, _, Some(left)) => observer.left(left),
                 (Event::Dismiss, ..) => {
-                    if observer.open.take().is_some() {
-                        observer.dismissed = observer.bad > 0;
-                    }
+                    let was_open = observer.open.take().is_some();
+                    observer.dismissed |= was_open && observer.bad > 0;
                 }
                 _ => {}
             }
