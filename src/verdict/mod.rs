@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::catalog::Entry;
 use crate::model::{Check, Evidence, Observation};
 
+pub mod board;
 pub mod evidence;
 pub mod expectation;
 pub mod judge;

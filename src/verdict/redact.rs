@@ -95,6 +95,12 @@ impl Redactor {
                 let range = *places.get(start)?..*places.get(start + form.len())?;
                 text.is_char_boundary(range.start).then_some(range).filter(|range| text.is_char_boundary(range.end))
             }));
+            // A cut may have left the beginning of a form, and of an escape behind it.
+            let dangling = bytes.iter().rev().take(2).position(|byte| *byte == b'%').map_or(0, |back| back + 1);
+            let whole = &decoded[..decoded.len().saturating_sub(dangling)];
+            let left = (SHORTEST..form.len()).rev().find(|length| whole.ends_with(&form[..*length]));
+            let start = left.and_then(|length| places.get(whole.len() - length).copied());
+            found.extend(start.filter(|start| text.is_char_boundary(*start)).map(|start| start..text.len()));
         }
     }
 }
@@ -177,7 +183,9 @@ mod tests {
         }
         assert_eq!(scrub("hunter22", "hunter22hunter22 hunter2"), "[secret][secret] [secret]");
         assert_eq!(scrub("abc", "abc"), "abc");
-        assert_eq!(scrub("hunter22", "100% pure, a+b"), "100% pure, a+b");
+        for harmless in ["100% pure, a+b", "%", "%%", "%zz%", "ä%c3"] {
+            assert_eq!(scrub("hunter22", harmless), harmless);
+        }
     }
 
     #[test]
@@ -189,6 +197,9 @@ mod tests {
     fn the_beginning_of_a_cut_secret_goes() {
         assert_eq!(scrub("hunter22", "token hunt"), "token [secret]");
         assert_eq!(scrub("hunter22", "token hun"), "token hun");
+        for cut in ["hu%6eter", "h%75nte", "hunt%", "hunt%6", "%68unt%6"] {
+            assert_eq!(scrub("hunter22", &format!("token {cut}")), "token [secret]", "{cut}");
+        }
     }
 
     proptest! {

@@ -1,5 +1,8 @@
 //! Regular expressions that other people wrote.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
 use regex::{Regex, RegexBuilder};
 
 use crate::settings::reader::TableReader;
@@ -17,7 +20,7 @@ pub(super) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Reg
         table.error(key, "the regular expression is too long", format!("must be at most {PATTERN_MAX} bytes"));
         return None;
     }
-    match RegexBuilder::new(&text).size_limit(SIZE_MAX).dfa_size_limit(SIZE_MAX).nest_limit(64).build() {
+    match compile(&text) {
         Ok(regex) => Some(regex),
         Err(regex::Error::CompiledTooBig(_)) => {
             let allowed = "use smaller repetitions: it must compile to at most 1 MiB".to_owned();
@@ -34,4 +37,20 @@ pub(super) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Reg
             None
         }
     }
+}
+
+/// Compiles, or shares what was compiled lately: a pattern in `[defaults]` is read once for each monitor, and compiled
+/// anew it would cost every one of them its time and some 10 KiB.
+fn compile(text: &str) -> Result<Regex, regex::Error> {
+    const KEPT: usize = 64;
+    static LATELY: Mutex<VecDeque<Regex>> = Mutex::new(VecDeque::new());
+    let lately = || LATELY.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(regex) = lately().iter().find(|regex| regex.as_str() == text) {
+        return Ok(regex.clone());
+    }
+    let regex = RegexBuilder::new(text).size_limit(SIZE_MAX).dfa_size_limit(SIZE_MAX).nest_limit(64).build()?;
+    let mut lately = lately();
+    lately.truncate(KEPT - 1);
+    lately.push_front(regex.clone());
+    Ok(regex)
 }
