@@ -124,10 +124,10 @@ async fn few_new_monitors_are_checked_within_two_seconds() {
     }
     assert!(slots.values().all(|count| *count <= 4), "spread: {slots:?}");
     // One at a time as well, and from then on in phase.
-    house.edit(Edit::default().add_new(monitor(777, every(30)))).await;
+    house.edit(Edit::default().add_new(monitor(778, every(30)))).await;
     let first = house.seconds(2).await;
-    assert_eq!(of(&first, 777).len(), 1);
-    let rest = of(&house.seconds(90).await, 777);
+    assert_eq!(of(&first, 778).len(), 1);
+    let rest = of(&house.seconds(90).await, 778);
     assert_eq!(rest.len(), 3);
     assert!(intervals(&rest).iter().all(|time| *time == Duration::from_secs(30)));
 }
