@@ -88,6 +88,23 @@ async fn a_long_wait_is_recorded_at_its_start_every_minute_and_at_its_end() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_late_dispatcher_loses_the_slots_between_and_stays_in_phase() {
+    let mut house = House::new(1);
+    house.edit(Edit::default().add(monitor(1, every(1))).add(monitor(2, every(1)))).await;
+    let first = house.pass(Duration::from_millis(1_500), |_| (Duration::from_secs(6), Next::Phase, 1)).await[0];
+    advance(Duration::from_millis(1_950)).await;
+    let seen = house.pass(Duration::from_secs(10), |_| (Duration::from_millis(10), Next::Phase, 1)).await;
+    let other = seen[0];
+    assert_ne!(other.monitor, first.monitor);
+    assert!(other.at >= first.at + Duration::from_secs(6) && other.at - other.due_at < Duration::from_secs(1));
+    let mine: Vec<_> = seen.iter().copied().filter(|check| check.monitor == other.monitor).collect();
+    assert!(intervals(&mine).iter().all(|time| *time == Duration::from_secs(1)), "in phase");
+    let gap = *house.gaps().last().unwrap();
+    assert_eq!((gap.to_at - gap.from_at).num_seconds() as u64, house.stats.lost_overloaded());
+    assert_eq!((gap.to_at - gap.from_at).num_milliseconds() % 1_000, 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_leaves_while_it_waits_is_not_started() {
     let mut house = House::new(1);
     house.edit(Edit::default().add(monitor(1, every(1))).add(monitor(2, every(1))).add(monitor(3, every(1)))).await;
