@@ -278,16 +278,9 @@ impl Agenda {
         let Some(monitor) = self.get_mut(key) else { return Ok(()) };
         // None: it started from the queue a moment ago; the slot fell into a running check.
         let Some(plan) = monitor.plan.take() else { return Ok(()) };
-        let id = monitor.entry.monitor.id;
-        match &mut monitor.stage {
+        match monitor.stage {
             Stage::Running { .. } => return Ok(()),
-            Stage::Waiting(waiting) => {
-                waiting.lose_to(plan.slot, plan.attempt);
-                let (lost, overdue) = (waiting.report(false), waiting.just_overdue());
-                self.queue.overdue += usize::from(overdue);
-                self.stats.count_lost();
-                self.report_lost(id, lost);
-            }
+            Stage::Waiting(_) => self.lose(key, plan.slot, plan.attempt),
             Stage::Idle => {
                 if self.queue.is_empty() && self.start(key, plan.slot, plan.attempt, now)? {
                     return Ok(());
@@ -298,8 +291,29 @@ impl Agenda {
                 }
             }
         }
-        self.plan_next(key, plan.slot, None);
+        // Two at the most: whoever is later than that has stood still.
+        let (mut last, slot_now) = (plan.slot, self.timeline.slot(now));
+        while let Some(next) = self.next_in_phase(key, last).filter(|next| *next <= slot_now) {
+            self.lose(key, next, 1);
+            last = next;
+        }
+        self.plan_next(key, last, None);
         Ok(())
+    }
+
+    fn next_in_phase(&self, key: u32, after: u64) -> Option<u64> {
+        self.get(key)?.timing.as_ref()?.next_after(after, &self.timeline)
+    }
+
+    /// The next slot of a waiting monitor came before its check could start.
+    fn lose(&mut self, key: u32, slot: u64, attempt: u16) {
+        let Some(monitor) = self.get_mut(key) else { return };
+        let Stage::Waiting(waiting) = &mut monitor.stage else { return };
+        waiting.lose_to(slot, attempt);
+        let (id, lost, overdue) = (monitor.entry.monitor.id, waiting.report(false), waiting.just_overdue());
+        self.queue.overdue += usize::from(overdue);
+        self.stats.count_lost();
+        self.report_lost(id, lost);
     }
 
     fn start_waiting(&mut self, now: Instant) -> Result<(), PoolGone> {
