@@ -12,4 +12,3 @@ mod settings;
 mod store;
 mod support;
 mod tcp;
-mod verdict;
