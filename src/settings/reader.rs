@@ -200,7 +200,8 @@ impl<'a> TableReader<'a> {
         good.then_some(out)
     }
 
-    fn remember(&self, value: &str) {
+    /// Remembers a text that must not be shown, such as a credential in another encoding. Under 4 bytes: ignored.
+    pub fn remember(&self, value: &str) {
         // Shorter values would blank out half of any text they are removed from.
         if value.len() >= 4 {
             self.secrets.borrow_mut().push(Secret::new(value));
