@@ -68,7 +68,7 @@ pub fn entry(
         tags: definition.tags.clone(),
         depends_on,
     };
-    let secrets = definition.secrets.as_slice().into();
+    let secrets = Arc::clone(&definition.secrets);
     Arc::new(Entry { monitor, prepared: definition.prepared.clone(), fingerprint: hasher.finish(), secrets })
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use serde::{Deserialize, Serialize};
 
 use crate::model::{IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, StoreFault, UserId};
@@ -69,6 +70,9 @@ pub struct Update {
     /// The changes.
     pub changes: Arc<Changes>,
 }
+
+/// Somebody wants the states of all monitors, as they are now.
+pub type StatesRequest = oneshot::Sender<HashMap<MonitorId, MonitorState>>;
 
 /// A row of `monitors`, as it is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use super::diff::diff;
 use super::merge::{self, RowOutcome};
 use super::remember::{self, Remembered};
-use super::{CatalogStore, Changes, Entry, MonitorRow, Reloaded, Removal, Snapshot, Update};
+use super::{CatalogStore, Changes, Entry, MonitorRow, Reloaded, Removal, Snapshot, StatesRequest, Update};
 use crate::model::{MonitorId, MonitorKey, MonitorState, Source, StoreFault, UserId};
 use crate::settings::definition::Definition;
 use crate::shutdown::Shutdown;
@@ -35,12 +35,25 @@ const REMEMBER_EVERY: Duration = Duration::from_secs(60);
 
 /// The file's part of the catalogue, read and valid.
 pub trait FileSource: Send + Sync + 'static {
-    /// Reads the sources anew, off the loops. None: they hold what they held before. An error is the findings' text.
-    fn read(&self) -> Result<Option<FileContent>, String>;
-    /// Reads a row with the file's `[defaults]` of the last [`Self::read`] that gave something.
+    /// Reads the sources anew; blocks on the disk. With `force` also when they hold what they held before, since files
+    /// that they refer to may differ.
+    fn read(&self, force: bool) -> FileReading;
+    /// Reads a row with the file's `[defaults]` of the last content.
     fn read_row(&self, row: &MonitorRow) -> Result<Definition, String>;
-    /// Applies what is not monitors; returns the parts that need a restart.
+    /// Applies what is not monitors of the last content; returns the parts that need a restart.
     fn apply(&self) -> Vec<String>;
+}
+
+/// What reading the sources gave.
+pub enum FileReading {
+    /// What is in force.
+    Unchanged,
+    /// What was refused before, and has not changed.
+    StillRefused,
+    /// Something new and valid.
+    Content(FileContent),
+    /// Something new and bad; the findings, one a line.
+    Refused(String),
 }
 
 /// What the sources say.
@@ -94,7 +107,7 @@ pub struct Links {
     /// Folders for the watcher.
     pub folders: mpsc::Sender<Vec<PathBuf>>,
     /// The states of all monitors now, for `catalog.json`.
-    pub states: Box<dyn Fn() -> HashMap<MonitorId, MonitorState> + Send + Sync>,
+    pub states: mpsc::Sender<StatesRequest>,
     /// Where `catalog.json` is.
     pub remember_at: PathBuf,
 }
@@ -172,7 +185,7 @@ impl<S: CatalogStore> Follower<S> {
             let mut answer = None;
             tokio::select! {
                 () = shutdown.wait() => break,
-                Some(()) = wakes.file.recv() => { self.reread().await; }
+                Some(()) = wakes.file.recv() => { self.reread(false).await; }
                 Some(request) = wakes.reload.recv() => answer = Some(request),
                 Some(()) = wakes.minute.recv() => self.compare().await,
                 changed = store.changed(), if retry_at.is_none() => {
@@ -182,7 +195,7 @@ impl<S: CatalogStore> Follower<S> {
                 () = wait_until(retry_at) => self.compare().await,
             }
             if let Some(request) = answer {
-                let answer = self.reread().await;
+                let answer = self.reread(true).await;
                 // The asker may have gone away; the reload happened all the same.
                 let _ = request.send(answer);
             }
@@ -194,16 +207,18 @@ impl<S: CatalogStore> Follower<S> {
     }
 
     /// Reads the sources again and applies what differs.
-    async fn reread(&mut self) -> Reloaded {
+    async fn reread(&mut self, force: bool) -> Reloaded {
         let file = Arc::clone(&self.file);
-        let read = tokio::task::spawn_blocking(move || file.read()).await;
-        let content = match read.unwrap_or_else(|error| Err(format!("reading the configuration failed: {error}"))) {
-            Ok(Some(content)) => content,
-            Ok(None) => {
+        let reading = tokio::task::spawn_blocking(move || file.read(force)).await;
+        let reading = reading.unwrap_or_else(|error| FileReading::Refused(format!("reading the sources failed: {error}")));
+        let content = match reading {
+            FileReading::Content(content) => content,
+            FileReading::Unchanged => {
                 self.links.report.edit(|report| report.file_error = None);
                 return Reloaded { applied: true, ..Reloaded::default() };
             }
-            Err(findings) => {
+            FileReading::StillRefused => return Reloaded { error: self.links.report.get().file_error, ..Reloaded::default() },
+            FileReading::Refused(findings) => {
                 log::error!("the configuration is not applied, the one before stays:\n{findings}");
                 self.links.report.edit(|report| report.file_error = Some(findings.clone()));
                 return Reloaded { error: Some(findings), ..Reloaded::default() };
@@ -436,11 +451,17 @@ impl<S: CatalogStore> Follower<S> {
 
     async fn remember(&mut self) {
         self.remembered_at = Some(Instant::now());
+        let (ask, answer) = oneshot::channel();
+        if self.links.states.send(ask).await.is_err() {
+            return;
+        }
+        // The stage ends after us; without its answer the file of before is better than one without states.
+        let Ok(states) = answer.await else { return };
         let remembered = Remembered {
             version: remember::VERSION,
             keys: self.keys.clone(),
             rows: self.raw_rows.values().cloned().collect(),
-            states: (self.links.states)(),
+            states,
         };
         let path = self.links.remember_at.clone();
         let written = tokio::task::spawn_blocking(move || remember::write(&path, &remembered)).await;

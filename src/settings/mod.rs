@@ -1,7 +1,21 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
+//!
+//! Rules (pure, but for files that references name): `tree`, `document`, `reader`, `diagnostic`, `duration`, `size`.
+//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`. Reading from disk: `file`.
 
+mod common;
+pub mod defaults;
+pub mod definition;
 pub mod diagnostic;
+pub mod document;
 pub mod duration;
+pub mod file;
+mod graph;
 pub mod limited;
+pub mod model;
+pub mod monitor;
 pub mod reader;
+pub mod sections;
+pub mod size;
+mod target;
 pub mod tree;

@@ -5,10 +5,14 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::diagnostic::{Diagnostic, Findings, nearest};
-use super::duration;
-use super::tree::{Entry, Node, Span, Table, Value};
+use super::diagnostic::{Diagnostic, Findings, Quote, nearest};
+use super::tree::{Node, Span, Table, Value};
+use super::{duration, size};
 use crate::model::Secret;
+
+mod reference;
+#[cfg(test)]
+mod tests;
 
 /// Where references are resolved, and whether they may be.
 pub struct Origin<'a> {
@@ -22,9 +26,6 @@ pub struct Origin<'a> {
     pub credentials: Option<&'a Path>,
 }
 
-/// A file behind `{ file = }` or `{ credential = }` is read up to this size.
-const SECRET_MAX_BYTES: u64 = 64 * 1024;
-
 /// Reads one table. Values of its `defaults` table stand in for absent keys.
 pub struct TableReader<'a> {
     own: &'a Table,
@@ -34,7 +35,10 @@ pub struct TableReader<'a> {
     origin: &'a Origin<'a>,
     findings: &'a Findings,
     secrets: &'a RefCell<Vec<Secret>>,
+    paths: Option<&'a RefCell<Vec<PathBuf>>>,
     asked: Vec<&'static str>,
+    /// Keys that were read as secrets: their values are not quoted, whoever complains.
+    hidden: Vec<&'static str>,
     blocked: Vec<&'static str>,
 }
 
@@ -48,8 +52,26 @@ impl<'a> TableReader<'a> {
         findings: &'a Findings,
         secrets: &'a RefCell<Vec<Secret>>,
     ) -> Self {
-        let path = path.into();
-        Self { own, own_span, defaults: None, path, origin, findings, secrets, asked: Vec::new(), blocked: Vec::new() }
+        Self {
+            own,
+            own_span,
+            defaults: None,
+            path: path.into(),
+            origin,
+            findings,
+            secrets,
+            paths: None,
+            asked: Vec::new(),
+            hidden: Vec::new(),
+            blocked: Vec::new(),
+        }
+    }
+
+    /// Collects the paths that are read, so that a changed file behind one counts as a changed definition.
+    #[must_use]
+    pub const fn with_paths(mut self, paths: &'a RefCell<Vec<PathBuf>>) -> Self {
+        self.paths = Some(paths);
+        self
     }
 
     /// Values for absent keys. Sub-tables read by [`Self::table`] take theirs from the sub-table of the same name.
@@ -79,13 +101,26 @@ impl<'a> TableReader<'a> {
 
     /// Whether the table itself (not its defaults) has the key. Marks it as asked for.
     pub fn has_own(&mut self, key: &'static str) -> bool {
-        self.asked.push(key);
+        self.ask(key);
         self.own.get(key).is_some()
+    }
+
+    /// Marks a key as known, whether or not it is read.
+    pub fn ask(&mut self, key: &'static str) {
+        self.asked.push(key);
+        #[cfg(test)]
+        self.findings.asked.borrow_mut().insert(without_indexes(&self.full(key)));
+    }
+
+    /// Whether the value that counts for a key comes from the defaults.
+    #[must_use]
+    pub fn is_default(&self, key: &str) -> bool {
+        self.own.get(key).is_none() && self.defaults.is_some_and(|table| table.get(key).is_some())
     }
 
     /// The node of a key, from the table or else its defaults. JSON null counts as absent.
     pub fn node(&mut self, key: &'static str) -> Option<&'a Node> {
-        self.asked.push(key);
+        self.ask(key);
         let entry = self.own.get(key).or_else(|| self.defaults.and_then(|table| table.get(key)));
         entry.map(|entry| &entry.node).filter(|node| !matches!(node.value, Value::Null))
     }
@@ -109,17 +144,37 @@ impl<'a> TableReader<'a> {
 
     /// Complains about a key at a place.
     pub fn error_at(&self, span: Option<Span>, key: &str, what: impl Into<String>, allowed: impl Into<Option<String>>) {
-        let (key, what, allowed) = (self.full(key), what.into(), allowed.into());
-        self.findings.push(Diagnostic { span, key, what, allowed });
+        let quote = if self.hidden.contains(&key) { Quote::Shape } else { Quote::Value };
+        self.complain(span, key, what.into(), allowed.into(), quote);
+    }
+
+    /// Complains about a key whose value may be, or hold, a secret: it is not quoted.
+    pub fn error_hidden(&self, key: &str, what: impl Into<String>, allowed: impl Into<Option<String>>) {
+        let entry = self.own.get(key).or_else(|| self.defaults.and_then(|table| table.get(key)));
+        let span = entry.and_then(|entry| entry.node.span).or(self.own_span);
+        self.complain(span, key, what.into(), allowed.into(), Quote::Shape);
+    }
+
+    fn complain(&self, span: Option<Span>, key: &str, what: String, allowed: Option<String>, quote: Quote) {
+        self.findings.push(Diagnostic { span, key: self.full(key), what, allowed, quote });
     }
 
     fn wrong_type(&self, key: &str, node: &Node, wanted: &str) {
         let found = match &node.value {
             // A string may be a secret that stands where a number should; its type is enough.
-            Value::String(_) => node.value.type_name().to_owned(),
-            other => format!("{} ({other})", other.type_name()),
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_)
+                if !self.hidden.contains(&key) =>
+            {
+                format!("{} ({})", node.value.type_name(), node.value)
+            }
+            other => other.type_name().to_owned(),
         };
-        self.error_at(node.span, key, format!("found {found}"), format!("must be {wanted}"));
+        let quote = match node.value {
+            Value::String(_) => Quote::Shape,
+            _ if self.hidden.contains(&key) => Quote::Shape,
+            _ => Quote::Value,
+        };
+        self.complain(node.span, key, format!("found {found}"), Some(format!("must be {wanted}")), quote);
     }
 
     /// A string, references expanded.
@@ -147,160 +202,6 @@ impl<'a> TableReader<'a> {
                 None
             }
         }
-    }
-
-    /// Replaces `${NAME}`; `$${` stands for `${`. What was inserted is remembered as a secret.
-    fn expand(&self, key: &str, span: Option<Span>, text: &str) -> Option<String> {
-        if !text.contains("${") {
-            return Some(text.to_owned());
-        }
-        if !self.origin.trusted {
-            self.error_at(
-                span,
-                key,
-                "a reference to the environment is not allowed in the database",
-                "write the value itself, or define the monitor in the configuration file".to_owned(),
-            );
-            return None;
-        }
-        let mut out = String::with_capacity(text.len());
-        let mut rest = text;
-        let mut good = true;
-        while let Some(at) = rest.find("${") {
-            if at > 0 && rest.as_bytes()[at - 1] == b'$' {
-                out.push_str(&rest[..at - 1]);
-                out.push_str("${");
-                rest = &rest[at + 2..];
-                continue;
-            }
-            out.push_str(&rest[..at]);
-            let Some(end) = rest[at..].find('}') else {
-                self.error_at(span, key, "\"${\" has no \"}\"", "${NAME}, or $${ for a literal ${".to_owned());
-                return None;
-            };
-            let name = &rest[at + 2..at + end];
-            match (self.origin.env)(name) {
-                Some(value) => {
-                    self.remember(&value);
-                    out.push_str(&value);
-                }
-                None => {
-                    self.error_at(
-                        span,
-                        key,
-                        format!("environment variable {name:?} is not set"),
-                        "set it, or write $${ for a literal ${".to_owned(),
-                    );
-                    good = false;
-                }
-            }
-            rest = &rest[at + end + 1..];
-        }
-        out.push_str(rest);
-        good.then_some(out)
-    }
-
-    /// Remembers a text that must not be shown, such as a credential in another encoding. Under 4 bytes: ignored.
-    pub fn remember(&self, value: &str) {
-        // Shorter values would blank out half of any text they are removed from.
-        if value.len() >= 4 {
-            self.secrets.borrow_mut().push(Secret::new(value));
-        }
-    }
-
-    /// A secret: a string, `{ file = "path" }` or `{ credential = "name" }`. One line ending is cut from files.
-    pub fn secret(&mut self, key: &'static str) -> Option<Secret> {
-        let node = self.node(key)?;
-        self.secret_of(key, node)
-    }
-
-    /// The secret in a node.
-    pub fn secret_of(&self, key: &str, node: &Node) -> Option<Secret> {
-        let table = match &node.value {
-            Value::String(text) => {
-                let secret = self.expand(key, node.span, text)?;
-                self.remember(&secret);
-                return Some(Secret::new(secret));
-            }
-            Value::Table(table) => table,
-            _ => {
-                self.wrong_type(key, node, "a string, { file = \"path\" } or { credential = \"name\" }");
-                return None;
-            }
-        };
-        let allowed = || "either { file = \"path\" } or { credential = \"name\" }".to_owned();
-        let [Entry { key: form, node: inner, .. }] = table.entries.as_slice() else {
-            self.error_at(node.span, key, "not a reference to a secret", allowed());
-            return None;
-        };
-        let Value::String(name) = &inner.value else {
-            self.wrong_type(key, inner, "a string");
-            return None;
-        };
-        if !self.origin.trusted {
-            self.error_at(
-                node.span,
-                key,
-                "a reference to a file or credential is not allowed in the database",
-                "define the monitor in the configuration file".to_owned(),
-            );
-            return None;
-        }
-        let path = match &**form {
-            "file" => self.path_of(key, inner, name)?,
-            "credential" => match self.origin.credentials {
-                Some(folder) if !name.contains('/') => folder.join(&**name),
-                Some(_) => {
-                    self.error_at(inner.span, key, "a credential's name has no \"/\"", None);
-                    return None;
-                }
-                None => {
-                    self.error_at(
-                        inner.span,
-                        key,
-                        format!("credential {name:?}: $CREDENTIALS_DIRECTORY is not set"),
-                        "run under systemd with LoadCredential=, or use { file = \"path\" }".to_owned(),
-                    );
-                    return None;
-                }
-            },
-            _ => {
-                self.error_at(node.span, key, format!("unknown reference {form:?}"), allowed());
-                return None;
-            }
-        };
-        match super::limited::read(&path, SECRET_MAX_BYTES) {
-            Ok(text) => {
-                let text = text.strip_suffix('\n').unwrap_or(&text);
-                let text = text.strip_suffix('\r').unwrap_or(text);
-                self.remember(text);
-                Some(Secret::new(text))
-            }
-            Err(why) => {
-                self.error_at(inner.span, key, format!("cannot read {}: {why}", path.display()), None);
-                None
-            }
-        }
-    }
-
-    fn path_of(&self, key: &str, node: &Node, text: &str) -> Option<PathBuf> {
-        let expanded = self.expand(key, node.span, text)?;
-        Some(self.origin.base.join(expanded))
-    }
-
-    /// A path; relative ones start from the folder of the configuration. Not in the database.
-    pub fn path(&mut self, key: &'static str) -> Option<PathBuf> {
-        let node = self.node(key)?;
-        let Value::String(text) = &node.value else {
-            self.wrong_type(key, node, "a path");
-            return None;
-        };
-        if !self.origin.trusted {
-            let way_out = "define the monitor in the configuration file".to_owned();
-            self.error_at(node.span, key, "a path is not allowed in the database", way_out);
-            return None;
-        }
-        self.path_of(key, node, text)
     }
 
     /// true or false.
@@ -347,7 +248,7 @@ impl<'a> TableReader<'a> {
                 self.error_at(
                     node.span,
                     key,
-                    format!("{text:?} is out of range"),
+                    format!("{} is out of range", node.value),
                     format!("must be {least} to {most}"),
                 );
                 None
@@ -364,16 +265,49 @@ impl<'a> TableReader<'a> {
         }
     }
 
+    /// A duration of whole seconds within bounds.
+    pub fn whole_seconds(&mut self, key: &'static str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
+        let value = self.duration(key, bounds)?;
+        if value.subsec_nanos() == 0 {
+            return Some(value);
+        }
+        self.error(key, "has a fraction of a second", "must be whole seconds".to_owned());
+        None
+    }
+
+    /// A byte size within bounds.
+    pub fn size(&mut self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<u64> {
+        let node = self.node(key)?;
+        let Value::String(text) = &node.value else {
+            self.wrong_type(key, node, size::ALLOWED);
+            return None;
+        };
+        let text = self.expand(key, node.span, text)?;
+        let (what, allowed) = match size::parse(&text) {
+            Some(value) if bounds.contains(&value) => return Some(value),
+            Some(_) => {
+                let (least, most) = (size::format(*bounds.start()), size::format(*bounds.end()));
+                ("is out of range", format!("must be {least} to {most}"))
+            }
+            None => ("is not a size", format!("must be {}", size::ALLOWED)),
+        };
+        self.error_at(node.span, key, format!("{} {what}", node.value), allowed);
+        None
+    }
+
     /// One of some words.
     pub fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&'static str, T)]) -> Option<T> {
-        let text = self.string(key)?;
+        let node = self.node(key)?;
+        let text = self.string_of(key, node)?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Some(*value);
         }
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         let hint =
             nearest(&text, names.iter().copied()).map_or_else(String::new, |near| format!("; did you mean {near:?}?"));
-        self.error(key, format!("unknown value {text:?}"), format!("must be one of {}{hint}", names.join(", ")));
+        let allowed = format!("must be one of {}{hint}", names.join(", "));
+        // As it is written: what a reference stands for may be a secret.
+        self.error_at(node.span, key, format!("unknown value {}", node.value), allowed);
         None
     }
 
@@ -397,7 +331,7 @@ impl<'a> TableReader<'a> {
 
     /// A sub-table, with the defaults' sub-table of that name behind it. Call [`Self::finish`] on it.
     pub fn table(&mut self, key: &'static str) -> Option<TableReader<'a>> {
-        self.asked.push(key);
+        self.ask(key);
         let own = self.own.get(key).filter(|entry| !matches!(entry.node.value, Value::Null));
         let default = self.defaults.and_then(|table| table.get(key)).and_then(|entry| match &entry.node.value {
             Value::Table(table) => Some((table, entry.node.span)),
@@ -445,7 +379,9 @@ impl<'a> TableReader<'a> {
     }
 
     fn child(&self, own: &'a Table, span: Option<Span>, path: String) -> TableReader<'a> {
-        TableReader::new(own, span, path, self.origin, self.findings, self.secrets)
+        let mut child = TableReader::new(own, span, path, self.origin, self.findings, self.secrets);
+        child.paths = self.paths;
+        child
     }
 
     /// A known part of the contract that this version does not have: present is an error, so that it is never accepted and ignored.
@@ -468,21 +404,47 @@ impl<'a> TableReader<'a> {
                 continue;
             }
             let span = entry.key_span.or(entry.node.span).or(self.own_span);
-            if let Some(explanation) = elsewhere(&entry.key) {
-                self.error_at(span, &entry.key, "does not belong here", explanation);
-                continue;
+            let key = shortened(&entry.key);
+            if self.findings.is_full() {
+                self.error_at(span, &key, "unknown key", None);
+            } else if let Some(explanation) = elsewhere(&entry.key) {
+                self.error_at(span, &key, "does not belong here", explanation);
+            } else {
+                self.error_at(span, &key, "unknown key", self.known_keys(&entry.key));
             }
-            let known = self.asked.iter().copied().filter(|key| !self.blocked.contains(key));
-            let allowed = match nearest(&entry.key, known.clone()) {
-                Some(near) => format!("did you mean {near:?}?"),
-                None => {
-                    let mut names: Vec<&str> = known.collect();
-                    names.sort_unstable();
-                    names.dedup();
-                    format!("allowed here: {}", names.join(", "))
-                }
-            };
-            self.error_at(span, &entry.key, "unknown key", allowed);
         }
     }
+
+    fn known_keys(&self, unknown: &str) -> String {
+        let known = self.asked.iter().copied().filter(|key| !self.blocked.contains(key));
+        if let Some(near) = nearest(unknown, known.clone()) {
+            return format!("did you mean {near:?}?");
+        }
+        let mut names: Vec<&str> = known.collect();
+        names.sort_unstable();
+        names.dedup();
+        format!("allowed here: {}", names.join(", "))
+    }
+}
+
+/// A key of somebody else's, fit for a message.
+fn shortened(key: &str) -> String {
+    const MOST: usize = 64;
+    if key.chars().count() > MOST || key.chars().any(char::is_control) {
+        let cut: String = key.chars().take(MOST).collect();
+        return format!("{cut:?}…");
+    }
+    key.to_owned()
+}
+
+#[cfg(test)]
+fn without_indexes(key: &str) -> String {
+    let mut out = String::new();
+    for part in key.split('[') {
+        match part.split_once(']') {
+            Some((_, rest)) => out.push_str(&format!("[]{rest}")),
+            None => out.push_str(part),
+        }
+    }
+    out
 }

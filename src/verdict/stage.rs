@@ -20,7 +20,7 @@ use super::Finished;
 use super::board::Board;
 use super::machine::{self, Left, Step, Transition};
 use super::text;
-use crate::catalog::{Changes, Entry, Removal, Update};
+use crate::catalog::{Changes, Entry, Removal, StatesRequest, Update};
 use crate::clock::Wall;
 use crate::journal::Journal;
 use crate::model::{
@@ -42,6 +42,8 @@ pub struct Stage {
     pub finished: mpsc::Receiver<Finished>,
     /// Changes of the catalogue. When it closes the stage goes on with what it watches.
     pub updates: mpsc::Receiver<Update>,
+    /// Who wants the states of all monitors, such as the catalogue for its memory.
+    pub states: mpsc::Receiver<StatesRequest>,
     /// One answer for every judged check. Waits while full: the dispatcher must never wait for this stage.
     pub done: mpsc::Sender<Done>,
     /// Where records go. Never waits.
@@ -62,13 +64,18 @@ impl Stage {
             wall: self.wall,
             board: self.board,
         };
-        let mut updates_open = true;
+        let (mut updates_open, mut states_open) = (true, true);
         loop {
             tokio::select! {
                 biased;
                 update = self.updates.recv(), if updates_open => match update {
                     Some(update) => watch.update(&update.changes),
                     None => updates_open = false,
+                },
+                request = self.states.recv(), if states_open => match request {
+                    // Who asked may have gone away.
+                    Some(request) => drop(request.send(watch.states())),
+                    None => states_open = false,
                 },
                 finished = self.finished.recv() => {
                     let Some(finished) = finished else { break };
@@ -129,6 +136,11 @@ impl Watch {
         Done { monitor: id, next, attempt }
     }
 
+    fn states(&self) -> HashMap<MonitorId, MonitorState> {
+        let parked = self.parked.iter().map(|(id, (_, state))| (*id, state.clone()));
+        self.monitors.iter().map(|(id, watched)| (*id, watched.state.clone())).chain(parked).collect()
+    }
+
     /// The first dependency that is confirmed down. Asked only for what failed.
     fn cause(&self, check: &Check, monitor: &Monitor) -> Option<MonitorId> {
         if check.verdict != Verdict::Down {
@@ -146,8 +158,8 @@ impl Watch {
     /// Applies the changes of an update.
     fn update(&mut self, changes: &Changes) {
         let now = self.wall.now();
-        for id in &changes.dismissed {
-            self.dismissed(*id);
+        for (id, uid) in &changes.dismissed {
+            self.dismissed(*id, *uid);
         }
         for (id, removal) in &changes.removed {
             self.removed(*id, *removal, now);
@@ -159,8 +171,8 @@ impl Watch {
             self.changed(entry, now);
         }
         // Those that were added just now; for the others this is the second time, which does nothing.
-        for id in &changes.dismissed {
-            self.dismissed(*id);
+        for (id, uid) in &changes.dismissed {
+            self.dismissed(*id, *uid);
         }
     }
 
@@ -232,11 +244,14 @@ impl Watch {
         }
     }
 
-    fn dismissed(&mut self, id: MonitorId) {
+    /// A person resolved this incident. One that the monitor no longer has is none of its business any more.
+    fn dismissed(&mut self, id: MonitorId, uid: IncidentUid) {
         let watched = self.monitors.get_mut(&id).map(|watched| (&watched.entry, &mut watched.state));
         let parked = self.parked.get_mut(&id).map(|(entry, state)| (&*entry, state));
         let Some((entry, state)) = watched.or(parked) else { return };
-        let Some(uid) = state.incident else { return };
+        if state.incident != Some(uid) {
+            return;
+        }
         machine::dismissed(state);
         let label = text::clean(entry.monitor.label(), LABEL_MAX, false);
         log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "a person resolved the incident");

@@ -1,0 +1,155 @@
+//! What monitors of one file say about each other: ids, former ids, dependencies.
+
+use std::collections::HashMap;
+
+use super::definition::{Definition, Place};
+use super::diagnostic::{Diagnostic, Findings, Quote, nearest};
+use super::tree::{Span, Table, Value};
+use crate::model::MonitorKey;
+
+/// One monitor of the file: valid or not, its id is taken.
+pub(super) struct Named<'a> {
+    pub(super) key: MonitorKey,
+    pub(super) table: &'a Table,
+    pub(super) span: Option<Span>,
+    pub(super) place: Option<Place>,
+}
+
+/// Complains about ids that stand twice, former ids still in use, unknown dependencies and cycles. `complete` tells
+/// that every source parsed: else what is unknown may be in the part that was lost.
+pub(super) fn check(named: &[Named<'_>], definitions: &[Definition], complete: bool, findings: &Findings) {
+    let mut by_key: HashMap<&MonitorKey, &Named<'_>> = HashMap::with_capacity(named.len());
+    for monitor in named {
+        if let Some(first) = by_key.get(&monitor.key) {
+            let what = format!("{:?} stands twice", monitor.key.as_str());
+            twice(findings, monitor, "id", what, first.place.as_ref());
+        } else {
+            by_key.insert(&monitor.key, monitor);
+        }
+    }
+    former_ids(&by_key, definitions, findings);
+    let edges: HashMap<&MonitorKey, &[MonitorKey]> = definitions
+        .iter()
+        .filter(|definition| !definition.depends_on.is_empty())
+        .filter_map(|definition| Some((definition.key.as_ref()?, &*definition.depends_on)))
+        .collect();
+    if complete {
+        unknown_dependencies(named, &by_key, &edges, findings);
+    }
+    cycles(named, &edges, findings);
+}
+
+fn twice(findings: &Findings, monitor: &Named<'_>, key: &str, what: String, other: Option<&Place>) {
+    let allowed = other.map(|place| format!("the other is at {place}"));
+    let (span, key) = (value_span(monitor, key, None), format!("monitor.{key}"));
+    findings.push(Diagnostic { span, key, what, allowed, quote: Quote::Value });
+}
+
+/// The place of a key's value, or of one element of its list.
+fn value_span(monitor: &Named<'_>, key: &str, element: Option<&str>) -> Option<Span> {
+    let Some(entry) = monitor.table.get(key) else { return monitor.span };
+    if let (Some(element), Value::Array(items)) = (element, &entry.node.value) {
+        let found = items.iter().find(|item| matches!(&item.value, Value::String(text) if **text == *element));
+        return found.and_then(|item| item.span).or(entry.node.span);
+    }
+    entry.node.span.or(monitor.span)
+}
+
+fn former_ids(by_key: &HashMap<&MonitorKey, &Named<'_>>, definitions: &[Definition], findings: &Findings) {
+    let mut heirs: HashMap<&MonitorKey, &Definition> = HashMap::new();
+    for definition in definitions {
+        let (Some(former), Some(key)) = (&definition.renamed_from, &definition.key) else { continue };
+        let Some(monitor) = by_key.get(key) else { continue };
+        if former == key {
+            twice(findings, monitor, "renamed_from", "is the monitor's own id".to_owned(), None);
+        } else if let Some(there) = by_key.get(former) {
+            let what = format!("{:?} is still the id of a monitor", former.as_str());
+            twice(findings, monitor, "renamed_from", what, there.place.as_ref());
+        } else if let Some(other) = heirs.insert(former, definition) {
+            let what = format!("two monitors were renamed from {:?}", former.as_str());
+            twice(findings, monitor, "renamed_from", what, other.place.as_ref());
+        }
+    }
+}
+
+fn unknown_dependencies(
+    named: &[Named<'_>],
+    by_key: &HashMap<&MonitorKey, &Named<'_>>,
+    edges: &HashMap<&MonitorKey, &[MonitorKey]>,
+    findings: &Findings,
+) {
+    for monitor in named {
+        for other in edges.get(&monitor.key).copied().unwrap_or_default() {
+            if by_key.contains_key(other) || findings.is_full() {
+                continue;
+            }
+            let near = nearest(other.as_str(), by_key.keys().map(|key| key.as_str()));
+            findings.push(Diagnostic {
+                span: value_span(monitor, "depends_on", Some(other.as_str())),
+                key: "monitor.depends_on".to_owned(),
+                what: format!("no monitor has the id {:?}", other.as_str()),
+                allowed: near.map(|near| format!("did you mean {near:?}?")),
+                quote: Quote::Value,
+            });
+        }
+    }
+}
+
+/// Depth-first with an explicit stack: a chain may be as long as the file. Each cycle is reported once.
+fn cycles(named: &[Named<'_>], edges: &HashMap<&MonitorKey, &[MonitorKey]>, findings: &Findings) {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Mark {
+        OnPath,
+        Done,
+    }
+    let mut marks: HashMap<&MonitorKey, Mark> = HashMap::new();
+    for start in named.iter().filter(|monitor| edges.contains_key(&monitor.key)) {
+        if marks.contains_key(&start.key) {
+            continue;
+        }
+        let mut path: Vec<(&MonitorKey, std::slice::Iter<'_, MonitorKey>)> = Vec::new();
+        marks.insert(&start.key, Mark::OnPath);
+        path.push((&start.key, edges.get(&start.key).copied().unwrap_or_default().iter()));
+        while let Some((key, rest)) = path.last_mut() {
+            let key = *key;
+            let Some(next) = rest.next() else {
+                marks.insert(key, Mark::Done);
+                path.pop();
+                continue;
+            };
+            match marks.get(next) {
+                Some(Mark::Done) => {}
+                Some(Mark::OnPath) => {
+                    let from = path.iter().position(|(there, _)| *there == next).unwrap_or(0);
+                    let members: Vec<&MonitorKey> = path.iter().skip(from).map(|(key, _)| *key).collect();
+                    report_cycle(named, &members, findings);
+                }
+                None => {
+                    marks.insert(next, Mark::OnPath);
+                    path.push((next, edges.get(next).copied().unwrap_or_default().iter()));
+                }
+            }
+        }
+    }
+}
+
+fn report_cycle(named: &[Named<'_>], members: &[&MonitorKey], findings: &Findings) {
+    const SHOWN: usize = 8;
+    let (Some(first), Some(last)) = (members.first(), members.last()) else { return };
+    let mut names: Vec<&str> = members.iter().take(SHOWN).map(|key| key.as_str()).collect();
+    if members.len() > SHOWN {
+        names.push("…");
+    }
+    names.push(first.as_str());
+    let span = named
+        .iter()
+        .find(|monitor| monitor.key == **last)
+        .and_then(|monitor| value_span(monitor, "depends_on", Some(first.as_str())));
+    findings.push(Diagnostic {
+        span,
+        key: "monitor.depends_on".to_owned(),
+        what: format!("is a cycle: {}", names.join(" -> ")),
+        allowed: Some("a monitor cannot explain itself".to_owned()),
+        quote: Quote::Value,
+    });
+}

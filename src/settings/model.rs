@@ -1,0 +1,219 @@
+//! The whole configuration, typed, from a list of sources: all of it valid, or every error.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::common;
+use super::defaults::{Defaults, NEVER};
+use super::definition::Definition;
+use super::diagnostic::{Diagnostic, Findings, SourceText, render};
+use super::reader::{Origin, TableReader};
+use super::sections::{Daemon, Database, Egress, Probing, Server};
+use super::tree::{Node, Table, Value};
+use super::{document, graph, monitor};
+use crate::model::{MonitorKey, Secret};
+use crate::probe::Kind;
+use crate::probe::kinds::{KINDS, LATER};
+
+/// Monitors of one configuration at most.
+pub const MAX_MONITORS: usize = 250_000;
+
+/// Parts of the contract that this version does not have.
+const LATER_TABLES: &[&str] =
+    &["observer", "retention", "plans", "channel", "maintenance", "status_page", "slo", "auth"];
+
+/// Everything that a configuration says.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `[daemon]`.
+    pub daemon: Daemon,
+    /// `[server]`.
+    pub server: Server,
+    /// `[database]`.
+    pub database: Database,
+    /// `[probe]`.
+    pub probe: Probing,
+    /// `[egress]`.
+    pub egress: Egress,
+    /// `[defaults]`, for rows as well.
+    pub defaults: Arc<Defaults>,
+    /// `[[monitor]]`, in the order of the sources.
+    pub monitors: Vec<Definition>,
+}
+
+/// What the outside gives besides the sources.
+#[derive(Clone, Copy)]
+pub struct Environment<'a> {
+    /// Looks up an environment variable.
+    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    /// `$CREDENTIALS_DIRECTORY`.
+    pub credentials: Option<&'a Path>,
+}
+
+/// Every error of a configuration, ready to be shown. Names no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Each as `file:line:column: key: what, allowed`, with the source line and a caret where there is one.
+    pub messages: Vec<String>,
+    /// How many more there were.
+    pub more: usize,
+}
+
+impl Refusal {
+    pub(super) fn of(findings: Findings, sources: &[SourceText]) -> Self {
+        let (list, more) = findings.into_sorted();
+        Self { messages: list.iter().map(|diagnostic| render(diagnostic, sources)).collect(), more }
+    }
+
+    /// How many errors there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.messages.len() + self.more
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.messages.join("\n"))?;
+        if self.more > 0 {
+            write!(f, "\nand {} more errors", self.more)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Reads a configuration. `base` is the folder that relative paths start from; `problems` are errors of reading the
+/// sources, which make the outcome a refusal together with all that is wrong inside them.
+pub fn read(
+    sources: &[SourceText],
+    base: &Path,
+    environment: Environment<'_>,
+    problems: &[Diagnostic],
+) -> Result<Settings, Refusal> {
+    let findings = Findings::default();
+    problems.iter().cloned().for_each(|problem| findings.push(problem));
+    let settings = read_with(KINDS, LATER, sources, base, environment, &findings);
+    if findings.count() == 0 { Ok(settings) } else { Err(Refusal::of(findings, sources)) }
+}
+
+pub(super) fn read_with(
+    kinds: &'static [&'static Kind],
+    later: &'static [&'static str],
+    texts: &[SourceText],
+    base: &Path,
+    environment: Environment<'_>,
+    findings: &Findings,
+) -> Settings {
+    let (tree, broken) = parse_all(texts, findings);
+    let origin = Origin { trusted: true, env: environment.variable, base, credentials: environment.credentials };
+    // What the sections refer to reaches nobody's evidence.
+    let secrets = RefCell::default();
+    let mut reader = TableReader::new(&tree, None, "", &origin, findings, &secrets);
+    reader.not_built_yet(LATER_TABLES);
+    let mut settings = Settings::default();
+    section(&mut reader, "daemon", |table| settings.daemon = Daemon::read(table));
+    section(&mut reader, "server", |table| settings.server = Server::read(table));
+    section(&mut reader, "database", |table| settings.database = Database::read(table));
+    section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
+    section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
+    settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, &origin));
+    let nodes = monitor_nodes(&mut reader);
+    reader.finish(&|_| None);
+
+    let names: Vec<Arc<str>> = texts.iter().map(|source| Arc::from(source.name.as_str())).collect();
+    let sources = monitor::Sources { texts, broken: &broken, names: &names };
+    let no_secrets: Arc<[Secret]> = Arc::from([]);
+    let defaults = &*settings.defaults;
+    let context = monitor::Context { origin: &origin, findings, defaults, kinds, later, no_secrets };
+    let monitors = nodes.iter().filter_map(|node| match &node.value {
+        Value::Table(table) => monitor::read_file_monitor(table, node.span, &sources, &context),
+        _ => None,
+    });
+    let monitors: Vec<Definition> = monitors.collect();
+    let complete = !broken.contains(&true);
+    graph::check(&named(nodes, &sources), &monitors, complete, findings);
+    settings.monitors = monitors;
+    settings
+}
+
+fn parse_all(texts: &[SourceText], findings: &Findings) -> (Table, Vec<bool>) {
+    let mut merged = Table::default();
+    let mut all_broken = Vec::with_capacity(texts.len());
+    for (index, source) in texts.iter().enumerate() {
+        // `file` reads fewer sources than this type counts.
+        let number = u16::try_from(index).unwrap_or(u16::MAX);
+        let (table, broken) = document::parse(number, &source.text, findings);
+        document::merge(&mut merged, table, "", texts, findings);
+        all_broken.push(broken);
+    }
+    (merged, all_broken)
+}
+
+fn section<'a>(reader: &mut TableReader<'a>, key: &'static str, read: impl FnOnce(&mut TableReader<'a>)) {
+    if let Some(mut table) = reader.table(key) {
+        read(&mut table);
+        table.finish(&|_| None);
+    }
+}
+
+/// Checks `[defaults]` on its own; with errors in it none apply, so that each is reported once and not for every monitor.
+fn read_defaults(
+    reader: &mut TableReader<'_>,
+    kinds: &'static [&'static Kind],
+    findings: &Findings,
+    origin: &Origin<'_>,
+) -> Defaults {
+    let Some(mut table) = reader.table("defaults") else { return Defaults::default() };
+    let Some(Value::Table(tree)) = reader.node("defaults").map(|node| &node.value) else { return Defaults::default() };
+    let before = findings.count();
+    for key in NEVER {
+        if table.has_own(key) {
+            table.error(key, "cannot have a default", "every monitor has its own".to_owned());
+        }
+    }
+    table.ask("kind");
+    common::default_columns(&mut table);
+    let interval = common::interval(&mut table);
+    common::shared(&mut table, interval);
+    kinds.iter().flat_map(|kind| kind.keys).for_each(|key| table.ask(key));
+    table.finish(&|_| None);
+    let defaults = Defaults::new(tree.clone(), kinds, origin, findings);
+    if findings.count() == before { defaults } else { Defaults::default() }
+}
+
+fn monitor_nodes<'a>(reader: &mut TableReader<'a>) -> &'a [Node] {
+    let nodes = match reader.node("monitor").map(|node| &node.value) {
+        None => return &[],
+        Some(Value::Array(nodes)) => nodes,
+        Some(_) => {
+            reader.error("monitor", "is not a list of tables", "write [[monitor]]".to_owned());
+            return &[];
+        }
+    };
+    if nodes.len() > MAX_MONITORS {
+        let allowed = format!("at most {MAX_MONITORS}");
+        reader.error("monitor", format!("{} monitors are too many", nodes.len()), allowed);
+        return &[];
+    }
+    for node in nodes {
+        if !matches!(node.value, Value::Table(_)) {
+            reader.error_at(node.span, "monitor", "is not a list of tables", "write [[monitor]]".to_owned());
+        }
+    }
+    nodes
+}
+
+/// Every monitor with a well-formed id, valid or not.
+fn named<'a>(nodes: &'a [Node], sources: &monitor::Sources<'_>) -> Vec<graph::Named<'a>> {
+    let each = nodes.iter().filter_map(|node| {
+        let Value::Table(table) = &node.value else { return None };
+        let Value::String(id) = &table.get("id")?.node.value else { return None };
+        let key: MonitorKey = id.parse().ok()?;
+        Some(graph::Named { key, table, span: node.span, place: node.span.and_then(|span| sources.place(span)) })
+    });
+    each.collect()
+}

@@ -1,0 +1,156 @@
+//! A monitor's URL: what is wrong with it, said better than a URL parser can.
+
+use url::Url;
+
+use super::diagnostic::nearest;
+use crate::probe::Kind;
+
+/// A URL as written; with references expanded it may be four times as long.
+const MAX_CHARS: usize = 2048;
+
+/// What is wrong, and what is allowed. Quotes nothing of the URL but its scheme.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Complaint {
+    pub(super) what: String,
+    pub(super) allowed: String,
+}
+
+fn complaint<T>(what: impl Into<String>, allowed: impl Into<String>) -> Result<T, Complaint> {
+    Err(Complaint { what: what.into(), allowed: allowed.into() })
+}
+
+/// Parses an expanded URL and finds the kind that its scheme names. `later` are schemes of kinds to come.
+pub(super) fn parse(
+    written: &str,
+    expanded: &str,
+    kinds: &[&'static Kind],
+    later: &[&str],
+) -> Result<(Url, &'static Kind), Complaint> {
+    if expanded.is_empty() {
+        return complaint("is empty", schemes_allowed(kinds));
+    }
+    if written.chars().count() > MAX_CHARS || expanded.len() > 4 * MAX_CHARS {
+        return complaint("is too long", format!("at most {MAX_CHARS} characters"));
+    }
+    // The URL standard's parser cuts tabs and line ends away silently.
+    if expanded.chars().any(|char| char.is_whitespace() || char.is_control()) {
+        return complaint("has a space or control character in it", "write %20 for a space");
+    }
+    let (kind, rest) = scheme(expanded, kinds, later)?;
+    if !rest.starts_with("//") {
+        return complaint("has no \"//\" behind the scheme", format!("such as {}", example(kind)));
+    }
+    let url = match Url::parse(expanded) {
+        Ok(url) => url,
+        Err(why) => return complaint(format!("not a URL: {why}"), format!("such as {}", example(kind))),
+    };
+    if url.host_str().is_none_or(str::is_empty) {
+        return complaint("has no host", format!("such as {}", example(kind)));
+    }
+    Ok((url, kind))
+}
+
+fn scheme<'a>(text: &'a str, kinds: &[&'static Kind], later: &[&str]) -> Result<(&'static Kind, &'a str), Complaint> {
+    let none = || complaint("has no scheme", schemes_allowed(kinds));
+    let Some((scheme, rest)) = text.split_once(':') else { return none() };
+    let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    let (head, lower) = (scheme.as_bytes().first(), scheme.to_ascii_lowercase());
+    if !head.is_some_and(u8::is_ascii_alphabetic) || !scheme.bytes().all(valid) {
+        return none();
+    }
+    if let Some(kind) = kinds.iter().find(|kind| kind.schemes.contains(&&*lower)) {
+        return Ok((kind, rest));
+    }
+    if later.contains(&&*lower) {
+        return complaint(format!("scheme {lower:?} is not built yet in this version"), schemes_allowed(kinds));
+    }
+    // "example.com:443" and "user:password@host" are hosts, not schemes.
+    if !rest.starts_with("//")
+        && (scheme.contains('.') || rest.contains('@') || rest.starts_with(|c: char| c.is_ascii_digit()))
+    {
+        return none();
+    }
+    let known = kinds.iter().flat_map(|kind| kind.schemes.iter().copied());
+    match nearest(&lower, known) {
+        Some(near) => complaint(format!("unknown scheme {lower:?}"), format!("did you mean {near:?}?")),
+        None => complaint(format!("unknown scheme {:?}", short(&lower)), schemes_allowed(kinds)),
+    }
+}
+
+fn short(scheme: &str) -> String {
+    scheme.chars().take(20).collect()
+}
+
+fn schemes_allowed(kinds: &[&'static Kind]) -> String {
+    let schemes: Vec<String> =
+        kinds.iter().flat_map(|kind| kind.schemes.iter()).map(|scheme| format!("{scheme}://")).collect();
+    format!("must begin with one of {}", schemes.join(", "))
+}
+
+fn example(kind: &Kind) -> String {
+    let scheme = kind.schemes.last().copied().unwrap_or(kind.name);
+    match kind.name {
+        "http" => format!("{scheme}://example.com/path"),
+        _ => format!("{scheme}://example.com:1234"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HTTP: Kind = Kind { name: "http", schemes: &["http", "https"], keys: &[], prepare: |_, _| None, example: "" };
+    const TCP: Kind = Kind { name: "tcp", schemes: &["tcp"], keys: &[], prepare: |_, _| None, example: "" };
+    const KINDS: &[&Kind] = &[&HTTP, &TCP];
+
+    fn read(text: &str) -> Result<(Url, &'static Kind), Complaint> {
+        parse(text, text, KINDS, &["icmp", "dns"])
+    }
+
+    #[test]
+    fn good_ones_find_their_kind() {
+        for (text, kind) in [
+            ("http://h", "http"),
+            ("HTTPS://example.com:8443/p?q#f", "http"),
+            ("tcp://h:1", "tcp"),
+            ("https://[::1]/", "http"),
+        ] {
+            assert_eq!(read(text).unwrap().1.name, kind, "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_ones_say_what_to_write() {
+        let all = "must begin with one of http://, https://, tcp://";
+        for (text, what, allowed) in [
+            ("", "is empty", all),
+            ("example.com", "has no scheme", all),
+            ("example.com:443", "has no scheme", all),
+            ("localhost:80/x", "has no scheme", all),
+            ("user:hunter2@host", "has no scheme", all),
+            ("//example.com", "has no scheme", all),
+            ("htps://x", "unknown scheme \"htps\"", "did you mean \"https\"?"),
+            ("gopher://x", "unknown scheme \"gopher\"", all),
+            ("icmp:h", "scheme \"icmp\" is not built yet in this version", all),
+            ("https:example.com", "has no \"//\" behind the scheme", "such as https://example.com/path"),
+            ("https://a b/", "has a space or control character in it", "write %20 for a space"),
+            ("https://h:99999/", "not a URL: invalid port number", "such as https://example.com/path"),
+            ("https://", "not a URL: empty host", "such as https://example.com/path"),
+            ("tcp:///x", "has no host", "such as tcp://example.com:1234"),
+        ] {
+            let found = read(text).err().unwrap();
+            assert_eq!((&*found.what, &*found.allowed), (what, allowed), "{text}");
+        }
+        assert_eq!(read(&format!("http://{}", "x".repeat(3000))).err().unwrap().what, "is too long");
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics(text in r"(https?|tcp|icmp|[a-z]{0,3}):?/{0,3}(.{0,12}@)?.{0,20}(:[0-9]{0,6})?.{0,5}") {
+            if let Err(found) = read(&text) {
+                prop_assert!(!found.what.is_empty() && !found.allowed.is_empty());
+            }
+        }
+    }
+}
