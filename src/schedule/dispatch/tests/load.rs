@@ -109,18 +109,18 @@ async fn a_late_dispatcher_loses_the_slots_between_and_stays_in_phase() {
 async fn one_that_leaves_and_returns_stands_at_the_end_of_the_line() {
     let mut house = House::new(1);
     house.edit(Edit::default().add(monitor(0, every(1)))).await;
-    house.pass(Duration::from_secs(1), |_| (Duration::from_secs(200), Next::Phase, 1)).await;
-    for number in [1, 2] {
+    house.pass(Duration::from_secs(1), |_| (Duration::from_secs(300), Next::Phase, 1)).await;
+    for number in [1, 2, 3] {
         house.edit(Edit::default().add(monitor(number, every(60)))).await;
         house.seconds(61).await;
     }
-    assert_eq!(house.stats.waiting(), 2);
-    house.edit(Edit::default().remove(1)).await;
-    house.edit(Edit::default().add(monitor(1, every(1)))).await;
+    assert_eq!(house.stats.waiting(), 3);
+    house.edit(Edit::default().remove(2)).await;
+    house.edit(Edit::default().add(monitor(2, every(1)))).await;
     house.seconds(10).await;
-    assert_eq!(house.stats.waiting(), 2);
-    let seen = house.seconds(100).await;
-    assert_eq!([seen[0].monitor, seen[1].monitor], [id(2), id(1)]);
+    assert_eq!(house.stats.waiting(), 3);
+    let seen = house.seconds(110).await;
+    assert_eq!([seen[0].monitor, seen[1].monitor, seen[2].monitor], [id(1), id(3), id(2)]);
 }
 
 #[tokio::test(start_paused = true)]
