@@ -3,39 +3,26 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 
 use super::stats::DispatchStats;
 use super::waiting::{Queue, Waiting};
-use crate::catalog::{Entry, Update};
+use crate::catalog::Entry;
 use crate::journal::Journal;
 use crate::model::{Gap, GapReason, MonitorId, Record};
-use crate::schedule::plan::{SLOT_MS, SLOTS_PER_SECOND, Timeline, Timing, carry_over};
+use crate::schedule::plan::{SLOT_MS, SLOTS_PER_SECOND, Timeline, Timing};
 use crate::schedule::wheel::{Released, Wheel};
 use crate::schedule::{Done, Due, Next};
 
+mod clocks;
+mod membership;
+
 /// How far ahead a tick releases the wheel.
 const HORIZON: u64 = 2 * SLOTS_PER_SECOND;
-
-/// Monitors never checked before that appear at once are checked at once, up to so many (contract, "Hot reload").
-const MOST_FRESH: usize = 100;
-
-/// First checks are spread over so many slots: 1.9 s, so that the last one starts within two seconds.
-const FRESH_SPREAD: u64 = HORIZON - 2;
-
-/// Checks off their phase that a stall swallowed come again within so many slots (10 s).
-const RESUME_SPREAD: u64 = 10 * SLOTS_PER_SECOND;
-
-/// A difference of the wall clock that is a step, reported and, forward, a gap.
-const STEP: TimeDelta = TimeDelta::seconds(2);
-
-/// A difference that is worth moving cron slots for; below it they may be so much off.
-const CORRECTION: TimeDelta = TimeDelta::milliseconds(250);
 
 /// Why the dispatcher cannot go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,23 +146,6 @@ impl Agenda {
         self.max_in_flight = max_in_flight;
     }
 
-    /// Brings the agenda to a new snapshot. What did not change keeps its plan.
-    pub(super) fn apply(&mut self, update: &Update, now: Instant) {
-        for (id, _) in &update.changes.removed {
-            self.remove(*id);
-        }
-        let mut fresh = Vec::new();
-        for (entry, state) in &update.changes.added {
-            self.upsert(entry, Some(state.last_checked.is_some()), now, &mut fresh);
-        }
-        for entry in &update.changes.changed {
-            self.upsert(entry, None, now, &mut fresh);
-        }
-        if fresh.len() <= MOST_FRESH {
-            self.hasten(&fresh, now);
-        }
-    }
-
     /// A check is done: frees its place and plans what comes next.
     pub(super) fn finish(&mut self, done: &Done, now: Instant) {
         let Some(key) = self.keys.get(&done.monitor).copied() else { return };
@@ -200,26 +170,6 @@ impl Agenda {
             _ => None,
         };
         self.plan_next(key, slot_now, extra);
-    }
-
-    /// The process stood still from `from` until `now`: one gap for all. What was missed is not made up for.
-    pub(super) fn resume(&mut self, from: Instant, now: Instant) {
-        let gap = (self.timeline.wall(from), self.timeline.wall(now));
-        let stood_ms = millis(now.saturating_duration_since(from));
-        log::warn!(stood_ms; "the process stood still for {stood_ms} ms; the checks of that time are skipped");
-        self.gap(None, gap.0, gap.1, GapReason::Suspended);
-        let slot_now = self.timeline.slot(now);
-        let mut missed = Vec::new();
-        self.wheel.release(slot_now, &mut missed);
-        for Released { key, .. } in missed {
-            let Some(monitor) = self.get_mut(key) else { continue };
-            let Some(plan) = monitor.plan.take() else { continue };
-            let spread = monitor.entry.monitor.id.phase_hash() % RESUME_SPREAD;
-            // A monitor that is just being confirmed must not wait for its next day.
-            let extra = (!plan.in_phase).then_some((slot_now + 1 + spread, plan.attempt));
-            self.stats.count_missed();
-            self.plan_next(key, slot_now, extra);
-        }
     }
 
     /// Records what was lost by those that still wait.
@@ -389,124 +339,6 @@ impl Agenda {
         })
     }
 
-    /// Takes over a wall clock that is not where the timeline has it. Only cron slots move.
-    fn compare_clocks(&mut self, wall: DateTime<Utc>, now: Instant) {
-        let drift = self.timeline.drift(wall, now);
-        if drift.abs() <= CORRECTION {
-            return;
-        }
-        let before = self.timeline.clone();
-        self.timeline.shift(drift);
-        let step = drift.abs() > STEP;
-        if step {
-            let step_ms = drift.num_milliseconds();
-            log::warn!(step_ms; "the wall clock stepped by {step_ms} ms; intervals go on as they were");
-        }
-        if drift > STEP {
-            self.gap(None, before.wall(now), wall, GapReason::ClockStepped);
-        }
-        let slot_now = self.timeline.slot(now);
-        for key in 0..u32::try_from(self.monitors.len()).unwrap_or(u32::MAX) {
-            let Some(monitor) = self.get(key) else { continue };
-            let (Some(Timing::Cron(_)), Some(plan)) = (&monitor.timing, monitor.plan) else { continue };
-            match (step, plan.in_phase) {
-                (true, true) => self.plan_next(key, slot_now, None),
-                (true, false) => self.plan_next(key, slot_now, Some((plan.slot, plan.attempt))),
-                // The occurrence stays the same one: searching again could find it twice, or not at all.
-                (false, true) => {
-                    let slot = carry_over(plan.slot, &before, &self.timeline);
-                    self.plan(key, Plan { slot, ..plan });
-                }
-                (false, false) => {}
-            }
-        }
-    }
-
-    /// Takes an entry in or over. `checked`: whether it was ever checked; none if that is not known to have changed.
-    fn upsert(&mut self, entry: &Arc<Entry>, checked: Option<bool>, now: Instant, fresh: &mut Vec<u32>) {
-        let id = entry.monitor.id;
-        let known = self.keys.get(&id).copied();
-        let key = known.unwrap_or_else(|| self.admit(entry));
-        let Some(Some(monitor)) = self.monitors.get_mut(key as usize) else { return };
-        let old = std::mem::replace(&mut monitor.entry, Arc::clone(entry));
-        let returned = std::mem::replace(&mut monitor.gone, false);
-        monitor.checked |= checked.unwrap_or(known.is_none());
-        if returned && let Stage::Running { stale, .. } = &mut monitor.stage {
-            *stale = true;
-        }
-        let same_cadence = old.monitor.cadence == entry.monitor.cadence;
-        if same_cadence && entry.monitor.active == monitor.timing.is_some() {
-            return;
-        }
-        monitor.timing = None;
-        if entry.monitor.active {
-            monitor.timing = Timing::of(&entry.monitor)
-                .inspect_err(|why| {
-                    let label = entry.monitor.label();
-                    log::error!(monitor = label; "{label} cannot be scheduled: {why}");
-                })
-                .ok();
-        }
-        let extra = monitor.plan.filter(|plan| !plan.in_phase).map(|plan| (plan.slot, plan.attempt));
-        let (idle, off, checked) = (matches!(monitor.stage, Stage::Idle), monitor.timing.is_none(), monitor.checked);
-        if off {
-            self.switch_off(key);
-        } else if !matches!(self.get(key).map(|monitor| &monitor.stage), Some(Stage::Running { .. })) {
-            self.plan_next(key, self.timeline.slot(now), extra);
-        }
-        if idle && !off && !checked {
-            fresh.push(key);
-        }
-    }
-
-    fn admit(&mut self, entry: &Arc<Entry>) -> u32 {
-        let key = self.free.pop().unwrap_or_else(|| {
-            self.monitors.push(None);
-            // The configuration is bounded far below (250,000 of a file).
-            u32::try_from(self.monitors.len() - 1).unwrap_or(u32::MAX)
-        });
-        let new = Scheduled {
-            entry: Arc::clone(entry),
-            timing: None,
-            stage: Stage::Idle,
-            plan: None,
-            checked: false,
-            gone: false,
-        };
-        if let Some(place) = self.monitors.get_mut(key as usize) {
-            *place = Some(new);
-        }
-        self.keys.insert(entry.monitor.id, key);
-        key
-    }
-
-    /// Spreads the first checks of few new monitors over the next two seconds, unless their phase comes sooner.
-    fn hasten(&mut self, fresh: &[u32], now: Instant) {
-        let slot_now = self.timeline.slot(now);
-        for (place, key) in (0u64..).zip(fresh) {
-            let slot = slot_now + 1 + place * FRESH_SPREAD / fresh.len() as u64;
-            self.plan_next(*key, slot_now, Some((slot, 1)));
-        }
-    }
-
-    /// Plans nothing more for a monitor; a check that runs goes on.
-    fn switch_off(&mut self, key: u32) {
-        self.leave_queue(key);
-        self.unplan(key);
-    }
-
-    fn remove(&mut self, id: MonitorId) {
-        let Some(key) = self.keys.get(&id).copied() else { return };
-        self.switch_off(key);
-        let Some(monitor) = self.get_mut(key) else { return };
-        monitor.timing = None;
-        if matches!(monitor.stage, Stage::Running { .. }) {
-            monitor.gone = true;
-        } else {
-            self.forget(key, id);
-        }
-    }
-
     fn forget(&mut self, key: u32, id: MonitorId) {
         self.wheel.cancel(key);
         if let Some(place) = self.monitors.get_mut(key as usize) {
@@ -515,8 +347,4 @@ impl Agenda {
         self.keys.remove(&id);
         self.free.push(key);
     }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

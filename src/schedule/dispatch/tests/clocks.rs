@@ -56,6 +56,21 @@ async fn cron_follows_the_wall_clock() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_cron_time_comes_sooner_or_later_when_the_clock_steps() {
+    // At 12:01 the clock steps; the monitor is due when it shows 15:00.
+    for (ms, minutes) in [(0, 179), (3_600_000, 119), (-3_600_000, 239), (37 * 60_000, 142)] {
+        let mut house = House::new(10);
+        house.edit(Edit::default().add(monitor(1, cron("0 15 * * *")))).await;
+        house.seconds(60).await;
+        house.wall.ahead_ms.fetch_add(ms, Relaxed);
+        let stepped = Instant::now();
+        let seen = house.seconds(5 * 3_600).await;
+        assert_eq!(seen.len(), 1, "{ms}");
+        assert_eq!((seen[0].due_at - stepped).as_secs().div_ceil(60), minutes, "{ms}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_small_correction_neither_doubles_nor_loses_an_occurrence() {
     for ms in [-1_900, -400, 400, 1_900] {
         let (house, seen) = step(ms).await;

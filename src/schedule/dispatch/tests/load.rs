@@ -90,18 +90,37 @@ async fn a_long_wait_is_recorded_at_its_start_every_minute_and_at_its_end() {
 #[tokio::test(start_paused = true)]
 async fn a_late_dispatcher_loses_the_slots_between_and_stays_in_phase() {
     let mut house = House::new(1);
-    house.edit(Edit::default().add(monitor(1, every(1))).add(monitor(2, every(1)))).await;
-    let first = house.pass(Duration::from_millis(1_500), |_| (Duration::from_secs(6), Next::Phase, 1)).await[0];
+    house.edit(Edit::default().add(monitor(1, every(1)))).await;
+    house.pass(Duration::from_secs(1), |_| (Duration::from_secs(6), Next::Phase, 1)).await;
+    house.edit((2..10).fold(Edit::default(), |edit, n| edit.add(monitor(n, every(1))))).await;
     advance(Duration::from_millis(1_950)).await;
     let seen = house.pass(Duration::from_secs(10), |_| (Duration::from_millis(10), Next::Phase, 1)).await;
-    let other = seen[0];
-    assert_ne!(other.monitor, first.monitor);
-    assert!(other.at >= first.at + Duration::from_secs(6) && other.at - other.due_at < Duration::from_secs(1));
-    let mine: Vec<_> = seen.iter().copied().filter(|check| check.monitor == other.monitor).collect();
-    assert!(intervals(&mine).iter().all(|time| *time == Duration::from_secs(1)), "in phase");
-    let gap = *house.gaps().last().unwrap();
-    assert_eq!((gap.to_at - gap.from_at).num_seconds() as u64, house.stats.lost_overloaded());
-    assert_eq!((gap.to_at - gap.from_at).num_milliseconds() % 1_000, 0);
+    for number in 2..10 {
+        let mine = of(&seen, number);
+        assert!(mine.iter().all(|check| check.at - check.due_at < Duration::from_secs(1)));
+        assert!(intervals(&mine).iter().all(|time| *time == Duration::from_secs(1)), "in phase");
+    }
+    let gaps = house.gaps();
+    assert!(gaps.len() >= 8);
+    assert!(gaps.iter().all(|gap| (gap.to_at - gap.from_at).num_milliseconds() % 1_000 == 0), "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_leaves_and_returns_stands_at_the_end_of_the_line() {
+    let mut house = House::new(1);
+    house.edit(Edit::default().add(monitor(0, every(1)))).await;
+    house.pass(Duration::from_secs(1), |_| (Duration::from_secs(300), Next::Phase, 1)).await;
+    for number in [1, 2, 3] {
+        house.edit(Edit::default().add(monitor(number, every(60)))).await;
+        house.seconds(61).await;
+    }
+    assert_eq!(house.stats.waiting(), 3);
+    house.edit(Edit::default().remove(2)).await;
+    house.edit(Edit::default().add(monitor(2, every(1)))).await;
+    house.seconds(10).await;
+    assert_eq!(house.stats.waiting(), 3);
+    let seen = house.seconds(110).await;
+    assert_eq!([seen[0].monitor, seen[1].monitor, seen[2].monitor], [id(1), id(3), id(2)]);
 }
 
 #[tokio::test(start_paused = true)]
