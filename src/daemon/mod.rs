@@ -1,1 +1,259 @@
-//! (to come)
+//! The composition root: builds the parts, makes every channel, starts the tasks, and stops them in order.
+
+mod database;
+mod gate;
+mod pipeline;
+mod source;
+mod view;
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{interval, timeout};
+
+pub(crate) use self::database::start_stop;
+pub(crate) use self::source::net_of;
+
+use self::database::{Begun, Keeper, SharedRole};
+use self::pipeline::{Parts, Pipeline};
+use self::source::First;
+use crate::cli::{self, Environment, Exit, Stop};
+use crate::model::Secret;
+use crate::settings::sections::Listen;
+use crate::store::cluster::{Cluster, ClusterError, ClusterOptions, StateLock};
+use crate::store::{Store, StoreSettings};
+use crate::telemetry;
+use crate::web::server::Listener;
+
+/// How often the embedded database is looked after.
+const CLUSTER_WATCH: Duration = Duration::from_secs(1);
+/// A host name in `database.url` is looked up so long, for the guard.
+const LOOKUP: Duration = Duration::from_secs(2);
+
+/// Runs the daemon until a signal; the stop says why it could not begin or go on.
+pub fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
+    let first = source::first(config, environment)?;
+    telemetry::start(first.settings.daemon.log_level)
+        .map_err(|error| Stop::new(Exit::Failure, format!("logging does not start: {error}")))?;
+    let state = cli::state_directory(first.settings.daemon.state_directory.as_deref(), environment)?;
+    let lock = StateLock::acquire(&state).map_err(|error| match error {
+        // Not the directory's fault.
+        ClusterError::Running { .. } => Stop::new(Exit::Unavailable, error.to_string()),
+        error => cluster_stop(&error),
+    })?;
+    let socket = cli::admin_socket(lock.dir())?;
+    // Not in a task: the embedded database's life hangs on the thread that starts it, which is this one.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Stop::new(Exit::Failure, format!("cannot start: {error}")))?;
+    let ended = runtime.block_on(live(first, environment, lock, &socket));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    ended
+}
+
+async fn live(first: First, environment: &Environment, lock: StateLock, socket: &Path) -> Result<Exit, Stop> {
+    let mut signals = Signals::new()?;
+    let listen = bind(&first.settings.server.listen).await?;
+    let admin = Listener::unix(socket, 0o600, true)
+        .await
+        .map_err(|error| Stop::new(Exit::StateDirectory, format!("{}: {error}", socket.display())))?;
+    let database = &first.settings.database;
+    let cluster_options = ClusterOptions {
+        bin_dir: environment.path("PG_BINDIR"),
+        path: environment.path("PATH").map(Into::into),
+        run_as: Some(database.cluster_user.clone()),
+        ..ClusterOptions::default()
+    };
+    let (mut cluster, url) = match &database.url {
+        Some(url) => (None, url.clone()),
+        None => {
+            let cluster = Cluster::start(&lock, &cluster_options).map_err(|error| cluster_stop(&error))?;
+            let url = cluster.url().clone();
+            (Some(cluster), url)
+        }
+    };
+    let mut own = store_addresses(database.url.as_ref()).await;
+    own.extend(listen.address);
+    let store = Store::new(&StoreSettings {
+        url,
+        max_connections: database.max_connections,
+        schema: database.schema.clone(),
+        region: first.settings.daemon.region.to_string(),
+    })
+    .map_err(|error| start_stop(&error))?;
+    let (gate, gate_open) = tokio::sync::watch::channel(false);
+    let role = Arc::new(SharedRole::new());
+    let keeper = Keeper {
+        store: store.clone(),
+        auto_migrate: database.auto_migrate,
+        holder: holder(lock.dir())?,
+        role: Arc::clone(&role),
+        gate,
+    };
+    let embedded = cluster.is_some();
+    let parts = Parts { first, environment, store: store.clone(), gate_open, role, own, state: lock.dir(), embedded };
+    let mut pipeline = Pipeline::build(parts)?;
+    pipeline.serve(listen.listener, admin);
+
+    let begun = tokio::select! {
+        begun = keeper.begin() => begun?,
+        () = signals.end() => return end(pipeline, &store, cluster.as_mut(), &mut signals).await,
+    };
+    pipeline.keep(keeper, begun_now(&begun));
+    greet(&listen.shown, &begun, embedded);
+    let mut look = interval(CLUSTER_WATCH);
+    let ended = loop {
+        tokio::select! {
+            () = signals.end() => break Ok(()),
+            () = signals.reload() => pipeline.reload(),
+            stop = pipeline.ended_early() => break Err(stop),
+            _ = look.tick() => revive(&mut cluster, &lock, &cluster_options),
+        }
+    };
+    let exit = end(pipeline, &store, cluster.as_mut(), &mut signals).await?;
+    ended.map(|()| exit)
+}
+
+/// Whether the pipeline may start now; a standby waits for its lease.
+const fn begun_now(begun: &Begun) -> bool {
+    !matches!(begun, Begun::Standby)
+}
+
+fn greet(address: &str, begun: &Begun, embedded: bool) {
+    let database = if embedded { "its private PostgreSQL" } else { "the database of database.url" };
+    let state = match begun {
+        Begun::Active => format!("on {database}"),
+        Begun::Away => "degraded: the database is away, checks run and results wait".to_owned(),
+        Begun::Standby => "as a standby: another daemon is active on this database".to_owned(),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    cli::say(&format!("Lamplighter {version} is running {state}.\n  health: {address}/readyz\n  table:  lamplighter status\n"));
+    log::info!("running {state}, listening on {address}");
+}
+
+/// Stops everything in order. A second signal ends at once.
+async fn end(
+    pipeline: Pipeline,
+    store: &Store,
+    cluster: Option<&mut Cluster>,
+    signals: &mut Signals,
+) -> Result<Exit, Stop> {
+    log::info!("shutting down");
+    let orderly = async {
+        pipeline.stop().await;
+        // It expires by itself if the store is away.
+        let _ = timeout(Duration::from_secs(2), store.release()).await;
+        let _ = timeout(Duration::from_secs(2), store.close()).await;
+    };
+    tokio::select! {
+        () = orderly => {}
+        () = signals.end() => return Err(Stop::new(Exit::Failure, "a second signal: ended at once")),
+    }
+    if let Some(cluster) = cluster {
+        cluster.stop();
+    }
+    log::info!("ended");
+    Ok(Exit::Ok)
+}
+
+/// Starts the embedded database again when it has died. Blocks this thread only, which has nothing else to do.
+fn revive(cluster: &mut Option<Cluster>, lock: &StateLock, options: &ClusterOptions) {
+    let Some(running) = cluster else { return };
+    let Some(status) = running.exited() else { return };
+    log::error!("the embedded PostgreSQL ended ({status}) and is started again");
+    match Cluster::start(lock, options) {
+        Ok(again) => *running = again,
+        Err(error) => log::error!("the embedded PostgreSQL does not start: {error}"),
+    }
+}
+
+struct Bound {
+    listener: Listener,
+    address: Option<SocketAddr>,
+    shown: String,
+}
+
+async fn bind(listen: &Listen) -> Result<Bound, Stop> {
+    let taken = |error: std::io::Error| {
+        let text = format!("cannot listen on {listen}: {error}; choose another with server.listen");
+        Stop::new(Exit::Unavailable, text)
+    };
+    match listen {
+        Listen::Tcp(address) => {
+            let listener = TcpListener::bind(address).await.map_err(taken)?;
+            let address = listener.local_addr().map_err(taken)?;
+            Ok(Bound { listener: Listener::Tcp(listener), address: Some(address), shown: format!("http://{address}") })
+        }
+        Listen::Unix(path) => {
+            let listener = Listener::unix(path, 0o660, false).await.map_err(taken)?;
+            Ok(Bound { listener, address: None, shown: format!("unix:{}", path.display()) })
+        }
+    }
+}
+
+/// Where the store can be reached over TCP: rows must not probe it.
+async fn store_addresses(url: Option<&Secret>) -> Vec<SocketAddr> {
+    let Some(parsed) = url.and_then(|url| url::Url::parse(url.expose()).ok()) else { return Vec::new() };
+    let (Some(host), port) = (parsed.host_str().filter(|host| !host.is_empty()), parsed.port().unwrap_or(5432)) else {
+        return Vec::new();
+    };
+    let host = host.trim_matches(['[', ']']);
+    match timeout(LOOKUP, tokio::net::lookup_host((host, port))).await {
+        Ok(Ok(addresses)) => addresses.collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn cluster_stop(error: &ClusterError) -> Stop {
+    let exit = if error.exit_code() == Exit::Unavailable.code() { Exit::Unavailable } else { Exit::StateDirectory };
+    Stop::new(exit, error.to_string())
+}
+
+/// Who this state directory's daemon is to the lease: made once, kept for ever.
+fn holder(state: &Path) -> Result<String, Stop> {
+    let path = state.join("holder");
+    if let Ok(text) = crate::settings::limited::read(&path, 100)
+        && let Ok(id) = text.trim().parse::<uuid::Uuid>()
+    {
+        return Ok(id.to_string());
+    }
+    let id = uuid::Uuid::new_v4().to_string();
+    std::fs::write(&path, format!("{id}\n"))
+        .map_err(|error| Stop::new(Exit::StateDirectory, format!("{}: {error}", path.display())))?;
+    Ok(id)
+}
+
+struct Signals {
+    term: Signal,
+    int: Signal,
+    hup: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Stop> {
+        let on = |kind| {
+            signal(kind).map_err(|error| Stop::new(Exit::Failure, format!("signals cannot be handled: {error}")))
+        };
+        Ok(Self {
+            term: on(SignalKind::terminate())?,
+            int: on(SignalKind::interrupt())?,
+            hup: on(SignalKind::hangup())?,
+        })
+    }
+
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => {}
+            _ = self.int.recv() => {}
+        }
+    }
+
+    async fn reload(&mut self) {
+        self.hup.recv().await;
+    }
+}

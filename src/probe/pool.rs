@@ -20,6 +20,10 @@ use crate::verdict::Finished;
 
 /// A probe ends by its deadline itself, so that it can say which phase it was in. So much later it is cut off.
 const OVERRUN: Duration = Duration::from_secs(2);
+/// A result so long after its deadline means that the process or the machine was stopped.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// Judging a larger body against patterns may take milliseconds, which other checks must not wait for.
+const HEAVY_BODY_BYTES: usize = 16 * 1024;
 
 /// The pool's parts.
 pub struct Pool {
@@ -81,7 +85,21 @@ impl Pool {
             Ok(Err(_)) => internal(started_at, started, "the probe panicked; this is a bug of Lamplighter, see its log"),
             Err(_) => internal(started_at, started, "the probe overran its deadline; this is a bug of Lamplighter"),
         };
-        let finished = Finished::of(entry, due.attempt, &observation);
+        let observation = if started.elapsed() > entry.monitor.timeout + STANDSTILL {
+            // Every probe ends at its deadline: so late, it was us who stood still, and the target may have answered.
+            internal(started_at, started, "Lamplighter stood still during the check, so it says nothing about the target")
+        } else {
+            observation
+        };
+        let body_bytes = observation.http.as_ref().map_or(0, |http| http.body.len());
+        let finished = if entry.prepared.expect.reads_body() && body_bytes > HEAVY_BODY_BYTES {
+            let judging = tokio::task::spawn_blocking(move || Finished::of(entry, due.attempt, &observation)).await;
+            // Cancelled only when the runtime ends.
+            let Ok(finished) = judging else { return };
+            finished
+        } else {
+            Finished::of(entry, due.attempt, &observation)
+        };
         // An error means that the stage has ended, which happens only after the pool: nothing to tell.
         let _ = self.finished.send(finished).await;
     }

@@ -97,6 +97,7 @@ impl Bench {
         let stage = Stage {
             finished: finished_end,
             updates: updates_end,
+            states: mpsc::channel(1).1,
             done: done_end,
             journal: journal.clone(),
             wall: Arc::new(Stopped),
@@ -282,7 +283,7 @@ async fn what_is_restored_goes_on() {
         (paused.clone(), open.clone()),
     ];
     let mut bench = Bench::start();
-    bench.update(Changes { added, dismissed: vec![id(2)], ..Changes::default() }).await;
+    bench.update(Changes { added, dismissed: vec![(id(2), uid)], ..Changes::default() }).await;
     assert_eq!(bench.records(), ["gap:paused:100 state:pending", "resolve:paused state:paused", "state:down"]);
     bench.check(result(&down, 10, DOWN)).await;
     bench.check(result(&dismissed, 10, DOWN)).await;
