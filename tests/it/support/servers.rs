@@ -1,1 +1,4 @@
-//! (to come)
+//! Servers that tests talk to, most of them hostile.
+
+pub mod dns;
+pub mod tls;
