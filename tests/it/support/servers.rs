@@ -1,4 +1,5 @@
 //! Servers that tests talk to, most of them hostile.
 
 pub mod dns;
+pub mod http;
 pub mod tls;
