@@ -1,1 +1,3 @@
-//! (to come)
+//! Commands.
+
+pub mod check_config;
