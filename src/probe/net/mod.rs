@@ -1,7 +1,8 @@
 //! The network layer: resolve → guard → dial → TLS, each step timed also when it fails. Every socket of a probe comes
 //! from here, and the guard looks at the very address that is about to be dialled.
 
-use std::net::SocketAddr;
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -10,8 +11,18 @@ use ipnet::IpNet;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::model::{CertificateFacts, Fault, Timings};
-use crate::settings::reader::TableReader;
+use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
+
+mod certificate;
+mod connect;
+mod dial;
+mod guard;
+mod resolve;
+mod special;
+mod tls;
+mod trust;
+
+pub use tls::{TlsOptions, tls_fault};
 
 /// Who asked for a connection: monitors of the file are the operator's, rows and the API are other people's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,18 +103,6 @@ pub struct NotDialled {
     pub address: Option<SocketAddr>,
 }
 
-/// `tls = { … }` of a monitor, ready to use. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct TlsOptions {}
-
-impl TlsOptions {
-    /// Reads the `tls` sub-table; the default when there is none. Files are read here, so that a missing one is an error of the configuration.
-    pub fn read(monitor: &mut TableReader<'_>) -> Option<Self> {
-        let _ = monitor;
-        Some(Self {})
-    }
-}
-
 /// What a handshake gave.
 pub struct Handshaken {
     /// The stream, or why not.
@@ -112,40 +111,117 @@ pub struct Handshaken {
     pub certificate: Option<Arc<CertificateFacts>>,
 }
 
-/// The way out.
-pub struct Net {}
+/// The way out. Idle it costs nothing; make one and share it.
+pub struct Net {
+    resolver: resolve::Resolver,
+    guard: guard::Guard,
+    tls: tls::Tls,
+    user_agent: String,
+    max_body: usize,
+}
 
 impl Net {
     /// Reads the system's roots and resolver configuration. Errors name the file or setting.
     pub fn new(options: NetOptions) -> Result<Self, String> {
-        let _ = options;
-        Ok(Self {})
+        Ok(Self {
+            resolver: resolve::Resolver::new(options.resolvers)?,
+            guard: guard::Guard::new(options.egress),
+            tls: tls::Tls::new(&options.ca_files)?,
+            user_agent: options.user_agent,
+            max_body: options.max_body,
+        })
     }
 
     /// `probe.user_agent`.
     #[must_use]
     pub fn user_agent(&self) -> &str {
-        ""
+        &self.user_agent
     }
 
     /// `probe.max_body`, bytes.
     #[must_use]
-    pub fn max_body(&self) -> usize {
-        0
+    pub const fn max_body(&self) -> usize {
+        self.max_body
     }
 
-    /// Resolves, guards and dials. Adds to [`crate::model::Phase::Dns`] (names only) and [`crate::model::Phase::Connect`].
+    /// Resolves, guards and dials. Adds to [`Phase::Dns`] (names only) and [`Phase::Connect`], also on failure.
+    ///
+    /// A name that is written as an address is one: schemes that `url` does not know keep `127.0.0.1` as a name.
     pub async fn dial(
         &self,
         destination: &Destination<'_>,
         deadline: Instant,
         timings: &mut Timings,
     ) -> Result<Dialled, NotDialled> {
-        let _ = (destination, deadline, timings);
-        std::future::pending().await
+        let literal = match &destination.host {
+            url::Host::Ipv4(ip) => IpAddr::V4(*ip),
+            url::Host::Ipv6(ip) => IpAddr::V6(*ip),
+            url::Host::Domain(name) => match name.parse() {
+                Ok(ip) => ip,
+                Err(_) => return self.dial_name(name, destination, deadline, timings).await,
+            },
+        };
+        if let Some(fault) = wrong_version(literal, destination.ip_version) {
+            return Err(NotDialled { fault, address: Some(SocketAddr::new(literal, destination.port)) });
+        }
+        self.connect(&[literal], destination, deadline, timings).await
     }
 
-    /// TLS over a connection. `now` is the wall clock, for validity. Adds to [`crate::model::Phase::Tls`].
+    async fn dial_name(
+        &self,
+        name: &str,
+        destination: &Destination<'_>,
+        deadline: Instant,
+        timings: &mut Timings,
+    ) -> Result<Dialled, NotDialled> {
+        let found = self.lookup(name, destination.ip_version, deadline, timings).await?;
+        let addresses = dial::interleave(&found.v6, &found.v4);
+        let first = match self.connect(&addresses, destination, deadline, timings).await {
+            Err(first) if found.v6_is_late => first,
+            result => return result,
+        };
+        // IPv4 failed before the IPv6 answer was there: the target is only down when that fails too.
+        let Ok(late) = self.lookup(name, IpVersion::V6, deadline, timings).await else { return Err(first) };
+        let addresses = dial::interleave(&late.v6, &[]);
+        let second = self.connect(&addresses, destination, deadline, timings).await;
+        second.map_err(|second| dial::more_telling(first, second))
+    }
+
+    async fn lookup(
+        &self,
+        name: &str,
+        version: IpVersion,
+        deadline: Instant,
+        timings: &mut Timings,
+    ) -> Result<resolve::Addresses, NotDialled> {
+        let start = Instant::now();
+        let found = self.resolver.lookup(name, version, deadline).await;
+        timings.add(Phase::Dns, start.elapsed());
+        found.map_err(|fault| NotDialled { fault, address: None })
+    }
+
+    async fn connect(
+        &self,
+        ips: &[IpAddr],
+        destination: &Destination<'_>,
+        deadline: Instant,
+        timings: &mut Timings,
+    ) -> Result<Dialled, NotDialled> {
+        let addresses: Vec<SocketAddr> = ips.iter().map(|ip| SocketAddr::new(*ip, destination.port)).collect();
+        let start = Instant::now();
+        let result = dial::race(&addresses, &self.guard, destination.profile, deadline).await;
+        // What the guard refused was never dialled: the phase was not reached.
+        let is_blocked = result.as_ref().is_err_and(|not| not.fault.failure == Failure::EgressBlocked);
+        if !is_blocked {
+            timings.add(Phase::Connect, start.elapsed());
+        }
+        result
+    }
+
+    /// TLS over a connection. `now` is the wall clock, for validity. Adds to [`Phase::Tls`], also on failure.
+    ///
+    /// With TLS 1.3 a server tells only after the handshake that it wants a client certificate: then the first read
+    /// fails, and [`tls_fault`] explains it.
     pub async fn handshake(
         &self,
         stream: TcpStream,
@@ -155,7 +231,24 @@ impl Net {
         deadline: Instant,
         timings: &mut Timings,
     ) -> Handshaken {
-        let _ = (stream, host, options, now, deadline, timings);
-        std::future::pending().await
+        let start = Instant::now();
+        // Not the host's Display: that puts v6 addresses into brackets.
+        let name = match host {
+            url::Host::Domain(name) => Cow::Borrowed(*name),
+            url::Host::Ipv4(ip) => Cow::Owned(ip.to_string()),
+            url::Host::Ipv6(ip) => Cow::Owned(ip.to_string()),
+        };
+        let (handshaken, ended) = self.tls.handshake(stream, &name, options, now, deadline).await;
+        timings.add(Phase::Tls, ended - start);
+        handshaken
     }
+}
+
+fn wrong_version(ip: IpAddr, wanted: IpVersion) -> Option<Fault> {
+    let what = match (ip, wanted) {
+        (IpAddr::V4(_), IpVersion::V6) => "is an IPv4 address, but the monitor wants IPv6 (ip_version)",
+        (IpAddr::V6(_), IpVersion::V4) => "is an IPv6 address, but the monitor wants IPv4 (ip_version)",
+        _ => return None,
+    };
+    Some(Fault::new(Failure::DnsNoRecords, format!("{ip} {what}")))
 }

@@ -1,0 +1,267 @@
+//! Whom we trust, and the verdict on one presented chain.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+
+use chrono::{DateTime, Utc};
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+
+use super::certificate;
+use crate::model::{Failure, Fault};
+use crate::settings::limited;
+
+/// A PEM file is read up to this size: the system's whole bundle has 220 KiB.
+const PEM_MAX_BYTES: u64 = 16 * 1024 * 1024;
+
+/// The roots: the system's and those of `probe.ca_files`.
+pub(super) struct Trust {
+    roots: RootCertStore,
+    /// Certificates of `probe.ca_files`: a server may also present one of these itself.
+    pinned: HashSet<CertificateDer<'static>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl Trust {
+    /// Reads the system's store and the files. A bad file is an error that names it; single bad certificates of the
+    /// system's store are skipped, as every client does.
+    pub(super) fn read(ca_files: &[PathBuf], algorithms: WebPkiSupportedAlgorithms) -> Result<Self, String> {
+        let mut roots = RootCertStore::empty();
+        let system = rustls_native_certs::load_native_certs();
+        for error in &system.errors {
+            log::warn!("the system's root certificates: {error}");
+        }
+        roots.add_parsable_certificates(system.certs);
+        let mut pinned = HashSet::new();
+        for path in ca_files {
+            for certificate in certificates(path).map_err(|why| format!("probe.ca_files: {}: {why}", path.display()))? {
+                roots.add(certificate.clone()).map_err(|why| {
+                    format!("probe.ca_files: {}: a certificate cannot be a root: {why}", path.display())
+                })?;
+                pinned.insert(certificate);
+            }
+        }
+        if roots.is_empty() {
+            log::warn!(
+                "no root certificates are installed: TLS checks cannot tell good from bad; install ca-certificates or set probe.ca_files"
+            );
+        }
+        Ok(Self { roots, pinned, algorithms })
+    }
+
+    /// The verdict on a chain. When several things are wrong, the first of this order is told:
+    ///
+    /// 1. not X.509: `cert_invalid`;
+    /// 2. a leaf that signs itself, unless it stands in `probe.ca_files`: `cert_untrusted`, also when it expired;
+    /// 3. `cert_expired` and `cert_not_yet_valid`, of any certificate on a path to a root;
+    /// 4. bad signatures, forbidden uses, unknown critical extensions and the like: `cert_invalid`;
+    /// 5. no path to a root: `cert_untrusted`;
+    /// 6. another name: `cert_hostname_mismatch`.
+    fn verify(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
+        let Some((leaf, intermediates)) = chain.split_first() else {
+            return Err(Error::NoCertificatesPresented);
+        };
+        let parsed = ParsedCertificate::try_from(leaf)?;
+        let self_issued = certificate::is_self_issued(leaf);
+        if self_issued && self.pinned.contains(leaf) {
+            // webpki refuses a CA certificate as a leaf; the operator has vouched for this very one.
+            within_validity(leaf, now)?;
+        } else {
+            let algorithms = self.algorithms.all;
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)
+                .map_err(|error| if self_issued { CertificateError::UnknownIssuer.into() } else { error })?;
+        }
+        verify_server_name(&parsed, name)
+    }
+
+    /// Without any root every chain would look untrusted, which is our fault and not the target's.
+    pub(super) fn is_empty(&self) -> bool {
+        self.roots.is_empty()
+    }
+}
+
+fn within_validity(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), Error> {
+    let Some((not_before, not_after)) = certificate::validity(leaf) else {
+        return Err(CertificateError::BadEncoding.into());
+    };
+    let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if seconds > not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    if seconds < not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    Ok(())
+}
+
+/// All certificates of a PEM file; none is an error.
+pub(super) fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let text = limited::read(path, PEM_MAX_BYTES).map_err(|why| why.to_string())?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text.as_bytes()).collect();
+    match certificates {
+        Ok(list) if list.is_empty() => Err("has no PEM block \"CERTIFICATE\"".to_owned()),
+        Ok(list) => Ok(list),
+        Err(why) => Err(format!("is not PEM: {why}")),
+    }
+}
+
+/// The verifier of ONE handshake: notes the chain that was presented and our verdict, so that both are known also when
+/// the handshake fails later.
+pub(super) struct Witness {
+    trust: Arc<Trust>,
+    /// `tls.verify`.
+    verify: bool,
+    now: UnixTime,
+    seen: OnceLock<Seen>,
+}
+
+/// What the witness saw.
+pub(super) struct Seen {
+    /// As it came, leaf first.
+    pub(super) chain: Vec<CertificateDer<'static>>,
+    /// Our verdict.
+    pub(super) verdict: Result<(), Error>,
+}
+
+impl Witness {
+    pub(super) fn new(trust: Arc<Trust>, verify: bool, now: DateTime<Utc>) -> Self {
+        // Before 1970 nothing is valid anyway.
+        let since_epoch = std::time::Duration::from_secs(u64::try_from(now.timestamp()).unwrap_or(0));
+        Self { trust, verify, now: UnixTime::since_unix_epoch(since_epoch), seen: OnceLock::new() }
+    }
+
+    /// What was presented, once the certificate message arrived.
+    pub(super) fn seen(&self) -> Option<&Seen> {
+        self.seen.get()
+    }
+}
+
+impl std::fmt::Debug for Witness {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Witness").field("verify", &self.verify).finish_non_exhaustive()
+    }
+}
+
+impl ServerCertVerifier for Witness {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        // The daemon's wall clock counts, not the library's.
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let chain: Vec<_> =
+            std::iter::once(end_entity).chain(intermediates).map(|der| der.clone().into_owned()).collect();
+        let verdict = if self.verify { self.trust.verify(&chain, server_name, self.now) } else { Ok(()) };
+        let seen = self.seen.get_or_init(|| Seen { chain, verdict });
+        seen.verdict.clone().map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls12_signature(message, certificate, signature, &self.trust.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        verify_tls13_signature(message, certificate, signature, &self.trust.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.trust.algorithms.supported_schemes()
+    }
+}
+
+/// The failure that a verdict on a chain stands for.
+pub(super) fn fault(error: &CertificateError, chain: &[CertificateDer<'_>], host: &str, now: DateTime<Utc>) -> Fault {
+    use CertificateError as E;
+    match error {
+        E::Expired | E::ExpiredContext { .. } => expired(chain, now),
+        E::NotValidYet | E::NotValidYetContext { .. } => not_yet_valid(chain, now),
+        E::UnknownIssuer if chain.first().is_some_and(certificate::is_self_issued) => {
+            let way_out = "the certificate signs itself: to trust it, add it to probe.ca_files";
+            Fault::new(Failure::CertUntrusted, way_out)
+        }
+        E::UnknownIssuer => {
+            let what = "no path leads from the presented chain to a trusted root: an intermediate certificate is missing, \
+                        or its CA belongs into probe.ca_files";
+            Fault::new(Failure::CertUntrusted, what)
+        }
+        E::NotValidForName => {
+            Fault::new(Failure::CertHostnameMismatch, format!("the certificate is not valid for {host}"))
+        }
+        E::NotValidForNameContext { presented, .. } => {
+            Fault::new(Failure::CertHostnameMismatch, mismatch(host, presented))
+        }
+        E::Revoked => Fault::new(Failure::CertRevoked, "the certificate was revoked"),
+        E::BadSignature => {
+            Fault::new(Failure::CertInvalid, "a signature in the chain does not match the key of its issuer")
+        }
+        E::BadEncoding => Fault::new(Failure::CertInvalid, "the certificate is not valid X.509"),
+        E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
+            Fault::new(Failure::CertInvalid, "the certificate is not meant for servers (extended key usage)")
+        }
+        other => Fault::new(Failure::CertInvalid, format!("the certificate is not acceptable: {other}")),
+    }
+}
+
+/// A chain may end by any of its certificates; the one that did is named.
+fn expired(chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Fault {
+    let ends = chain.iter().filter_map(certificate::validity).map(|(_, not_after)| not_after);
+    let position = ends.clone().position(|end| end < now);
+    let message = match position.and_then(|index| Some((index, ends.clone().nth(index)?))) {
+        None => "a certificate on the path to the root expired".to_owned(),
+        Some((index, end)) => {
+            let whose = if index == 0 { "certificate" } else { "an intermediate certificate" };
+            format!("{whose} expired {} ({})", ago((now - end).num_seconds()), end.format("%Y-%m-%d"))
+        }
+    };
+    Fault::new(Failure::CertExpired, message)
+}
+
+fn not_yet_valid(chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Fault {
+    let start =
+        chain.iter().filter_map(certificate::validity).map(|(not_before, _)| not_before).find(|start| *start > now);
+    let message = match start {
+        None => "a certificate on the path to the root is not valid yet".to_owned(),
+        Some(start) => format!("certificate is not valid before {}", start.format("%Y-%m-%d %H:%M UTC")),
+    };
+    Fault::new(Failure::CertNotYetValid, message)
+}
+
+fn ago(seconds: i64) -> String {
+    let (count, unit) = match seconds {
+        86_400.. => (seconds / 86_400, "day"),
+        3600.. => (seconds / 3600, "hour"),
+        _ => (seconds / 60, "minute"),
+    };
+    format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
+}
+
+/// Names come from the other side: a few, each short.
+fn mismatch(host: &str, presented: &[String]) -> String {
+    let mut shown: Vec<String> = presented.iter().take(3).map(|name| name.chars().take(80).collect()).collect();
+    if presented.len() > 3 {
+        shown.push(format!("{} more", presented.len() - 3));
+    }
+    match shown.as_slice() {
+        [] => format!("the certificate names no host, so it is not valid for {host}"),
+        names => format!("the certificate is valid for {}, not for {host}", names.join(", ").escape_debug()),
+    }
+}
