@@ -7,7 +7,6 @@ mod daemon;
 mod http;
 mod layers;
 mod net;
-mod schedule;
 mod settings;
 mod store;
 mod support;
