@@ -17,9 +17,9 @@
 //! | top | `main`, [`cli`], [`daemon`] |
 //! | loops | `catalog::sync`, `catalog::watch`, `schedule::dispatch`, `schedule::jobs`, `probe::pool`, `verdict::stage`, `journal::recorder`, `web::server` |
 //! | adapters | `probe::kinds`, [`store`], `settings::file` |
-//! | ports | [`probe`] (the trait), [`catalog`] (the snapshot), [`journal`] (the trait), [`clock`], [`shutdown`] |
+//! | ports | [`probe`] (the trait), [`catalog`] (the snapshot), [`journal`] (the trait), `schedule` and `verdict` (their types, `verdict::board`), [`clock`], [`shutdown`] |
 //! | network | `probe::net`: sockets, resolver, guard, TLS |
-//! | rules | `settings` (tree, reader, diagnostics), `catalog::{merge, diff}`, `schedule::{wheel, plan}`, `verdict::{expectation, judge, machine}` |
+//! | rules | `settings` (tree, reader, diagnostics), `catalog::{merge, diff}`, `schedule::{wheel, plan}`, `verdict::{expectation, judge, evidence, redact, text, machine}` |
 //! | model | [`model`] |
 //!
 //! A loop never names another loop. Only `store` says sqlx. Only `web` and `probe` say hyper. Only `daemon` names

@@ -1,12 +1,32 @@
 //! THE registration table of probe kinds: one row each. A new kind is one file beside this one, its `mod` line, its row.
 
+use std::time::Duration;
+
+use tokio::time::Instant;
+
 use super::Kind;
+use super::net::{IpVersion, Profile};
+use crate::model::{Observation, Phase};
+use crate::settings::reader::TableReader;
+use crate::settings::tree::Value;
 
 mod http;
 mod tcp;
 
 /// Every kind that this version has.
 pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+
+/// The kind of this name (`monitors.kind`).
+#[must_use]
+pub fn by_name(name: &str) -> Option<&'static Kind> {
+    KINDS.iter().copied().find(|kind| kind.name == name)
+}
+
+/// The kind that a URL of this scheme chooses.
+#[must_use]
+pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
+    KINDS.iter().copied().find(|kind| kind.schemes.contains(&scheme))
+}
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
 pub const LATER: &[&str] = &[
@@ -35,3 +55,153 @@ pub const LATER: &[&str] = &[
     "group",
     "exec",
 ];
+
+/// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.
+fn read_ip_version(reader: &mut TableReader<'_>) -> IpVersion {
+    let Some(node) = reader.node("ip_version") else { return IpVersion::Any };
+    match &node.value {
+        Value::Integer(4) => return IpVersion::V4,
+        Value::Integer(6) => return IpVersion::V6,
+        Value::String(text) => match &**text {
+            "any" => return IpVersion::Any,
+            "4" => return IpVersion::V4,
+            "6" => return IpVersion::V6,
+            _ => {}
+        },
+        _ => {}
+    }
+    reader.error("ip_version", format!("found {}", node.value), "must be \"any\", 4 or 6".to_owned());
+    IpVersion::Any
+}
+
+/// Who asks: a definition that may name files is the operator's own.
+fn profile_of(reader: &TableReader<'_>) -> Profile {
+    if reader.origin().trusted { Profile::File } else { Profile::Rows }
+}
+
+/// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
+/// add up to the total.
+fn close_timings(seen: &mut Observation, start: Instant) {
+    seen.timings.total = start.elapsed();
+    let reached = Phase::ALL.iter().filter_map(|phase| seen.timings.get(*phase).map(|time| (*phase, time)));
+    let (last, sum) = reached.fold((None, Duration::ZERO), |(_, sum), (phase, time)| (Some(phase), sum + time));
+    if let Some(last) = last {
+        seen.timings.add(last, seen.timings.total.saturating_sub(sum));
+    }
+}
+
+/// How the kinds' own tests read a `[[monitor]]` table.
+#[cfg(test)]
+pub(in crate::probe) mod testing {
+    use std::cell::RefCell;
+    use std::path::Path;
+
+    use toml::de::{DeTable, DeValue};
+    use url::Url;
+
+    use crate::model::Secret;
+    use crate::probe::Kind;
+    use crate::settings::diagnostic::Findings;
+    use crate::settings::reader::{Origin, TableReader};
+    use crate::settings::tree::{Entry, Node, Table, Value};
+
+    /// What reading said, as `key: what, allowed` lines, and which secrets it remembered.
+    pub(in crate::probe) struct Read<T> {
+        pub(in crate::probe) value: Option<T>,
+        pub(in crate::probe) findings: Vec<String>,
+        pub(in crate::probe) secrets: Vec<Secret>,
+    }
+
+    fn table(toml: &DeTable<'_>) -> Table {
+        let entries = toml.iter().map(|(key, value)| Entry {
+            key: key.get_ref().as_ref().into(),
+            key_span: None,
+            node: node(value.get_ref()),
+        });
+        Table { entries: entries.collect() }
+    }
+
+    fn node(value: &DeValue<'_>) -> Node {
+        let value = match value {
+            DeValue::String(text) => Value::String(text.as_ref().into()),
+            DeValue::Integer(integer) => Value::Integer(integer.to_string().parse().unwrap()),
+            DeValue::Float(float) => Value::Float(float.to_string().parse().unwrap()),
+            DeValue::Boolean(flag) => Value::Boolean(*flag),
+            DeValue::Datetime(date) => Value::Datetime(date.to_string().into()),
+            DeValue::Array(items) => Value::Array(items.iter().map(|item| node(item.get_ref())).collect()),
+            DeValue::Table(inner) => Value::Table(table(inner)),
+        };
+        Node { value, span: None }
+    }
+
+    /// Reads a monitor with `read`, then complains about the keys that nobody asked for. `$SECRET` is `s3cr3t!`.
+    pub(in crate::probe) fn read<T>(toml: &str, read: impl FnOnce(&Url, &mut TableReader<'_>) -> Option<T>) -> Read<T> {
+        let parsed = DeTable::parse(toml).unwrap();
+        let own = table(parsed.get_ref());
+        let env = |name: &str| (name == "SECRET").then(|| "s3cr3t!".to_owned());
+        let origin = Origin { trusted: true, env: &env, base: Path::new("/nowhere"), credentials: None };
+        let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
+        let mut reader = TableReader::new(&own, None, "", &origin, &findings, &secrets);
+        let url = Url::parse(&reader.string("url").unwrap()).unwrap();
+        for common in ["id", "name", "interval", "timeout"] {
+            reader.node(common);
+        }
+        let value = read(&url, &mut reader);
+        reader.finish(&|_| None);
+        let (list, _) = findings.into_sorted();
+        let line = |d: &crate::settings::diagnostic::Diagnostic| crate::settings::diagnostic::render(d, &[]);
+        Read { value, findings: list.iter().map(line).collect(), secrets: secrets.into_inner() }
+    }
+
+    /// The same through a kind's row.
+    pub(in crate::probe) fn prepare(kind: &Kind, toml: &str) -> Read<crate::probe::Prepared> {
+        read(toml, kind.prepare)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn every_file_has_its_row() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/probe/kinds");
+        let files: BTreeSet<String> = std::fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "rs"))
+            .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+            .collect();
+        let rows: BTreeSet<String> = KINDS.iter().map(|kind| kind.name.to_owned()).collect();
+        assert_eq!(files, rows);
+    }
+
+    #[test]
+    fn every_example_parses_and_asks_for_what_the_row_lists() {
+        for kind in KINDS {
+            let read = testing::prepare(kind, kind.example);
+            assert!(read.findings.is_empty(), "{}: {:?}", kind.name, read.findings);
+            assert!(read.value.is_some(), "{}", kind.name);
+            for key in kind.keys {
+                assert!(kind.example.contains(key), "{}: the example does not show {key}", kind.name);
+            }
+        }
+    }
+
+    #[test]
+    fn names_and_schemes_are_found_once() {
+        let mut seen = BTreeSet::new();
+        for kind in KINDS {
+            assert_eq!(by_name(kind.name).map(|found| found.name), Some(kind.name));
+            for scheme in kind.schemes {
+                assert_eq!(by_scheme(scheme).map(|found| found.name), Some(kind.name));
+                assert!(seen.insert(*scheme), "{scheme} twice");
+                assert!(!LATER.contains(scheme), "{scheme} is built");
+            }
+        }
+        assert!(by_name("gopher").is_none() && by_scheme("gopher").is_none());
+    }
+}

@@ -12,6 +12,7 @@ use crate::verdict::expectation::Expectations;
 pub mod kinds;
 pub mod net;
 pub mod pool;
+pub mod report;
 
 /// What a probe may use for one attempt.
 pub struct ProbeContext<'a> {

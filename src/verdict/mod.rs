@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use crate::catalog::Entry;
-use crate::model::{Check, Evidence};
+use crate::model::{Check, Evidence, Observation};
 
+pub mod board;
+pub mod evidence;
 pub mod expectation;
 pub mod judge;
 pub mod machine;
+pub mod redact;
 pub mod stage;
+pub mod text;
 
 /// A judged check with its evidence: pool to stage.
 pub struct Finished {
@@ -18,4 +22,16 @@ pub struct Finished {
     pub check: Check,
     /// What was seen, secrets removed.
     pub evidence: Box<Evidence>,
+}
+
+impl Finished {
+    /// Judges what an attempt saw, and keeps the evidence. CPU work in proportion to the body when expectations read it.
+    #[must_use]
+    pub fn of(entry: Arc<Entry>, attempt: u16, observation: &Observation) -> Self {
+        let redactor = redact::Redactor::new(&entry.secrets);
+        let judgement = judge::judge(observation, &entry.prepared.expect, &redactor);
+        let evidence = Box::new(evidence::evidence(observation, &judgement, &redactor));
+        let check = judge::check(entry.monitor.id, attempt, observation, judgement);
+        Self { entry, check, evidence }
+    }
 }

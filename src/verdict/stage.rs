@@ -1,1 +1,323 @@
-//! (to come)
+//! The loop between the probes and the journal: one judged check after the other, in the order in which they end.
+//!
+//! Who publishes an update of the catalogue sends it to this stage before it sends it to the dispatcher: then the first
+//! result of a monitor never comes before the monitor, since waiting updates are applied before waiting results.
+//!
+//! A result whose monitor is gone, paused or has another target (url or kind) than the one it was measured on counts
+//! for nothing: no row, no step, and [`Totals::discarded`](super::board::Totals) grows. Any other change of the
+//! definition keeps it, and the rules that hold now judge what it confirms.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::Finished;
+use super::board::Board;
+use super::machine::{self, Left, Step, Transition};
+use super::text;
+use crate::catalog::{Changes, Entry, Removal, Update};
+use crate::clock::Wall;
+use crate::journal::Journal;
+use crate::model::{
+    Check, IncidentUid, Monitor, MonitorId, MonitorState, Opening, Record, Resolution, ResolveReason, Status, Verdict,
+};
+use crate::schedule::{Done, Next};
+
+/// A state on which nothing depends but the evidence of the latest good check is stored with every tenth check, at the
+/// most every 30 s, and at the latest after an hour: a steady monitor costs its check rows and little more.
+const STORE_CHECKS: u8 = 10;
+const STORE_AFTER: Duration = Duration::from_secs(30);
+const STORE_LATEST: Duration = Duration::from_secs(3600);
+/// Characters of a monitor's label in a log line; names in rows are other people's text.
+const LABEL_MAX: usize = 100;
+
+/// What the stage is connected to.
+pub struct Stage {
+    /// Judged checks; the stage ends, everything taken, when this closes.
+    pub finished: mpsc::Receiver<Finished>,
+    /// Changes of the catalogue. When it closes the stage goes on with what it watches.
+    pub updates: mpsc::Receiver<Update>,
+    /// One answer for every judged check. Waits while full: the dispatcher must never wait for this stage.
+    pub done: mpsc::Sender<Done>,
+    /// Where records go. Never waits.
+    pub journal: Arc<dyn Journal>,
+    /// For the time of pauses, returns and removals; a check brings its own.
+    pub wall: Arc<dyn Wall>,
+    /// What is shown.
+    pub board: Arc<Board>,
+}
+
+impl Stage {
+    /// Runs until the pool has closed its end.
+    pub async fn run(mut self) {
+        let mut watch = Watch {
+            monitors: HashMap::new(),
+            parked: HashMap::new(),
+            journal: self.journal,
+            wall: self.wall,
+            board: self.board,
+        };
+        let mut updates_open = true;
+        loop {
+            tokio::select! {
+                biased;
+                update = self.updates.recv(), if updates_open => match update {
+                    Some(update) => watch.update(&update.changes),
+                    None => updates_open = false,
+                },
+                finished = self.finished.recv() => {
+                    let Some(finished) = finished else { break };
+                    // At the end of the daemon nobody may be there to hear it.
+                    let _ = self.done.send(watch.take(finished)).await;
+                }
+            }
+        }
+        while let Ok(update) = self.updates.try_recv() {
+            watch.update(&update.changes);
+        }
+    }
+}
+
+/// A monitor and what is known of it.
+struct Watched {
+    entry: Arc<Entry>,
+    state: MonitorState,
+    /// Checks since the state was stored.
+    unstored: u8,
+    stored_at: Instant,
+}
+
+struct Watch {
+    monitors: HashMap<MonitorId, Watched>,
+    /// States of monitors that became invalid or were archived, with the definition they had. Should they return, this
+    /// is newer than what the store remembers, whose records may still wait in the journal.
+    parked: HashMap<MonitorId, (Arc<Entry>, MonitorState)>,
+    journal: Arc<dyn Journal>,
+    wall: Arc<dyn Wall>,
+    board: Arc<Board>,
+}
+
+impl Watch {
+    /// Steps a monitor by a result, and answers the dispatcher.
+    fn take(&mut self, finished: Finished) -> Done {
+        let Finished { entry, check, evidence } = finished;
+        let id = entry.monitor.id;
+        let cause = self.cause(&check, &entry.monitor);
+        let watched = self.monitors.get_mut(&id);
+        let Some(watched) = watched.filter(|now| now.entry.monitor.active && same_target(&now.entry, &entry)) else {
+            self.board.discarded();
+            return Done { monitor: id, next: Next::Phase, attempt: 1 };
+        };
+        let monitor = &watched.entry.monitor;
+        let new_uid = || IncidentUid(Uuid::new_v4());
+        let step = machine::step(&mut watched.state, monitor, &check, evidence, || cause, new_uid);
+        self.board.checked(monitor.kind, &check, &watched.state);
+        let (next, attempt) = (step.retry.map_or(Next::Phase, Next::Retry), step.next_attempt);
+        let store = watched.store_now(step.state_changed);
+        let records = records(check, step, store.then(|| Box::new(watched.state.clone())));
+        for record in &records {
+            tell(&self.board, &watched.entry.monitor, record);
+        }
+        if !records.is_empty() {
+            self.journal.append(records);
+        }
+        Done { monitor: id, next, attempt }
+    }
+
+    /// The first dependency that is confirmed down. Asked only for what failed.
+    fn cause(&self, check: &Check, monitor: &Monitor) -> Option<MonitorId> {
+        if check.verdict != Verdict::Down {
+            return None;
+        }
+        let now = self.monitors.get(&monitor.id).map_or(monitor, |watched| &watched.entry.monitor);
+        let is_down = |id: &&MonitorId| {
+            self.monitors
+                .get(id)
+                .is_some_and(|watched| watched.state.status == Status::Down && watched.state.unobserved.is_none())
+        };
+        now.depends_on.iter().find(is_down).copied()
+    }
+
+    /// Applies the changes of an update.
+    fn update(&mut self, changes: &Changes) {
+        let now = self.wall.now();
+        for id in &changes.dismissed {
+            self.dismissed(*id);
+        }
+        for (id, removal) in &changes.removed {
+            self.removed(*id, *removal, now);
+        }
+        for (entry, state) in &changes.added {
+            self.added(entry, state, now);
+        }
+        for entry in &changes.changed {
+            self.changed(entry, now);
+        }
+        // Those that were added just now; for the others this is the second time, which does nothing.
+        for id in &changes.dismissed {
+            self.dismissed(*id);
+        }
+    }
+
+    fn added(&mut self, entry: &Arc<Entry>, stored: &MonitorState, now: DateTime<Utc>) {
+        let id = entry.monitor.id;
+        if self.monitors.contains_key(&id) {
+            return self.changed(entry, now);
+        }
+        let (mut state, other_target) = match self.parked.remove(&id) {
+            Some((then, state)) => (state, !same_target(&then, entry)),
+            None => (stored.clone(), false),
+        };
+        if other_target {
+            machine::retargeted(&mut state);
+        }
+        self.settle(entry, state, now, other_target);
+    }
+
+    fn changed(&mut self, entry: &Arc<Entry>, now: DateTime<Utc>) {
+        let Some(watched) = self.monitors.remove(&entry.monitor.id) else {
+            return self.added(entry, &MonitorState::default(), now);
+        };
+        let mut state = watched.state;
+        let other_target = !same_target(&watched.entry, entry);
+        if other_target {
+            machine::retargeted(&mut state);
+        }
+        self.settle(entry, state, now, other_target);
+    }
+
+    /// Watches a monitor under this definition: ends or begins its pause, and stores what that changed.
+    fn settle(&mut self, entry: &Arc<Entry>, mut state: MonitorState, now: DateTime<Utc>, changed: bool) {
+        let monitor = &entry.monitor;
+        let before = state.unobserved;
+        let left = if monitor.active {
+            Left { resolution: None, gap: machine::resumed(&mut state, monitor.id, now) }
+        } else {
+            machine::paused(&mut state, monitor.id, now)
+        };
+        if changed || state.unobserved != before {
+            self.record(&entry.monitor, left, Some(&state));
+        }
+        self.board.put(entry, &state);
+        let watched = Watched { entry: Arc::clone(entry), state, unstored: 0, stored_at: Instant::now() };
+        self.monitors.insert(monitor.id, watched);
+    }
+
+    fn removed(&mut self, id: MonitorId, removal: Removal, now: DateTime<Utc>) {
+        let watched = self.monitors.remove(&id).map(|watched| (watched.entry, watched.state));
+        let Some((entry, mut state)) = watched.or_else(|| self.parked.remove(&id)) else { return };
+        let reason = match removal {
+            Removal::Invalid => {
+                machine::invalid(&mut state, now);
+                self.record(&entry.monitor, Left::default(), Some(&state));
+                self.board.show(id, &state);
+                self.parked.insert(id, (entry, state));
+                return;
+            }
+            Removal::Archived => ResolveReason::Archived,
+            Removal::Deleted => ResolveReason::Deleted,
+        };
+        let left = machine::removed(&mut state, id, now, reason);
+        self.board.remove(id);
+        let archived = removal == Removal::Archived;
+        // A deleted monitor has no row to hang a state on, and its id never returns.
+        self.record(&entry.monitor, left, archived.then_some(&state));
+        if archived {
+            self.parked.insert(id, (entry, state));
+        }
+    }
+
+    fn dismissed(&mut self, id: MonitorId) {
+        let watched = self.monitors.get_mut(&id).map(|watched| (&watched.entry, &mut watched.state));
+        let parked = self.parked.get_mut(&id).map(|(entry, state)| (&*entry, state));
+        let Some((entry, state)) = watched.or(parked) else { return };
+        let Some(uid) = state.incident else { return };
+        machine::dismissed(state);
+        let label = text::clean(entry.monitor.label(), LABEL_MAX, false);
+        log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "a person resolved the incident");
+        self.board.show(id, state);
+        let record = Record::State(id, Box::new(state.clone()));
+        self.journal.append(vec![record]);
+    }
+
+    fn record(&self, monitor: &Monitor, left: Left, state: Option<&MonitorState>) {
+        let resolve = left.resolution.map(Record::Resolve);
+        let gap = left.gap.map(Record::Gap);
+        let state = state.map(|state| Record::State(monitor.id, Box::new(state.clone())));
+        let records: Vec<Record> = resolve.into_iter().chain(gap).chain(state).collect();
+        for record in &records {
+            tell(&self.board, monitor, record);
+        }
+        if !records.is_empty() {
+            self.journal.append(records);
+        }
+    }
+}
+
+impl Watched {
+    fn store_now(&mut self, changed: bool) -> bool {
+        self.unstored = self.unstored.saturating_add(1);
+        let age = self.stored_at.elapsed();
+        let due = changed || age >= STORE_LATEST || (age >= STORE_AFTER && self.unstored >= STORE_CHECKS);
+        if due {
+            (self.unstored, self.stored_at) = (0, Instant::now());
+        }
+        due
+    }
+}
+
+/// In the order of happening; a state comes after what led to it.
+fn records(check: Check, step: Step, state: Option<Box<MonitorState>>) -> Vec<Record> {
+    let id = check.monitor;
+    let mut records = Vec::with_capacity(1 + usize::from(step.transition.is_some()) + usize::from(state.is_some()));
+    // An unknown check is the gap that it leaves.
+    if check.verdict != Verdict::Unknown {
+        records.push(Record::Check(check));
+    }
+    match step.transition {
+        Some(Transition::Opened(opening)) => records.push(Record::Open(opening)),
+        Some(Transition::Resolved(resolution)) => records.push(Record::Resolve(resolution)),
+        None => {}
+    }
+    records.extend(step.gap.map(Record::Gap));
+    records.extend(state.map(|state| Record::State(id, state)));
+    records
+}
+
+/// Counts and logs transitions.
+fn tell(board: &Board, monitor: &Monitor, record: &Record) {
+    if !matches!(record, Record::Open(_) | Record::Resolve(_)) {
+        return;
+    }
+    let (label, id) = (text::clean(monitor.label(), LABEL_MAX, false), monitor.id);
+    match record {
+        Record::Open(opening) => {
+            board.opened();
+            let Opening { uid, failure, first_bad, .. } = &**opening;
+            let message = first_bad.as_ref().and_then(|evidence| evidence.message.as_deref()).unwrap_or_default();
+            log::warn!(
+                monitor:% = label, monitor_id:% = id, failure:% = failure, incident:% = uid;
+                "down since {}: {message}", opening.started_at.format("%F %T UTC")
+            );
+        }
+        Record::Resolve(Resolution { uid, resolved_at, reason, .. }) => {
+            board.resolved();
+            let (at, reason) = (resolved_at.format("%F %T UTC"), reason.name());
+            log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "incident ended at {at}: {reason}");
+        }
+        Record::Check(_) | Record::State(..) | Record::Gap(_) => {}
+    }
+}
+
+/// Whether a result of one definition says something about the other.
+fn same_target(a: &Arc<Entry>, b: &Arc<Entry>) -> bool {
+    Arc::ptr_eq(a, b) || (a.monitor.kind == b.monitor.kind && a.monitor.url == b.monitor.url)
+}
+
+#[cfg(test)]
+mod tests;

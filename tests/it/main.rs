@@ -11,4 +11,3 @@ mod settings;
 mod store;
 mod support;
 mod tcp;
-mod verdict;

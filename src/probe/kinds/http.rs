@@ -1,4 +1,187 @@
-//! Stub.
-use super::super::Kind;
-pub(super) const KIND: Kind =
-    Kind { name: "http", schemes: &["http", "https"], keys: &[], prepare: |_, _| None, example: "" };
+//! `http` and `https`: one request over one fresh connection a hop, redirects by our own loop, every phase timed.
+//!
+//! Each check sends `Connection: close`: it never comes back on the same connection, servers then close first, and the
+//! TIME_WAIT of 10,000 checks stays on their side instead of using up our ports. `headers` may say otherwise.
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http_body_util::Full;
+use hyper::http::header::{
+    CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
+};
+use hyper::http::{Method, Request, StatusCode, Uri};
+use std::sync::Arc;
+use tokio::time::Instant;
+use url::Url;
+
+use self::exchange::{Plan, exchange};
+use self::spec::Spec;
+use self::wire::Stream;
+use super::super::{Kind, Prepared, Probe, ProbeContext};
+use crate::model::{Failure, Fault, Observation};
+use crate::probe::net::Destination;
+use crate::settings::reader::TableReader;
+
+mod body;
+mod exchange;
+mod fault;
+mod redirect;
+mod spec;
+mod wire;
+
+/// The row of the registration table.
+pub(super) const KIND: Kind = Kind {
+    name: "http",
+    schemes: &["http", "https"],
+    keys: &[
+        "method",
+        "headers",
+        "body",
+        "follow_redirects",
+        "max_redirects",
+        "redirect_downgrade",
+        "ip_version",
+        "auth",
+        "tls",
+        "expect",
+    ],
+    prepare,
+    example: include_str!("http/example.toml"),
+};
+
+fn prepare(url: &Url, reader: &mut TableReader<'_>) -> Option<Prepared> {
+    let (spec, expect) = spec::read(url, reader)?;
+    Some(Prepared { probe: Arc::new(HttpProbe { spec }), expect: Arc::new(expect) })
+}
+
+struct HttpProbe {
+    spec: Spec,
+}
+
+impl Probe for HttpProbe {
+    fn probe<'a>(&'a self, context: &'a ProbeContext<'a>) -> BoxFuture<'a, Observation> {
+        Box::pin(async move {
+            let start = Instant::now();
+            let mut seen = Observation::new(context.started_at);
+            seen.fault = self.spec.run(context, &mut seen).await.err();
+            super::close_timings(&mut seen, start);
+            seen
+        })
+    }
+}
+
+/// What the next request is, besides its URL.
+struct Turn {
+    method: Method,
+    uri: Uri,
+    /// The chain never left the origin of the monitor's own URL.
+    home: bool,
+    with_body: bool,
+}
+
+impl Spec {
+    async fn run(&self, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<(), Fault> {
+        let mut turn = Turn { method: self.method.clone(), uri: self.uri.clone(), home: true, with_body: true };
+        // Stays empty, and so costs nothing, until there is a redirect.
+        let mut asked: Vec<(Method, Url)> = Vec::new();
+        let mut followed: u16 = 0;
+        loop {
+            let here = asked.last().map_or(&self.url, |(_, url)| url);
+            let result = self.hop(here, &turn, context, seen).await;
+            if let Some(facts) = &mut seen.http {
+                facts.redirects = followed;
+            }
+            let Some((status, location)) = result.map_err(|fault| after(followed, fault))? else { return Ok(()) };
+            if asked.is_empty() {
+                asked.push((turn.method.clone(), self.url.clone()));
+            }
+            let hop = redirect::next(self.redirects, &asked, status, location.as_bytes())?;
+            followed = followed.saturating_add(1);
+            turn = Turn {
+                uri: spec::request_uri(&hop.url).ok_or_else(|| unusable(&hop.url))?,
+                method: hop.method.clone(),
+                home: turn.home && self.url.origin() == hop.url.origin(),
+                with_body: turn.with_body && !hop.drops_body,
+            };
+            asked.push((hop.method, hop.url));
+        }
+    }
+
+    /// Beyond its origin a request has none of the owner's headers but the harmless ones; the first hop away settles
+    /// it, so that nobody can send the chain back home with them.
+    fn request(&self, url: &Url, turn: &Turn, user_agent: &str) -> Request<Full<Bytes>> {
+        let mut headers = self.headers.clone();
+        if !turn.home {
+            spec::keep_harmless(&mut headers);
+            if let Some(host) = spec::host_header(url) {
+                headers.insert(HOST, host);
+            }
+        }
+        if !self.names_agent {
+            let agent = HeaderValue::from_str(user_agent);
+            headers.insert(USER_AGENT, agent.unwrap_or(HeaderValue::from_static("lamplighter")));
+        }
+        if !turn.with_body {
+            for name in [CONTENT_TYPE, CONTENT_LENGTH, CONTENT_ENCODING, CONTENT_LANGUAGE] {
+                headers.remove(name);
+            }
+        }
+        let body = if turn.with_body { self.body.clone() } else { Bytes::new() };
+        let mut request = Request::new(Full::new(body));
+        *request.method_mut() = turn.method.clone();
+        *request.uri_mut() = turn.uri.clone();
+        *request.headers_mut() = headers;
+        request
+    }
+
+    /// One connection and one exchange on it; gives status and `Location` of a redirect to follow.
+    async fn hop(
+        &self,
+        url: &Url,
+        turn: &Turn,
+        context: &ProbeContext<'_>,
+        seen: &mut Observation,
+    ) -> Result<Option<(StatusCode, HeaderValue)>, Fault> {
+        (seen.http, seen.certificate) = (None, None);
+        let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
+            return Err(Fault::new(Failure::Internal, "the URL has no host"));
+        };
+        let destination = Destination { host: host.clone(), port, ip_version: self.ip_version, profile: self.profile };
+        let dialled = match context.net.dial(&destination, context.deadline, &mut seen.timings).await {
+            Ok(dialled) => dialled,
+            Err(not) => {
+                seen.address = not.address.or(seen.address);
+                return Err(not.fault);
+            }
+        };
+        seen.address = Some(dialled.address);
+        let stream = if url.scheme() == "https" {
+            let (deadline, timings) = (context.deadline, &mut seen.timings);
+            let handshake =
+                context.net.handshake(dialled.stream, &host, &self.tls, context.started_at, deadline, timings);
+            let shaken = handshake.await;
+            seen.certificate = shaken.certificate;
+            Stream::Tls(Box::new(shaken.result?))
+        } else {
+            Stream::Plain(dialled.stream)
+        };
+        let plan = Plan { follow: self.follow, needs_body: self.needs_body, max_body: context.net.max_body(), url };
+        let request = self.request(url, turn, context.net.user_agent());
+        let location = exchange(stream, request, &plan, context.deadline, &mut seen.timings, &mut seen.http).await?;
+        let status = seen.http.as_ref().and_then(|facts| StatusCode::from_u16(facts.status).ok());
+        Ok(status.zip(location))
+    }
+}
+
+fn unusable(url: &Url) -> Fault {
+    let text = format!("redirected to a URL of {} that is not valid in a request", redirect::place(url));
+    Fault::new(Failure::HttpProtocol, text)
+}
+
+fn after(followed: u16, mut fault: Fault) -> Fault {
+    if followed > 0 {
+        let plural = if followed == 1 { "" } else { "s" };
+        fault.message = format!("after {followed} redirect{plural}: {}", fault.message);
+    }
+    fault
+}

@@ -1,3 +1,181 @@
-//! Stub.
-use super::super::Kind;
-pub(super) const KIND: Kind = Kind { name: "tcp", schemes: &["tcp"], keys: &[], prepare: |_, _| None, example: "" };
+//! `tcp://host:port`: a connection, and if wanted a short exchange on it.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+use url::{Host, Url};
+
+use self::exchange::Step;
+use super::super::{Kind, Prepared, Probe, ProbeContext};
+use crate::model::{Fault, Observation};
+use crate::probe::net::{Destination, IpVersion, Profile};
+use crate::settings::reader::TableReader;
+use crate::verdict::expectation::{Accepts, Expectations};
+
+mod exchange;
+
+/// The row of the registration table.
+pub(super) const KIND: Kind = Kind {
+    name: "tcp",
+    schemes: &["tcp"],
+    keys: &["ip_version", "exchange", "expect"],
+    prepare,
+    example: include_str!("tcp/example.toml"),
+};
+
+struct TcpProbe {
+    host: Host<String>,
+    port: u16,
+    ip_version: IpVersion,
+    profile: Profile,
+    steps: Box<[Step]>,
+}
+
+fn prepare(url: &Url, reader: &mut TableReader<'_>) -> Option<Prepared> {
+    let before = reader.findings().count();
+    let target = read_url(url, reader);
+    let ip_version = super::read_ip_version(reader);
+    let steps = exchange::read(reader);
+    let expect = Expectations::read(reader, Accepts::default());
+    let (host, port) = target?;
+    if reader.findings().count() > before {
+        return None;
+    }
+    let probe = TcpProbe { host, port, ip_version, profile: super::profile_of(reader), steps };
+    Some(Prepared { probe: Arc::new(probe), expect: Arc::new(expect) })
+}
+
+/// Host and port of a URL that has nothing else.
+fn read_url(url: &Url, reader: &TableReader<'_>) -> Option<(Host<String>, u16)> {
+    let example = || "such as \"tcp://mail.example:25\"".to_owned();
+    let before = reader.findings().count();
+    // The URL standard parses hosts of schemes it does not know as opaque text; a host is a host.
+    let host = match url.host_str().filter(|host| !host.is_empty()).map(Host::parse) {
+        Some(Ok(host)) => Some(host),
+        Some(Err(why)) => {
+            reader.error("url", format!("not a host: {why}"), example());
+            None
+        }
+        None => {
+            reader.error("url", "no host", example());
+            None
+        }
+    };
+    let port = match url.port() {
+        Some(0) => {
+            reader.error("url", "port 0 cannot be connected to", "must be 1 to 65535".to_owned());
+            None
+        }
+        Some(port) => Some(port),
+        None => {
+            reader.error("url", "no port", example());
+            None
+        }
+    };
+    if !url.username().is_empty() || url.password().is_some() {
+        reader.error("url", "a tcp URL has no credentials", "send them in an exchange".to_owned());
+    }
+    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
+        reader.error("url", "a tcp URL ends after the port", example());
+    }
+    host.zip(port).filter(|_| reader.findings().count() == before)
+}
+
+impl Probe for TcpProbe {
+    fn probe<'a>(&'a self, context: &'a ProbeContext<'a>) -> BoxFuture<'a, Observation> {
+        Box::pin(async move {
+            let start = Instant::now();
+            let mut seen = Observation::new(context.started_at);
+            seen.fault = self.run(context, &mut seen).await.err();
+            super::close_timings(&mut seen, start);
+            seen
+        })
+    }
+}
+
+impl TcpProbe {
+    async fn run(&self, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<(), Fault> {
+        let host = match &self.host {
+            Host::Domain(name) => Host::Domain(name.as_str()),
+            Host::Ipv4(address) => Host::Ipv4(*address),
+            Host::Ipv6(address) => Host::Ipv6(*address),
+        };
+        let destination = Destination { host, port: self.port, ip_version: self.ip_version, profile: self.profile };
+        let mut dialled = match context.net.dial(&destination, context.deadline, &mut seen.timings).await {
+            Ok(dialled) => dialled,
+            Err(not) => {
+                seen.address = not.address;
+                return Err(not.fault);
+            }
+        };
+        seen.address = Some(dialled.address);
+        if self.steps.is_empty() {
+            return Ok(());
+        }
+        let place = format!("{}:{}", self.host, self.port);
+        exchange::run(&self.steps, &mut dialled.stream, &place, context.deadline, &mut seen.timings).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    fn findings(toml: &str) -> Vec<String> {
+        let read = testing::prepare(&KIND, toml);
+        assert!(read.value.is_some() || !read.findings.is_empty(), "nothing, and no reason: {toml}");
+        read.findings
+    }
+
+    #[test]
+    fn a_url_is_a_host_and_a_port() {
+        for good in ["tcp://h:1", "tcp://h:1/", "tcp://127.0.0.1:65535", "tcp://[::1]:22", "tcp://EXAMPLE.com:80"] {
+            assert_eq!(findings(&format!("url = {good:?}")), [""; 0], "{good}");
+        }
+        for (bad, what) in [
+            ("tcp://h", "no port"),
+            ("tcp://h:0", "port 0"),
+            ("tcp:h:1", "no host"),
+            ("tcp://h:1/path", "ends after the port"),
+            ("tcp://h:1?q", "ends after the port"),
+            ("tcp://u:hunter2@h:1", "no credentials"),
+            ("tcp://a%20b:1", "not a host"),
+        ] {
+            let found = findings(&format!("url = {bad:?}")).join("\n");
+            assert!(found.contains(what), "{bad}: {found}");
+            assert!(!found.contains("hunter2"), "{found}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_addresses_are_seen_as_such() {
+        let host = |url: &str| {
+            let url = Url::parse(url).unwrap();
+            testing::read(&format!("url = {:?}", url.as_str()), |url, reader| read_url(url, reader)).value.unwrap().0
+        };
+        assert_eq!(host("tcp://2130706433:1"), Host::<String>::Ipv4([127, 0, 0, 1].into()));
+        assert_eq!(host("tcp://0x7f.1:1"), Host::<String>::Ipv4([127, 0, 0, 1].into()));
+    }
+
+    #[test]
+    fn wrong_keys_are_named() {
+        for (key, what) in [
+            ("ip_version = 5", "must be \"any\", 4 or 6"),
+            ("method = \"GET\"", "unknown key"),
+            ("exchange = [{ expect = \"(\" }]", "not a regular expression"),
+            ("exchange = [{ expect = \"\" }]", "empty"),
+            ("exchange = [{ expect = \"a\", send = \"b\" }]", "either expect or send"),
+            ("exchange = [{}]", "either expect or send"),
+            ("exchange = [{ expects = \"a\" }]", "did you mean \"expect\"?"),
+            ("exchange = \"^220\"", "must be a list"),
+            ("exchange = [\"^220\"]", "must be a table"),
+            ("exchange = []", "empty"),
+            ("exchange = [{ expect = \"\\\\w{900}{900}\" }]", "too large"),
+        ] {
+            let found = findings(&format!("url = \"tcp://h:1\"\n{key}")).join("\n");
+            assert!(found.contains(what), "{key}: {found}");
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! What a failed exchange is called. Names come from typed errors; texts only explain.
+
+use std::error::Error as _;
+use std::io;
+
+use super::wire::Wire;
+use crate::model::{Failure, Fault};
+
+/// How far the exchange had come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    Head,
+    Body,
+}
+
+/// First byte of a TLS alert record (RFC 8446, 5.1): what a TLS port answers to plain HTTP.
+const TLS_ALERT: u8 = 0x15;
+
+/// The fault of an error that hyper met.
+pub(super) fn of_hyper(error: &hyper::Error, stage: Stage, wire: &Wire, place: &str) -> Fault {
+    if wire.flooded() {
+        let text = format!("{place} sent interim responses without end instead of a final one");
+        return Fault::new(Failure::HttpProtocol, text);
+    }
+    if let Some(cause) = io_cause(error) {
+        return of_io(cause, stage, wire, place);
+    }
+    if error.is_parse() {
+        let text = match wire.first_byte() {
+            Some(TLS_ALERT) => format!("{place} speaks TLS, not plain HTTP: use an https URL"),
+            _ => format!("the answer of {place} is not valid HTTP/1.1: {error}"),
+        };
+        return Fault::new(Failure::HttpProtocol, text);
+    }
+    if error.is_incomplete_message() || error.is_closed() || error.is_canceled() {
+        return closed(stage, wire, place);
+    }
+    if error.is_user() {
+        return Fault::new(Failure::Internal, format!("the request to {place} could not be made: {error}"));
+    }
+    Fault::new(Failure::HttpProtocol, format!("the exchange with {place} failed: {error}"))
+}
+
+fn io_cause<'a>(error: &'a hyper::Error) -> Option<&'a io::Error> {
+    let mut source = error.source();
+    while let Some(cause) = source {
+        if let Some(found) = cause.downcast_ref::<io::Error>() {
+            return Some(found);
+        }
+        source = cause.source();
+    }
+    None
+}
+
+fn of_io(error: &io::Error, stage: Stage, wire: &Wire, place: &str) -> Fault {
+    use io::ErrorKind as Kind;
+    // With TLS 1.3 a server refuses a client's certificate after the handshake, in place of the answer.
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        return Fault::new(Failure::TlsHandshake, format!("TLS with {place} ended: {tls}"));
+    }
+    match error.kind() {
+        Kind::UnexpectedEof => closed(stage, wire, place),
+        Kind::InvalidData | Kind::InvalidInput => {
+            Fault::new(Failure::HttpProtocol, format!("{place} sent a body with broken framing: {error}"))
+        }
+        Kind::TimedOut => timed_out(stage, wire, place),
+        Kind::HostUnreachable => Fault::new(Failure::HostUnreachable, format!("{place} became unreachable")),
+        Kind::NetworkUnreachable => {
+            Fault::new(Failure::NetworkUnreachable, format!("the network of {place} became unreachable"))
+        }
+        Kind::OutOfMemory => Fault::new(Failure::ResourceExhausted, "no memory for the exchange"),
+        kind => Fault::new(Failure::ConnectionReset, format!("the connection to {place} broke: {kind}")),
+    }
+}
+
+fn closed(stage: Stage, wire: &Wire, place: &str) -> Fault {
+    // The reset was met by the write; the read after it only saw the end.
+    if wire.write_broken() {
+        let text = format!("{place} reset the connection while the request was sent");
+        return Fault::new(Failure::ConnectionReset, text);
+    }
+    match (stage, wire.first_byte()) {
+        (Stage::Body, _) => {
+            let text = format!("{place} closed the connection before the body was complete");
+            Fault::new(Failure::BodyTruncated, text)
+        }
+        (Stage::Head, None) => {
+            Fault::new(Failure::ConnectionClosed, format!("{place} closed the connection without an answer"))
+        }
+        (Stage::Head, Some(_)) => {
+            Fault::new(Failure::ConnectionClosed, format!("{place} closed the connection within the response head"))
+        }
+    }
+}
+
+/// The deadline passed.
+pub(super) fn timed_out(stage: Stage, wire: &Wire, place: &str) -> Fault {
+    match (stage, wire.first_byte()) {
+        (Stage::Body, _) => {
+            Fault::new(Failure::BodyTimeout, format!("the body from {place} was not complete within the timeout"))
+        }
+        (Stage::Head, Some(_)) => {
+            let text = format!("{place} began to answer, but the head was not complete within the timeout");
+            Fault::new(Failure::ResponseTimeout, text)
+        }
+        (Stage::Head, None) => {
+            Fault::new(Failure::ResponseTimeout, format!("{place} did not answer within the timeout"))
+        }
+    }
+}

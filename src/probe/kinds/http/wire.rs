@@ -1,0 +1,213 @@
+//! The connection under hyper: it notes when the request had left and when the answer began, and bounds the head.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
+use std::task::{Context, Poll, Waker};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::client::TlsStream;
+
+use crate::model::{Phase, Timings};
+
+/// A response head of this size or more is `http_protocol`.
+pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// Bytes accepted before hyper reports a head: interim (1xx) heads, one head, and the two body frames that hyper may
+/// read ahead in the same poll, each at most [`MAX_HEAD_BYTES`]. It ends an endless run of interim responses.
+const MAX_BEFORE_HEAD_BYTES: u64 = 4 * MAX_HEAD_BYTES as u64;
+
+/// What the network layer gave.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// Marks of one exchange, shared by the two halves of one task; atomics only because futures must be `Send`.
+pub(super) struct Wire {
+    begin: Instant,
+    /// Nanoseconds after `begin`, plus 1; 0: not yet.
+    sent_ns: AtomicU64,
+    first_ns: AtomicU64,
+    received: AtomicU64,
+    first_byte: AtomicU8,
+    head_done: AtomicBool,
+    write_broken: AtomicBool,
+    flooded: AtomicBool,
+}
+
+impl Wire {
+    pub(super) fn new() -> Self {
+        Self {
+            begin: Instant::now(),
+            sent_ns: AtomicU64::new(0),
+            first_ns: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+            first_byte: AtomicU8::new(0),
+            head_done: AtomicBool::new(false),
+            write_broken: AtomicBool::new(false),
+            flooded: AtomicBool::new(false),
+        }
+    }
+
+    fn stamp(&self, mark: &AtomicU64) {
+        let nanos = u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX - 1);
+        mark.store(nanos + 1, Relaxed);
+    }
+
+    /// The head is complete: what arrives from now on is body.
+    pub(super) fn head_is_done(&self) {
+        self.head_done.store(true, Relaxed);
+    }
+
+    /// The first byte of the answer, if one arrived.
+    pub(super) fn first_byte(&self) -> Option<u8> {
+        (self.received.load(Relaxed) > 0).then(|| self.first_byte.load(Relaxed))
+    }
+
+    /// The other side would not take the rest of the request.
+    pub(super) fn write_broken(&self) -> bool {
+        self.write_broken.load(Relaxed)
+    }
+
+    /// Too much arrived before a final head.
+    pub(super) fn flooded(&self) -> bool {
+        self.flooded.load(Relaxed)
+    }
+
+    /// Adds send, wait and receive as far as they were reached; the last one ends now. A server that answers before
+    /// it has the whole request ends the send phase by that.
+    pub(super) fn settle(&self, timings: &mut Timings) {
+        let end_ns = u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let mark = |mark: &AtomicU64| mark.load(Relaxed).checked_sub(1);
+        let (sent, first) = (mark(&self.sent_ns), mark(&self.first_ns));
+        let sent_ns = sent.unwrap_or(end_ns).min(first.unwrap_or(end_ns));
+        let nanos = std::time::Duration::from_nanos;
+        timings.add(Phase::Send, nanos(sent_ns));
+        if sent.is_some() || first.is_some() {
+            timings.add(Phase::Wait, nanos(first.unwrap_or(end_ns) - sent_ns));
+        }
+        if let Some(first_ns) = first {
+            timings.add(Phase::Receive, nanos(end_ns - first_ns));
+        }
+    }
+}
+
+/// The stream as hyper sees it.
+pub(super) struct WireIo<'a> {
+    stream: Stream,
+    wire: &'a Wire,
+    wrote: bool,
+    waiting_reader: Option<Waker>,
+}
+
+impl<'a> WireIo<'a> {
+    pub(super) const fn new(stream: Stream, wire: &'a Wire) -> Self {
+        Self { stream, wire, wrote: false, waiting_reader: None }
+    }
+
+    /// A peer that is gone is told by the read that follows: it may have answered before it left (413, 408), and
+    /// that answer counts. So the rest of the request goes nowhere.
+    fn wrote(&mut self, result: Poll<io::Result<usize>>, asked: usize) -> Poll<io::Result<usize>> {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        let result = match result {
+            Poll::Ready(Err(error)) if matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset) => {
+                self.wire.write_broken.store(true, Relaxed);
+                Poll::Ready(Ok(asked))
+            }
+            other => other,
+        };
+        if let Poll::Ready(Ok(1..)) = result {
+            self.wrote = true;
+            if let Some(reader) = self.waiting_reader.take() {
+                reader.wake();
+            }
+        }
+        result
+    }
+}
+
+impl AsyncRead for WireIo<'_> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        // hyper looks for stray bytes before it writes; whether it finds a banner then would be a race.
+        if !self.wrote {
+            self.waiting_reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        };
+        let wire = self.wire;
+        if let Some(new) = buf.filled().get(before..)
+            && let Some(first) = new.first()
+            && !wire.head_done.load(Relaxed)
+        {
+            let received = wire.received.load(Relaxed);
+            if received == 0 {
+                wire.stamp(&wire.first_ns);
+                wire.first_byte.store(*first, Relaxed);
+            }
+            let received = received + new.len() as u64;
+            wire.received.store(received, Relaxed);
+            if received > MAX_BEFORE_HEAD_BYTES {
+                wire.flooded.store(true, Relaxed);
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+        }
+        result
+    }
+}
+
+impl AsyncWrite for WireIo<'_> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        };
+        self.wrote(result, buf.len())
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        };
+        self.wrote(result, bufs.iter().map(|buf| buf.len()).sum())
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.stream {
+            Stream::Plain(stream) => stream.is_write_vectored(),
+            Stream::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    /// hyper flushes when it has handed over the whole request.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = match &mut self.stream {
+            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        };
+        let wire = self.wire;
+        if self.wrote && result.is_ready() && wire.sent_ns.load(Relaxed) == 0 {
+            wire.stamp(&wire.sent_ns);
+        }
+        match result {
+            Poll::Ready(Err(_)) if wire.write_broken() => Poll::Ready(Ok(())),
+            other => other,
+        }
+    }
+
+    /// Dropping the stream closes it; a shutdown before that would only be one more system call.
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}

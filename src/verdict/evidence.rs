@@ -1,0 +1,147 @@
+//! What is kept of a check for a person who asks why: bounded, and without secrets.
+
+use super::judge::Judgement;
+use super::redact::Redactor;
+use super::text;
+use crate::model::{CertificateFacts, Evidence, HttpFacts, Observation, Phase, Verdict};
+
+/// Bounds of what is kept, in characters and headers. Of a good check less is kept: every monitor holds one in memory.
+struct Bounds {
+    headers: usize,
+    excerpt: usize,
+}
+
+const BAD: Bounds = Bounds { headers: 32, excerpt: 1024 };
+const GOOD: Bounds = Bounds { headers: 16, excerpt: 256 };
+/// Characters of a header's value.
+const VALUE_MAX: usize = 256;
+/// Characters of a header's name.
+const NAME_MAX: usize = 128;
+/// Characters of a distinguished name.
+const SUBJECT_MAX: usize = 512;
+
+/// The evidence of a judged observation.
+#[must_use]
+pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Redactor) -> Evidence {
+    let bounds = if matches!(judgement.verdict, Verdict::Down | Verdict::Unknown) { BAD } else { GOOD };
+    let http = observation.http.as_ref();
+    Evidence {
+        checked_at: observation.started_at,
+        verdict: judgement.verdict,
+        failure: judgement.failure,
+        message: judgement.message.clone(),
+        address: observation.address,
+        status_code: http.map(|http| http.status),
+        timings_us: timings(observation),
+        headers: http.map(|http| headers(http, &bounds, redactor)).unwrap_or_default(),
+        excerpt: http.and_then(|http| excerpt(&http.body, bounds.excerpt, redactor)),
+        certificate: observation.certificate.as_deref().map(certificate),
+    }
+}
+
+fn timings(observation: &Observation) -> Vec<(Box<str>, u64)> {
+    let micros = |time: std::time::Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX);
+    let phases = Phase::ALL.iter().filter_map(|phase| Some((phase.name(), observation.timings.get(*phase)?)));
+    let total = std::iter::once(("total", observation.timings.total));
+    phases.chain(total).map(|(name, time)| (name.into(), micros(time))).collect()
+}
+
+fn headers(http: &HttpFacts, bounds: &Bounds, redactor: &Redactor) -> Vec<(Box<str>, Box<str>)> {
+    let kept = http.headers.iter().take(bounds.headers).map(|(name, value)| {
+        let value = if is_sensitive(name) { "[redacted]".into() } else { shown(value, VALUE_MAX, false, redactor) };
+        (shown(name, NAME_MAX, false, redactor), value)
+    });
+    kept.collect()
+}
+
+fn excerpt(body: &[u8], most: usize, redactor: &Redactor) -> Option<Box<str>> {
+    if body.is_empty() {
+        return None;
+    }
+    // A character has four bytes at the most; one more is there so that the cut is seen.
+    let window = body.get(..(most + 1) * 4).unwrap_or(body);
+    Some(shown(&String::from_utf8_lossy(window), most, true, redactor))
+}
+
+/// Secrets go before the cut, and so does a secret that the cut itself leaves the beginning of.
+fn shown(text: &str, most: usize, lines: bool, redactor: &Redactor) -> Box<str> {
+    // What lies far behind the cut is not looked through; 4 bytes a character, as above.
+    let end = text.floor_char_boundary((most + 1) * 4);
+    text::clean(&redactor.scrub(&text[..end]), most, lines).into()
+}
+
+fn certificate(facts: &CertificateFacts) -> CertificateFacts {
+    CertificateFacts {
+        subject: text::clean(&facts.subject, SUBJECT_MAX, false),
+        issuer: text::clean(&facts.issuer, SUBJECT_MAX, false),
+        ..facts.clone()
+    }
+}
+
+/// Whether a header's value is one that lets its holder in.
+pub(super) fn is_sensitive(name: &str) -> bool {
+    const EXACT: &[&str] = &["authorization", "cookie", "cookie2", "set-cookie", "set-cookie2", "authentication-info"];
+    const PARTS: &[&str] =
+        &["api-key", "apikey", "token", "secret", "password", "passwd", "session", "credential", "x-auth"];
+    let name = name.to_ascii_lowercase();
+    name.starts_with("proxy-") || EXACT.contains(&&*name) || PARTS.iter().any(|part| name.contains(part))
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::model::{Failure, Secret};
+
+    fn seen(headers: &[(&str, &str)], body: &str) -> Observation {
+        let mut observation = Observation::new(DateTime::UNIX_EPOCH);
+        let headers = headers.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let body = body.as_bytes().to_vec().into();
+        observation.http = Some(HttpFacts { status: 500, version: "HTTP/1.1", headers, body, ..HttpFacts::default() });
+        observation
+    }
+
+    fn down() -> Judgement {
+        Judgement { verdict: Verdict::Down, failure: Some(Failure::StatusUnexpected), message: None }
+    }
+
+    #[test]
+    fn it_is_bounded_and_can_be_stored() {
+        let many: Vec<(String, String)> = (0..99).map(|n| (format!("h{n}"), "v\0".repeat(5000))).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let observation = seen(&many, &"ü\u{0}\n".repeat(4000));
+        let evidence = evidence(&observation, &down(), &Redactor::default());
+        assert_eq!(evidence.headers.len(), 32);
+        assert!(evidence.headers.iter().all(|(_, value)| value.chars().count() <= 256));
+        let excerpt = evidence.excerpt.as_deref().unwrap();
+        assert!(excerpt.chars().count() <= 1024 && excerpt.starts_with("ü\\u{0}\nü"));
+        let json = serde_json::to_string(&evidence).unwrap();
+        assert!(!json.contains("\\u0000"));
+        assert_eq!(serde_json::from_str::<Evidence>(&json).unwrap(), evidence);
+    }
+
+    #[test]
+    fn a_good_check_leaves_less() {
+        let judgement = Judgement { verdict: Verdict::Up, failure: None, message: None };
+        let evidence = evidence(&seen(&[], &"x".repeat(4000)), &judgement, &Redactor::default());
+        assert_eq!(evidence.excerpt.unwrap().chars().count(), 256);
+        assert_eq!(evidence.timings_us, [("total".into(), 0)]);
+    }
+
+    #[test]
+    fn secrets_go_wherever_the_cut_falls() {
+        let redactor = Redactor::new(&[Secret::new("correct-horse-battery")]);
+        for before in 900..1100 {
+            let body = format!("{}correct-horse-battery{}", "x".repeat(before), "y".repeat(4000));
+            let excerpt = evidence(&seen(&[], &body), &down(), &redactor).excerpt.unwrap();
+            assert!(!excerpt.contains("corr"), "{before}: {excerpt}");
+        }
+        let headers =
+            [("x-echo", "a correct-horse-battery"), ("Set-Cookie", "id=1"), ("x-csrf-token", "t"), ("etag", "e")];
+        let evidence = evidence(&seen(&headers, ""), &down(), &redactor);
+        let values: Vec<&str> = evidence.headers.iter().map(|(_, value)| &**value).collect();
+        assert_eq!(values, ["a [secret]", "[redacted]", "[redacted]", "e"]);
+        assert_eq!(evidence.excerpt, None);
+    }
+}
