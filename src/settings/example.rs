@@ -8,10 +8,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::super::diagnostic::{Findings, SourceText, render};
-    use super::super::testing::{self, KINDS};
     use super::super::tree::{Table, Value};
     use super::super::{document, model};
     use super::*;
+    use crate::probe::kinds::{KINDS, LATER};
 
     /// Takes the `#` from every line that has no space behind it.
     fn uncommented() -> String {
@@ -22,14 +22,17 @@ mod tests {
 
     fn read(text: &str) -> (model::Settings, Findings) {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("ca.pem"), "-----BEGIN CERTIFICATE-----").unwrap();
+        let pair = rcgen::generate_simple_self_signed(["client".to_owned()]).unwrap();
+        std::fs::write(folder.path().join("ca.pem"), pair.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("client.pem"), pair.cert.pem()).unwrap();
+        std::fs::write(folder.path().join("client.key"), pair.signing_key.serialize_pem()).unwrap();
         std::fs::write(folder.path().join("shop-password"), "secret of the shop\n").unwrap();
         std::fs::write(folder.path().join("office-token"), "secret of the office").unwrap();
         let variable = |name: &str| matches!(name, "SHOP_TOKEN" | "DATABASE_PASSWORD").then(|| "secret".to_owned());
         let environment = model::Environment { variable: &variable, credentials: Some(folder.path()) };
         let sources = [SourceText::new("config.example.toml", text)];
         let findings = Findings::default();
-        let settings = model::read_with(KINDS, testing::LATER, &sources, folder.path(), environment, &findings);
+        let settings = model::read_with(KINDS, LATER, &sources, folder.path(), environment, &findings);
         let asked = findings.asked.borrow().clone();
         let (list, _) = findings.into_sorted();
         let shown: Vec<String> = list.iter().map(|finding| render(finding, &sources)).collect();

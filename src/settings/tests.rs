@@ -424,3 +424,26 @@ proptest! {
         }
     }
 }
+
+/// Ten times as slow as a release build would still be within the bounds of the contract.
+#[test]
+fn ten_thousand_monitors_are_read_quickly() {
+    let mut text = String::from("[defaults]\ntimeout = \"5s\"\n");
+    for number in 0..10_000 {
+        text.push_str(&format!(
+            "[[monitor]]\nid = \"m{number}\"\nname = \"Monitor {number}\"\nurl = \"https://h{number}.example/health\"\n\
+             interval = \"60s\"\ntags = [\"prod\", \"web\"]\nexpect = {{ status = [200], latency_below = \"800ms\" }}\n"
+        ));
+    }
+    let begun = tokio::time::Instant::now();
+    let settings = super::model::read(
+        &[SourceText::new("c.toml", text)],
+        Path::new("/"),
+        Environment { variable: &|_| None, credentials: None },
+        &[],
+    )
+    .unwrap();
+    println!("{:?} for {} monitors", begun.elapsed(), settings.monitors.len());
+    assert_eq!(settings.monitors.len(), 10_000);
+    assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+}
