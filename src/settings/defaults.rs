@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::diagnostic::Findings;
+use super::diagnostic::{Diagnostic, Findings};
 use super::reader::{Origin, TableReader};
 use super::tree::{Entry, Node, Table, Value};
 use crate::probe::Kind;
@@ -41,13 +41,16 @@ impl Defaults {
 
     /// Cuts checked defaults to each kind. A key belongs to a kind when the kind names it, or when no kind does.
     pub(super) fn new(all: Table, kinds: &[&'static Kind], origin: &Origin<'_>, findings: &Findings) -> Self {
+        let mut reported = Vec::new();
         let by_kind = kinds.iter().map(|kind| {
             let table = of_kind(&all, kind, kinds, origin);
-            try_out(&table, kind, origin, findings);
+            try_out(&table, kind, origin, &mut reported);
             let rows = without_secrets(&table, COLUMNS);
             (kind.name, table, rows)
         });
-        Self { by_kind: by_kind.collect(), all }
+        let by_kind = by_kind.collect();
+        reported.into_iter().for_each(|finding| findings.push(finding));
+        Self { by_kind, all }
     }
 }
 
@@ -92,31 +95,42 @@ fn fitting(entry: &Entry, kind: &Kind, kinds: &[&'static Kind], origin: &Origin<
     Some(Entry { node: Node { value: Value::Table(Table { entries }), span: entry.node.span }, ..entry.clone() })
 }
 
-fn accepts(table: &Table, kind: &Kind, origin: &Origin<'_>) -> bool {
+/// Whether a kind takes the part as a monitor's own key: a default that it cannot meet it may ignore without a word.
+fn accepts(part: &Table, kind: &Kind, origin: &Origin<'_>) -> bool {
     let findings = Findings::default();
-    try_out(table, kind, origin, &findings);
+    prepare(part, None, kind, origin, &findings);
     findings.count() == 0
 }
 
-/// Lets a kind read the defaults as if a monitor wrote nothing but its URL.
-fn try_out(table: &Table, kind: &Kind, origin: &Origin<'_>, findings: &Findings) {
-    let Some(url) = example_url(kind) else { return };
-    let (secrets, scratch, own) = (RefCell::default(), Findings::default(), Table::default());
-    let mut reader = TableReader::new(&own, None, "defaults", origin, &scratch, &secrets).with_defaults(Some(table));
-    (kind.prepare)(&url, &mut reader);
+/// Lets a kind read the defaults as if a monitor wrote nothing but its URL. What another kind said before is left out.
+fn try_out(table: &Table, kind: &Kind, origin: &Origin<'_>, reported: &mut Vec<Diagnostic>) {
+    let scratch = Findings::default();
+    prepare(&Table::default(), some(table), kind, origin, &scratch);
     // What has no place is about a key that the monitor would have to bring.
     for finding in scratch.into_sorted().0.into_iter().filter(|finding| finding.span.is_some()) {
-        findings.push(finding);
+        if !reported.iter().any(|there| there.span == finding.span && there.what == finding.what) {
+            reported.push(finding);
+        }
     }
+}
+
+fn prepare(own: &Table, defaults: Option<&Table>, kind: &Kind, origin: &Origin<'_>, findings: &Findings) {
+    let Some(url) = example_url(kind) else { return };
+    let secrets = RefCell::default();
+    let reader = TableReader::new(own, None, "defaults", origin, findings, &secrets);
+    (kind.prepare)(&url, &mut reader.with_defaults(defaults));
 }
 
 fn example_url(kind: &Kind) -> Option<url::Url> {
     let (table, _) = super::document::parse(0, kind.example, &Findings::default());
-    let monitor = match &table.get("monitor")?.node.value {
-        Value::Array(items) => &items.first()?.value,
+    let monitor = match table.get("monitor").map(|entry| &entry.node.value) {
+        Some(Value::Array(items)) => items.first().map(|item| &item.value),
         other => other,
     };
-    let Value::Table(monitor) = monitor else { return None };
+    let monitor = match monitor {
+        Some(Value::Table(monitor)) => monitor,
+        _ => &table,
+    };
     match &monitor.get("url")?.node.value {
         Value::String(text) => url::Url::parse(text).ok(),
         _ => None,

@@ -84,12 +84,11 @@ impl Findings {
         self.more.get() > 0 || self.list.borrow().len() >= Self::MOST
     }
 
-    /// All of them in the order of the sources, and how many more there were. Two kinds that read one key complain once.
+    /// All of them in the order of the sources, and how many more there were.
     #[must_use]
     pub fn into_sorted(self) -> (Vec<Diagnostic>, usize) {
         let mut list = self.list.into_inner();
         list.sort_by_key(|d| d.span.map_or((u16::MAX, u32::MAX), |s| (s.source, s.start)));
-        list.dedup();
         (list, self.more.get())
     }
 }
@@ -288,14 +287,14 @@ mod tests {
         let text = "x = 1\r\ny = { k = \"hunter2\", ü = 'v', n = 5 } # hunter2\r\n";
         assert_eq!(
             at(text, "'v'", Quote::Value),
-            "c.toml:2:27: a.b: is bad, must be good\n  2 | y = { k = \"…\", ü = 'v', n = 5 } # …\n    |                     ^^^"
+            "c.toml:2:26: a.b: is bad, must be good\n  2 | y = { k = \"…\", ü = 'v', n = 5 } # …\n    |                    ^^^"
         );
         assert_eq!(
             at(text, "\"hunter2\"", Quote::Shape),
             "c.toml:2:11: a.b: is bad, must be good\n  2 | y = { k = \"…\", ü = '…', n = 5 } # …\n    |           ^^^"
         );
         assert!(at(text, "5", Quote::Shape).contains("n = … }"));
-        assert_eq!(at(text, "5", Quote::Nothing), "c.toml:2:36: a.b: is bad, must be good");
+        assert_eq!(at(text, "5", Quote::Nothing), "c.toml:2:35: a.b: is bad, must be good");
         // A table is not its strings.
         assert!(!at(text, "{ k = \"hunter2\", ü = 'v', n = 5 }", Quote::Value).contains("hunter2"));
     }

@@ -12,9 +12,15 @@ pub fn parse(source: u16, text: &str, findings: &Findings) -> (Table, bool) {
     let mark = if text.starts_with('\u{feff}') { 3 } else { 0 };
     let converter = Converter { source, shift: mark, findings };
     let (document, errors) = DeTable::parse_recoverable(text.get(mark..).unwrap_or_default());
+    let mut last_line = None;
     for error in &errors {
         let range = error.span().unwrap_or_default();
         let start = range.start.saturating_add(mark);
+        // What follows in the line is confusion about the first.
+        let line_start = text.get(..text.floor_char_boundary(start)).and_then(|before| before.rfind('\n'));
+        if last_line.replace(line_start) == Some(line_start) {
+            continue;
+        }
         findings.push(Diagnostic {
             span: converter.span(range),
             key: String::new(),

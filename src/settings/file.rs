@@ -28,6 +28,21 @@ pub enum Presence {
     Optional,
 }
 
+/// Where the configuration stands when nobody says otherwise.
+const DEFAULT_FILE: &str = "/etc/lamplighter/config.toml";
+
+/// The configuration file: the one named on the command line, else `$LAMPLIGHTER_CONFIG`, else the default place.
+#[must_use]
+pub fn locate(named: Option<&Path>, environment: Environment<'_>) -> (PathBuf, Presence) {
+    if let Some(path) = named {
+        return (path.to_owned(), Presence::Required);
+    }
+    match (environment.variable)("LAMPLIGHTER_CONFIG").filter(|path| !path.is_empty()) {
+        Some(path) => (path.into(), Presence::Required),
+        None => (DEFAULT_FILE.into(), Presence::Optional),
+    }
+}
+
 /// What was found on disk.
 #[derive(Clone, Debug)]
 pub struct Sources {

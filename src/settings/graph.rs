@@ -59,7 +59,8 @@ fn former_ids(by_key: &HashMap<&MonitorKey, &Named<'_>>, definitions: &[Definiti
     let mut heirs: HashMap<&MonitorKey, &Definition> = HashMap::new();
     for definition in definitions {
         let (Some(former), Some(key)) = (&definition.renamed_from, &definition.key) else { continue };
-        let Some(monitor) = by_key.get(key) else { continue };
+        // A second monitor of one id was reported.
+        let Some(monitor) = by_key.get(key).filter(|monitor| monitor.place == definition.place) else { continue };
         if former == key {
             twice(findings, monitor, "renamed_from", "is the monitor's own id".to_owned(), None);
         } else if let Some(there) = by_key.get(former) {

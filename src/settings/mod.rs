@@ -9,6 +9,7 @@ pub mod definition;
 pub mod diagnostic;
 pub mod document;
 pub mod duration;
+pub mod example;
 pub mod file;
 mod graph;
 pub mod limited;
@@ -19,3 +20,8 @@ pub mod sections;
 pub mod size;
 mod target;
 pub mod tree;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

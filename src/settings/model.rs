@@ -1,6 +1,7 @@
 //! The whole configuration, typed, from a list of sources: all of it valid, or every error.
 
 use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,10 +9,10 @@ use std::sync::Arc;
 use super::common;
 use super::defaults::{Defaults, NEVER};
 use super::definition::Definition;
-use super::diagnostic::{Diagnostic, Findings, SourceText, render};
+use super::diagnostic::{Diagnostic, Findings, Quote, SourceText, render};
 use super::reader::{Origin, TableReader};
 use super::sections::{Daemon, Database, Egress, Probing, Server};
-use super::tree::{Node, Table, Value};
+use super::tree::{Node, Span, Table, Value};
 use super::{document, graph, monitor};
 use crate::model::{MonitorKey, Secret};
 use crate::probe::Kind;
@@ -63,7 +64,11 @@ pub struct Refusal {
 
 impl Refusal {
     pub(super) fn of(findings: Findings, sources: &[SourceText]) -> Self {
-        let (list, more) = findings.into_sorted();
+        let (mut list, more) = findings.into_sorted();
+        let line = |span: Span| Some((span.source, sources.get(usize::from(span.source))?.line_of(span.start)));
+        let broken: HashSet<_> = list.iter().filter(|d| d.quote == Quote::Keys).filter_map(|d| line(d.span?)).collect();
+        // What was recovered of a line that does not parse is not what stands there.
+        list.retain(|d| d.quote == Quote::Keys || d.span.and_then(line).is_none_or(|line| !broken.contains(&line)));
         Self { messages: list.iter().map(|diagnostic| render(diagnostic, sources)).collect(), more }
     }
 

@@ -72,6 +72,7 @@ impl TableReader<'_> {
         None
     }
 
+    /// Remembers a text that must not be shown, such as a credential in another encoding.
     pub fn remember(&self, value: &str) {
         self.secrets.borrow_mut().push(Secret::new(value));
     }
