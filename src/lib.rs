@@ -10,20 +10,22 @@
 //!
 //! # Layers
 //!
-//! Imports point down only; `tests/it/layers.rs` reads every `use crate::` line against this table.
+//! Imports point down only, and a module may name its own parents. `tests/it/layers.rs` reads this table and every path
+//! in `src/`: a row covers the parts of what it names, and a family with parts in several rows lists all of them.
 //!
 //! | layer | modules |
 //! |---|---|
-//! | top | `main`, [`cli`], [`daemon`] |
-//! | loops | `catalog::sync`, `catalog::watch`, `schedule::dispatch`, `schedule::jobs`, `probe::pool`, `verdict::stage`, `journal::recorder`, `web::server` |
-//! | adapters | `probe::kinds`, [`store`], `settings::file` |
-//! | ports | [`probe`] (the trait), [`catalog`] (the snapshot), [`journal`] (the trait), `schedule` and `verdict` (their types, `verdict::board`), [`clock`], [`shutdown`] |
-//! | network | `probe::net`: sockets, resolver, guard, TLS |
-//! | rules | `settings` (tree, reader, diagnostics), `catalog::{merge, diff}`, `schedule::{wheel, plan}`, `verdict::{expectation, judge, evidence, redact, text, machine}` |
-//! | model | [`model`] |
+//! | top | `main`, `cli`, `daemon` |
+//! | loops | `catalog::sync`, `catalog::watch`, `schedule::dispatch`, `schedule::jobs`, `probe::pool`, `verdict::stage`, `journal::recorder`, `web` |
+//! | settings | over the table of probe kinds: `settings::common`, `settings::defaults`, `settings::graph`, `settings::monitor`, `settings::model`, `settings::target`, `settings::example`, `settings::file` |
+//! | adapters | `store`, `probe::kinds`, `journal::backlog`, `journal::status`, `catalog::remember` |
+//! | ports | traits and what they carry, with the rules over that: `probe`, `catalog`, `catalog::merge`, `catalog::diff`, `journal`, `schedule`, `settings::definition`, `verdict`, `verdict::board`, `clock`, `shutdown`, `telemetry` |
+//! | network | sockets, resolver, guard, TLS: `probe::net` |
+//! | rules | `settings`, `settings::tree`, `settings::document`, `settings::reader`, `settings::diagnostic`, `settings::duration`, `settings::size`, `settings::limited`, `settings::sections`, `schedule::wheel`, `schedule::plan`, `verdict::expectation`, `verdict::judge`, `verdict::machine`, `verdict::evidence`, `verdict::redact`, `verdict::text`, `probe::report` |
+//! | model | `model` |
 //!
-//! A loop never names another loop. Only `store` says sqlx. Only `web` and `probe` say hyper. Only `daemon` names
-//! concrete types of two families.
+//! A loop never names another loop. An adapter never names another family's adapter. Only the top names `store`. Only
+//! `store` says sqlx. Only `web` and `probe` say hyper.
 
 pub mod catalog;
 pub mod cli;

@@ -5,4 +5,5 @@ pub mod nginx;
 pub mod postgres;
 pub mod probing;
 pub mod servers;
+pub mod source;
 pub mod target;
