@@ -201,7 +201,7 @@ impl Store {
         let all: Vec<_> = states.values().collect();
         sqlx::query(STATES)
             .bind(states.keys().map(|id| id.0).collect::<Vec<_>>())
-            .bind(all.iter().map(|state| json(state)).collect::<Result<Vec<_>, _>>()?)
+            .bind(all.iter().map(json).collect::<Result<Vec<_>, _>>()?)
             .bind(all.iter().map(|state| state.status.name()).collect::<Vec<_>>())
             .bind(all.iter().map(|state| state.since).collect::<Vec<_>>())
             .bind(all.iter().map(|state| i32::from(state.failures)).collect::<Vec<_>>())
