@@ -46,10 +46,20 @@ pub fn entry(
     source: Source,
     dependency: impl Fn(&MonitorKey) -> Option<MonitorId>,
 ) -> Arc<Entry> {
-    let depends_on: Box<[MonitorId]> =
+    let mut entry = build(definition, id, owner, source);
+    entry.monitor.depends_on =
         definition.depends_on.iter().filter_map(dependency).filter(|other| *other != id).collect();
     let mut hasher = DefaultHasher::new();
-    (definition.fingerprint, owner, &depends_on, source).hash(&mut hasher);
+    (entry.fingerprint, &entry.monitor.depends_on).hash(&mut hasher);
+    entry.fingerprint = hasher.finish();
+    Arc::new(entry)
+}
+
+/// The same without dependencies.
+#[must_use]
+pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Source) -> Entry {
+    let mut hasher = DefaultHasher::new();
+    (definition.fingerprint, owner, source).hash(&mut hasher);
     let monitor = Monitor {
         id,
         owner,
@@ -66,10 +76,10 @@ pub fn entry(
         flap: definition.flap,
         active: definition.active,
         tags: definition.tags.clone(),
-        depends_on,
+        depends_on: Box::default(),
     };
-    let secrets = Arc::clone(&definition.secrets);
-    Arc::new(Entry { monitor, prepared: definition.prepared.clone(), fingerprint: hasher.finish(), secrets })
+    let (prepared, secrets) = (definition.prepared.clone(), Arc::clone(&definition.secrets));
+    Entry { monitor, prepared, fingerprint: hasher.finish(), secrets }
 }
 
 /// The file's monitors by id. A key without a known id gets the one it would be created with.

@@ -2,44 +2,29 @@
 
 use std::path::Path;
 
+use super::{Environment, Exit, Stop, exit, locate, with_environment};
 use crate::settings::file;
-use crate::settings::model::{Environment, Settings};
+use crate::settings::model::Settings;
 
-/// What to print, and the exit code.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// The findings and a last line that counts them; no line end.
-    pub text: String,
-    /// 0 valid, 78 invalid, 64 for `--plan`.
-    pub exit: u8,
-}
-
-/// `EX_CONFIG` of sysexits(3).
-const INVALID: u8 = 78;
-/// `EX_USAGE` of sysexits(3).
-const USAGE: u8 = 64;
-
-/// Checks the file, or the one that `run` would take. Blocks on the disk.
-#[must_use]
-pub fn run(path: Option<&Path>, plan: bool, environment: Environment<'_>) -> Outcome {
-    if plan {
-        let text = "check-config --plan: not built yet in this version, run it without --plan".to_owned();
-        return Outcome { text, exit: USAGE };
-    }
-    let (path, presence) = file::locate(path, environment);
+/// Checks the file, or the one that `run` would take. Findings go to standard error.
+pub(super) fn run(path: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
+    let (path, presence) = locate(path, environment);
     let sources = file::read(&path, presence);
     let name = path.display();
-    match sources.settings(environment) {
+    match with_environment(environment, |environment| sources.settings(environment)) {
         Ok(_) if sources.texts.is_empty() => {
-            Outcome { text: format!("{name}: not there, the built-in defaults are valid"), exit: 0 }
+            exit::say(&format!("{name}: not there, the built-in defaults are valid\n"));
+            Ok(Exit::Ok)
         }
         Ok(settings) => {
-            Outcome { text: format!("{name}: valid: {}", summary(&settings, sources.texts.len())), exit: 0 }
+            exit::say(&format!("{name}: valid: {}\n", summary(&settings, sources.texts.len())));
+            Ok(Exit::Ok)
         }
         Err(refusal) => {
             let count = refusal.count();
             let errors = if count == 1 { "error" } else { "errors" };
-            Outcome { text: format!("{refusal}\n{name}: invalid: {count} {errors}"), exit: INVALID }
+            exit::complain_plainly(&format!("{refusal}\n{name}: invalid: {count} {errors}"));
+            Ok(Exit::Config)
         }
     }
 }

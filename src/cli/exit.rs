@@ -71,8 +71,13 @@ pub(super) fn complain(stop: &Stop) {
     }
 }
 
+/// Prints findings on standard error as they are, so that editors find `file:line:column` at the beginning of a line.
+pub(super) fn complain_plainly(text: &str) {
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Prints to standard output. False when nobody reads it any more.
-pub(super) fn say(text: &str) -> bool {
+pub(crate) fn say(text: &str) -> bool {
     let mut out = std::io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }

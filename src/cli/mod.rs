@@ -1,6 +1,6 @@
 //! The command line (contract, section 1).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
@@ -15,6 +15,12 @@ mod status;
 
 pub use environment::Environment;
 pub use exit::{Exit, Stop};
+
+pub(crate) use exit::say;
+pub(crate) use state::{admin_socket, directory as state_directory};
+
+use crate::settings::file::{self, Presence};
+use crate::settings::model::{self, Settings};
 
 /// Watches whether your services work, and remembers.
 #[derive(Debug, Parser)]
@@ -127,9 +133,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
     match cli.command {
         Command::Run => crate::daemon::run(config, environment),
         Command::CheckConfig { plan: true, .. } => Err(not_built_yet("check-config --plan")),
-        Command::CheckConfig { file, plan: false } => {
-            Ok(check_config::run(file.as_deref().or(config), environment))
-        }
+        Command::CheckConfig { file, plan: false } => check_config::run(file.as_deref().or(config), environment),
         Command::Probe(arguments) => probe::run(&arguments, config, environment),
         Command::Reload { force: true } => Err(not_built_yet("reload --force")),
         Command::Reload { force: false } => reload::run(config, environment),
@@ -148,6 +152,38 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         Command::Token(_) => Err(not_built_yet("token")),
         Command::Postgres { arguments } => Err(migrate::exec_postgres(&arguments)),
     }
+}
+
+/// Hands the environment to the settings, in the form they take it.
+pub(crate) fn with_environment<T>(environment: &Environment, read: impl FnOnce(model::Environment<'_>) -> T) -> T {
+    let credentials = environment.path("CREDENTIALS_DIRECTORY");
+    let variable = |name: &str| environment.raw(name);
+    read(model::Environment { variable: &variable, credentials: credentials.as_deref() })
+}
+
+/// The configuration file that a command uses.
+pub(crate) fn locate(config: Option<&Path>, environment: &Environment) -> (PathBuf, Presence) {
+    with_environment(environment, |environment| file::locate(config, environment))
+}
+
+/// The configuration of a command; bad is exit code 78 with every finding.
+fn load(config: Option<&Path>, environment: &Environment) -> Result<Settings, Stop> {
+    let (path, presence) = locate(config, environment);
+    let sources = file::read(&path, presence);
+    with_environment(environment, |environment| sources.settings(environment))
+        .map_err(|refusal| Stop::new(Exit::Config, refusal.to_string()))
+}
+
+/// The state directory of the daemon that a command talks to. The configuration may be bad by now, and the daemon runs
+/// on: then what can still be read of it counts.
+fn configured_state_directory(config: Option<&Path>, environment: &Environment) -> Result<PathBuf, Stop> {
+    let (path, presence) = locate(config, environment);
+    let sources = file::read(&path, presence);
+    if presence == Presence::Required && !sources.found {
+        return Err(Stop::new(Exit::Config, format!("{}: no such file", path.display())));
+    }
+    let configured = with_environment(environment, |environment| sources.state_directory(environment));
+    state::directory(configured.as_deref(), environment)
 }
 
 fn not_built_yet(what: &str) -> Stop {

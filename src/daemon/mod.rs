@@ -109,8 +109,10 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
     let mut look = interval(CLUSTER_WATCH);
     let ended = loop {
         tokio::select! {
-            () = signals.end() => break Ok(()),
-            () = signals.reload() => pipeline.reload(),
+            asked = signals.next() => match asked {
+                Asked::End => break Ok(()),
+                Asked::Reload => pipeline.reload(),
+            },
             stop = pipeline.ended_early() => break Err(stop),
             _ = look.tick() => revive(&mut cluster, &lock, &cluster_options),
         }
@@ -246,14 +248,21 @@ impl Signals {
         })
     }
 
-    async fn end(&mut self) {
+    async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.term.recv() => {}
-            _ = self.int.recv() => {}
+            _ = self.term.recv() => Asked::End,
+            _ = self.int.recv() => Asked::End,
+            _ = self.hup.recv() => Asked::Reload,
         }
     }
 
-    async fn reload(&mut self) {
-        self.hup.recv().await;
+    async fn end(&mut self) {
+        while let Asked::Reload = self.next().await {}
     }
+}
+
+/// What a signal asks for.
+enum Asked {
+    End,
+    Reload,
 }

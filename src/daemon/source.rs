@@ -124,7 +124,7 @@ impl ConfigSource {
             return Err(format!("{path}: the file is gone; restore it (an empty configuration must be a started one)"));
         }
         let settings = read_settings(sources, &self.environment).map_err(|refusal| refusal.to_string())?;
-        if had_file && sources.texts.iter().all(|source| source.text().trim().is_empty()) {
+        if had_file && sources.texts.iter().all(|source| source.text.trim().is_empty()) {
             return Err(format!("{}: the file is empty; to watch nothing, restart with it", self.path.display()));
         }
         let net = net_of(&settings, self.links.own.clone())?;

@@ -66,6 +66,12 @@ impl Sources {
     pub fn settings(&self, environment: Environment<'_>) -> Result<Settings, Refusal> {
         model::read(&self.texts, &self.base, environment, &self.problems)
     }
+
+    /// `daemon.state_directory` as far as it can be read, whatever else is wrong: for commands that look for a daemon
+    /// which runs on with the configuration of before.
+    pub fn state_directory(&self, environment: Environment<'_>) -> Option<PathBuf> {
+        model::read_whatever(&self.texts, &self.base, environment).daemon.state_directory
+    }
 }
 
 /// Reads the sources of the configuration `file`. Blocks on the disk.

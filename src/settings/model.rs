@@ -105,6 +105,11 @@ pub fn read(
     if findings.count() == 0 { Ok(settings) } else { Err(Refusal::of(findings, sources)) }
 }
 
+/// What can be read of a configuration that may be bad.
+pub(super) fn read_whatever(sources: &[SourceText], base: &Path, environment: Environment<'_>) -> Settings {
+    read_with(KINDS, LATER, sources, base, environment, &Findings::default())
+}
+
 pub(super) fn read_with(
     kinds: &'static [&'static Kind],
     later: &'static [&'static str],

@@ -1,1 +1,223 @@
-//! (to come)
+//! The only place with SQL: one file per port, migrations, and the private cluster.
+//!
+//! Everything is UTC whatever the server says, every statement is a constant (a test PREPAREs them all), every call has
+//! a deadline on our side as well, because a server that hangs answers no `statement_timeout`.
+
+mod catalog;
+mod classify;
+pub mod cluster;
+mod copy;
+mod fault;
+mod lease;
+mod merge;
+mod migrate;
+mod record;
+mod rollup;
+mod start;
+mod status;
+
+use std::future::Future;
+use std::str::FromStr as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Executor as _, PgPool};
+use tokio::sync::Mutex;
+
+pub use classify::Found;
+pub use lease::{LEASE_SECONDS, Lease};
+pub use migrate::Migrated;
+pub use rollup::RolledUp;
+pub use start::StartError;
+
+use crate::model::{Secret, StoreFault};
+use fault::fault_of;
+
+/// How long getting a connection may take, connecting included.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the store must know to begin.
+#[derive(Clone, Debug)]
+pub struct StoreSettings {
+    /// `database.url`, or that of the private cluster.
+    pub url: Secret,
+    /// `database.max_connections`, at least 1; one more listens for notifications.
+    pub max_connections: u32,
+    /// `database.schema`.
+    pub schema: String,
+    /// `daemon.region`: the scope of the lease, of states and of gaps.
+    pub region: String,
+}
+
+/// The database, behind the ports of [`crate::catalog`] and [`crate::journal`]. Cheap to clone; clones share the
+/// connections, the lease and the listener.
+#[derive(Clone)]
+pub struct Store {
+    pool: PgPool,
+    listening: PgPool,
+    listener: Arc<Mutex<Option<PgListener>>>,
+    schema: Arc<str>,
+    region: Arc<str>,
+    /// The epoch of the lease we hold; 0: none.
+    epoch: Arc<AtomicI64>,
+}
+
+impl Store {
+    /// A store that connects at its first call: the daemon starts while the database is away.
+    ///
+    /// # Errors
+    /// [`StartError::BadUrl`], [`StartError::BadSchema`].
+    pub fn new(settings: &StoreSettings) -> Result<Self, StartError> {
+        let schema = settings.schema.as_str();
+        if schema.is_empty() || schema.len() > 63 || schema.contains('\0') || schema.starts_with("pg_") {
+            return Err(StartError::BadSchema(schema.to_owned()));
+        }
+        // The parser's own message may quote the URL, and with it the password.
+        let options = match PgConnectOptions::from_str(settings.url.expose()) {
+            Ok(options) if is_postgres(settings.url.expose()) => options.application_name("lamplighter"),
+            _ => return Err(StartError::BadUrl),
+        };
+        Ok(Self {
+            pool: pool(settings.max_connections.max(1), schema).connect_lazy_with(options.clone()),
+            listening: pool(1, schema).connect_lazy_with(options),
+            listener: Arc::new(Mutex::new(None)),
+            schema: schema.into(),
+            region: settings.region.as_str().into(),
+            epoch: Arc::new(AtomicI64::new(0)),
+        })
+    }
+
+    /// Closes every connection, waiting for calls that are under way.
+    pub async fn close(&self) {
+        self.listening.close().await;
+        self.pool.close().await;
+    }
+
+    /// One round trip, for readiness.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn ping(&self) -> Result<(), StoreFault> {
+        within(ACQUIRE_TIMEOUT, async {
+            sqlx::query(PING).execute(&self.pool).await?;
+            Ok::<_, Problem>(())
+        })
+        .await
+    }
+
+    fn epoch(&self) -> i64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Fails unless we still hold the lease, and keeps others from taking it before the transaction ends.
+    async fn fence(&self, conn: &mut sqlx::PgConnection) -> Result<(), Problem> {
+        let held = sqlx::query(FENCE).bind(&*self.region).bind(self.epoch()).fetch_optional(conn).await?;
+        match held {
+            Some(_) => Ok(()),
+            None => Err(StoreFault::Fenced(format!("the lease of region {:?} is not ours", self.region)).into()),
+        }
+    }
+}
+
+const PING: &str = "SELECT 1";
+const FENCE: &str = "SELECT 1 FROM daemon_lease WHERE scope = $1 AND epoch = $2 FOR KEY SHARE";
+
+/// Every statement of this module tree, for the test that PREPAREs them.
+#[doc(hidden)]
+pub const STATEMENTS: &[&[&str]] = &[
+    &[PING, FENCE],
+    catalog::STATEMENTS,
+    classify::STATEMENTS,
+    lease::STATEMENTS,
+    merge::STATEMENTS,
+    migrate::STATEMENTS,
+    record::STATEMENTS,
+    rollup::STATEMENTS,
+    start::STATEMENTS,
+    status::STATEMENTS,
+];
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
+}
+
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}
+
+fn pool(connections: u32, schema: &str) -> PgPoolOptions {
+    // By SET and not as start-up options, which connection poolers refuse.
+    let setup: Arc<str> = format!(
+        "SET timezone = 'UTC'; SET search_path = {}; SET statement_timeout = '15s'; SET lock_timeout = '2s'; \
+         SET idle_in_transaction_session_timeout = '30s'",
+        quoted(schema)
+    )
+    .into();
+    PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT).after_connect(move |conn, _| {
+        let setup = setup.to_string();
+        Box::pin(async move {
+            conn.execute(AssertSqlSafe(setup)).await?;
+            Ok(())
+        })
+    })
+}
+
+/// What stops a call half-way: the server's error, which may have a remedy, or a verdict.
+enum Problem {
+    Sql(sqlx::Error),
+    Fault(StoreFault),
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreFault> for Problem {
+    fn from(fault: StoreFault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Problem> for StoreFault {
+    fn from(problem: Problem) -> Self {
+        match problem {
+            Problem::Sql(error) => fault_of(error),
+            Problem::Fault(fault) => fault,
+        }
+    }
+}
+
+/// Bounds a call on our own clock.
+async fn within<T, E: Into<StoreFault>>(
+    limit: Duration,
+    call: impl Future<Output = Result<T, E>>,
+) -> Result<T, StoreFault> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result.map_err(Into::into),
+        Err(_) => Err(StoreFault::Away(format!("no answer within {} s", limit.as_secs()))),
+    }
+}
+
+/// Postgres has no NUL in texts; nothing that a target answers may make a batch impossible.
+fn clean(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+/// The same for JSON.
+fn clean_json(value: &mut serde_json::Value) {
+    match value {
+        serde_json::Value::String(text) if text.contains('\0') => *text = clean(text),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(clean_json),
+        serde_json::Value::Object(map) => {
+            if map.keys().any(|key| key.contains('\0')) {
+                *map = std::mem::take(map).into_iter().map(|(key, value)| (clean(&key), value)).collect();
+            }
+            map.values_mut().for_each(clean_json);
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,143 @@
+//! `lamplighter probe`: checks from the command line, without a store.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use futures_util::{StreamExt as _, stream};
+use tokio::time::Instant;
+
+use super::{Environment, Exit, Stop, exit, load, locate, small_runtime, with_environment};
+use crate::catalog::{Entry, merge};
+use crate::clock::{SystemWall, Wall as _};
+use crate::daemon::net_of;
+use crate::model::{Check, MonitorId, Source, SYSTEM_USER, Verdict};
+use crate::probe::ProbeContext;
+use crate::probe::net::{Net, Profile};
+use crate::probe::report;
+use crate::settings::diagnostic::SourceText;
+use crate::settings::model::{self, Settings};
+use crate::verdict::Finished;
+
+/// Checks of `--all` that run at the same time.
+const AT_ONCE: usize = 64;
+
+/// Arguments of `probe`.
+#[derive(Debug, clap::Args)]
+pub(super) struct ProbeArgs {
+    /// What to check, such as https://example.org/ or tcp://127.0.0.1:5432
+    #[arg(required_unless_present_any = ["all", "monitor"], conflicts_with_all = ["all", "monitor"])]
+    url: Option<String>,
+    /// Deadline of the check, whole seconds
+    #[arg(long, default_value = "10s", value_name = "DURATION", conflicts_with_all = ["all", "monitor"])]
+    timeout: String,
+    /// Check every active monitor of the configuration file
+    #[arg(long, conflicts_with = "monitor")]
+    all: bool,
+    /// Check one monitor of the configuration file
+    #[arg(long, value_name = "ID")]
+    monitor: Option<String>,
+    /// Print one JSON object a line
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &ProbeArgs, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
+    let (settings, entries) = match &arguments.url {
+        Some(url) => one(url, &arguments.timeout, config, environment)?,
+        None => of_file(arguments.monitor.as_deref(), config, environment)?,
+    };
+    let net = net_of(&settings, Vec::new()).map_err(|error| Stop::new(Exit::Config, error))?;
+    let region = &settings.daemon.region;
+    let named = arguments.url.is_none();
+    small_runtime()?.block_on(async {
+        let (mut down, mut unknown) = (false, false);
+        let mut checks = stream::iter(entries).map(|entry| check(entry, &net)).buffered(AT_ONCE);
+        while let Some((entry, check)) = checks.next().await {
+            let label = entry.monitor.label();
+            let text = if arguments.json {
+                format!("{}\n", report::check_json(&check, label, named.then_some(entry.monitor.id), region))
+            } else {
+                report::waterfall(&check, label)
+            };
+            down |= check.verdict == Verdict::Down;
+            unknown |= check.verdict == Verdict::Unknown;
+            if !exit::say(&text) {
+                break;
+            }
+        }
+        Ok(if down {
+            Exit::Failure
+        } else if unknown {
+            Exit::Unknown
+        } else {
+            Exit::Ok
+        })
+    })
+}
+
+/// A URL of the command line becomes a configuration of one monitor, so that it is read, and complained about, as any.
+fn one(
+    url: &str,
+    timeout: &str,
+    config: Option<&Path>,
+    environment: &Environment,
+) -> Result<(Settings, Vec<Arc<Entry>>), Stop> {
+    // JSON's escapes are among TOML's. What looks like a reference is part of the URL here.
+    let quoted = |text: &str| serde_json::Value::String(text.replace("${", "$${")).to_string();
+    let text = format!("[[monitor]]\nid = \"probe\"\nurl = {}\ntimeout = {}\nname = {0}\n", quoted(url), quoted(timeout));
+    let sources = [SourceText::new("command line".to_owned(), text)];
+    let read = with_environment(environment, |environment| model::read(&sources, Path::new("."), environment, &[]));
+    let mut settings = read.map_err(|refusal| Stop::new(Exit::Usage, refusal.to_string()))?;
+    // [probe] and [egress] of the configuration count here too; without a valid one the defaults do.
+    let (_, presence) = locate(config, environment);
+    match load(config, environment) {
+        Ok(configured) => {
+            settings.probe = configured.probe;
+            settings.egress = configured.egress;
+            settings.daemon = configured.daemon;
+        }
+        Err(stop) if presence == crate::settings::file::Presence::Required => return Err(stop),
+        Err(_) => {}
+    }
+    let entries = settings.monitors.iter().map(|definition| {
+        let mut entry = merge::build(definition, MonitorId::of_key(definition.key.as_ref()?), SYSTEM_USER, Source::File);
+        entry.monitor.key = None;
+        Some(Arc::new(entry))
+    });
+    let entries = entries.flatten().collect();
+    Ok((settings, entries))
+}
+
+fn of_file(
+    id: Option<&str>,
+    config: Option<&Path>,
+    environment: &Environment,
+) -> Result<(Settings, Vec<Arc<Entry>>), Stop> {
+    let settings = load(config, environment)?;
+    let wanted = settings.monitors.iter().filter(|definition| match id {
+        Some(id) => definition.key.as_ref().is_some_and(|key| key.as_str() == id),
+        None => definition.active,
+    });
+    let entries: Vec<Arc<Entry>> = wanted
+        .filter_map(|definition| {
+            let id = MonitorId::of_key(definition.key.as_ref()?);
+            Some(Arc::new(merge::build(definition, id, SYSTEM_USER, Source::File)))
+        })
+        .collect();
+    if let (Some(id), true) = (id, entries.is_empty()) {
+        return Err(Stop::new(Exit::Usage, format!("the configuration has no monitor {id:?}")));
+    }
+    if entries.is_empty() {
+        return Err(Stop::new(Exit::Usage, "the configuration has no active monitor"));
+    }
+    Ok((settings, entries))
+}
+
+async fn check(entry: Arc<Entry>, net: &Net) -> (Arc<Entry>, Check) {
+    let started_at = SystemWall.now();
+    let deadline = Instant::now() + entry.monitor.timeout;
+    let context = ProbeContext { net, deadline, started_at, profile: Profile::File };
+    let observation = entry.prepared.probe.probe(&context).await;
+    let finished = Finished::of(Arc::clone(&entry), 1, &observation);
+    (entry, finished.check)
+}

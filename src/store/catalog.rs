@@ -1,0 +1,174 @@
+//! [`CatalogStore`]: rows of `monitors` in, what they mean out.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::{PgListener, PgRow};
+use sqlx::{Connection as _, Row as _};
+use uuid::Uuid;
+
+use super::{Problem, Store, fault_of, within};
+use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
+use crate::model::{IncidentUid, MonitorId, MonitorState, Source, StoreFault, UserId};
+
+pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, REVISIONS, INVALID_LOCK, INVALID, PATIENCE];
+
+/// The channel of `migrations/0004_triggers.sql`.
+const CHANNEL: &str = "lamplighter_monitors";
+
+/// 100,000 rows take about a second; the rest is for a busy server.
+const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: &str = "SELECT set_config('statement_timeout', '60s', true)";
+
+const LOAD: &str = "SELECT m.id, m.user_id, m.name, m.url, coalesce(m.interval_seconds, 300) AS interval_seconds, \
+        coalesce(m.timeout_seconds, 10) AS timeout_seconds, coalesce(m.is_active, true) AS is_active, m.kind, \
+        coalesce(m.spec, '{}') AS spec, array_remove(coalesce(m.tags, '{}'), NULL) AS tags, m.source, m.key, m.revision, \
+        m.invalid_reason, m.last_checked, s.state \
+    FROM monitors m \
+    LEFT JOIN monitor_state s ON s.monitor_id = m.id AND s.region = $1 \
+    WHERE m.archived_at IS NULL AND ($2::uuid[] IS NULL OR m.id = ANY($2))";
+/// The state and its incident are written in one transaction, so an incident that is no longer open was ended by others.
+const DISMISSED: &str = "SELECT s.monitor_id, s.incident FROM monitor_state s WHERE s.region = $1 AND s.incident IS NOT NULL \
+    AND NOT EXISTS (SELECT FROM incidents i WHERE i.uid = s.incident AND i.resolved_at IS NULL)";
+const REVISIONS: &str = "SELECT id, revision FROM monitors WHERE archived_at IS NULL";
+const INVALID_LOCK: &str = "SELECT m.id FROM monitors m \
+    JOIN unnest($1::uuid[], $2::text[]) AS n (id, reason) ON n.id = m.id AND n.reason IS DISTINCT FROM m.invalid_reason \
+    ORDER BY m.id FOR NO KEY UPDATE OF m";
+const INVALID: &str = "UPDATE monitors m SET invalid_reason = n.reason, \
+        status = CASE WHEN n.reason IS NULL THEN m.status ELSE 'unknown' END \
+    FROM unnest($1::uuid[], $2::text[]) AS n (id, reason) \
+    WHERE m.id = n.id AND n.reason IS DISTINCT FROM m.invalid_reason";
+
+impl CatalogStore for Store {
+    fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>> {
+        Box::pin(within(DEADLINE, self.merge_rows(rows)))
+    }
+
+    fn load<'a>(&'a self, only: Option<&'a [MonitorId]>) -> BoxFuture<'a, Result<Vec<MonitorRow>, StoreFault>> {
+        Box::pin(within(DEADLINE, async move {
+            let only: Option<Vec<Uuid>> = only.map(|ids| ids.iter().map(|id| id.0).collect());
+            let mut conn = self.pool.acquire().await?;
+            let mut tx = conn.begin().await?;
+            sqlx::query(PATIENCE).execute(&mut *tx).await?;
+            let mut rows = Vec::new();
+            {
+                let mut stream = sqlx::query(LOAD).bind(&*self.region).bind(only).fetch(&mut *tx);
+                while let Some(row) = stream.try_next().await? {
+                    rows.push(monitor_row(&row)?);
+                }
+            }
+            tx.commit().await?;
+            Ok::<_, Problem>(rows)
+        }))
+    }
+
+    fn dismissed(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, IncidentUid)>, StoreFault>> {
+        Box::pin(within(DEADLINE, async {
+            let rows: Vec<(Uuid, Uuid)> =
+                sqlx::query_as(DISMISSED).bind(&*self.region).fetch_all(&self.pool).await?;
+            Ok::<_, Problem>(rows.into_iter().map(|(id, uid)| (MonitorId(id), IncidentUid(uid))).collect())
+        }))
+    }
+
+    fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>> {
+        Box::pin(within(DEADLINE, async {
+            let rows: Vec<(Uuid, i64)> = sqlx::query_as(REVISIONS).fetch_all(&self.pool).await?;
+            Ok::<_, Problem>(rows.into_iter().map(|(id, revision)| (MonitorId(id), revision)).collect())
+        }))
+    }
+
+    fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>> {
+        Box::pin(within(DEADLINE, async {
+            if reasons.is_empty() {
+                return Ok(());
+            }
+            let ids: Vec<Uuid> = reasons.iter().map(|(id, _)| id.0).collect();
+            let texts: Vec<Option<String>> = reasons.iter().map(|(_, why)| why.as_deref().map(super::clean)).collect();
+            let mut conn = self.pool.acquire().await?;
+            let mut tx = conn.begin().await?;
+            self.fence(&mut tx).await?;
+            // In id order, as every writer of many rows: no two of them can wait for each other.
+            sqlx::query(INVALID_LOCK).bind(&ids).bind(&texts).execute(&mut *tx).await?;
+            sqlx::query(INVALID).bind(&ids).bind(&texts).execute(&mut *tx).await?;
+            tx.commit().await?;
+            Ok::<_, Problem>(())
+        }))
+    }
+
+    fn changed(&self) -> BoxFuture<'_, Result<(), StoreFault>> {
+        Box::pin(self.wait_for_change())
+    }
+}
+
+impl Store {
+    /// Without a deadline: nothing may happen for days. Cancel-safe: the connection stays for the next call.
+    async fn wait_for_change(&self) -> Result<(), StoreFault> {
+        let mut slot = self.listener.lock().await;
+        let Some(listener) = slot.as_mut() else {
+            *slot = Some(self.listen().await.map_err(fault_of)?);
+            // What changed before we listened went unheard.
+            return Ok(());
+        };
+        match listener.try_recv().await {
+            Ok(Some(_)) => {
+                // One wake-up for all that has arrived by now.
+                while listener.next_buffered().is_some() {}
+                Ok(())
+            }
+            Ok(None) => {
+                *slot = None;
+                Err(StoreFault::Away("the connection that listens for changes was lost".to_owned()))
+            }
+            Err(error) => {
+                *slot = None;
+                Err(fault_of(error))
+            }
+        }
+    }
+
+    async fn listen(&self) -> Result<PgListener, sqlx::Error> {
+        let mut listener = PgListener::connect_with(&self.listening).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        Ok(listener)
+    }
+}
+
+fn monitor_row(row: &PgRow) -> Result<MonitorRow, sqlx::Error> {
+    let id: Uuid = row.try_get("id")?;
+    let state: Option<serde_json::Value> = row.try_get("state")?;
+    let state = state.and_then(|state| match serde_json::from_value::<MonitorState>(state) {
+        Ok(state) => Some(state),
+        Err(error) => {
+            log::warn!(monitor_id = id.to_string().as_str(); "its stored state cannot be read, it starts anew: {error}");
+            None
+        }
+    });
+    let source: String = row.try_get("source")?;
+    let last_checked: Option<DateTime<Utc>> = row.try_get("last_checked")?;
+    Ok(MonitorRow {
+        id: MonitorId(id),
+        user_id: UserId(row.try_get("user_id")?),
+        name: row.try_get("name")?,
+        url: row.try_get("url")?,
+        interval_seconds: row.try_get("interval_seconds")?,
+        timeout_seconds: row.try_get("timeout_seconds")?,
+        is_active: row.try_get("is_active")?,
+        kind: row.try_get("kind")?,
+        spec: row.try_get("spec")?,
+        tags: row.try_get("tags")?,
+        // A word that we do not know is not ours: the row gets the fewest rights.
+        source: match source.as_str() {
+            "file" => Source::File,
+            "api" => Source::Api,
+            _ => Source::Database,
+        },
+        key: row.try_get("key")?,
+        revision: row.try_get("revision")?,
+        invalid_reason: row.try_get("invalid_reason")?,
+        state,
+        last_checked,
+    })
+}

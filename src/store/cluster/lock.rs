@@ -1,0 +1,48 @@
+//! One daemon a state directory: a lock file that names its holder.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::ClusterError;
+use crate::settings::limited;
+
+/// Holds the state directory until it is dropped or the process ends, however it ends.
+#[derive(Debug)]
+pub struct StateLock {
+    dir: PathBuf,
+    _file: File,
+}
+
+impl StateLock {
+    /// Makes the directory if it is missing (mode 0711: the database's user passes through, and sees nothing) and locks it.
+    ///
+    /// # Errors
+    /// [`ClusterError::Running`] with the holder's pid; [`ClusterError::State`].
+    pub fn acquire(dir: &Path) -> Result<Self, ClusterError> {
+        fs::DirBuilder::new().recursive(true).mode(0o711).create(dir).map_err(|e| ClusterError::state(dir, e))?;
+        let dir = fs::canonicalize(dir).map_err(|e| ClusterError::state(dir, e))?;
+        let path = dir.join("lock");
+        let fail = |source| ClusterError::state(&path, source);
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+        if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            if error != rustix::io::Errno::WOULDBLOCK {
+                return Err(fail(error.into()));
+            }
+            let pid = limited::read(&path, 64).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+            return Err(ClusterError::Running { pid, dir });
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(fail)?;
+        Ok(Self { dir, _file: file })
+    }
+
+    /// The directory, canonical.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}

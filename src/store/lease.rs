@@ -1,0 +1,142 @@
+//! Who is the active daemon of a region: a row on the database's clock, with an epoch that fences every write.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::Connection as _;
+
+use super::{Problem, Store, within};
+use crate::model::{Gap, GapReason, StoreFault};
+
+pub(super) const STATEMENTS: &[&str] = &[ACQUIRE, HOLDER, RENEW, RELEASE, DOWN_SINCE, GAP, FORGET_DOWN];
+
+/// A lease that is not renewed for so long, in seconds, may be taken by another holder. Renew it three times as often.
+pub const LEASE_SECONDS: u32 = 15;
+
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// The same holder takes it back at once; `down_since` stays until its gap is written.
+const ACQUIRE: &str = "INSERT INTO daemon_lease AS l (scope, holder, epoch, expires_at) \
+    VALUES ($1, $2, 1, clock_timestamp() + make_interval(secs => $3)) \
+    ON CONFLICT (scope) DO UPDATE SET holder = excluded.holder, epoch = l.epoch + 1, \
+        down_since = coalesce(l.down_since, l.renewed_at), acquired_at = clock_timestamp(), \
+        renewed_at = clock_timestamp(), expires_at = excluded.expires_at \
+    WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp() RETURNING epoch";
+const HOLDER: &str = "SELECT holder, expires_at FROM daemon_lease WHERE scope = $1";
+const RENEW: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), \
+    expires_at = clock_timestamp() + make_interval(secs => $3) WHERE scope = $1 AND epoch = $2";
+const RELEASE: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() \
+    WHERE scope = $1 AND epoch = $2";
+/// The latest sign of life before we came: a renewal, or a check.
+const DOWN_SINCE: &str = "SELECT greatest(l.down_since, \
+        (SELECT max(s.last_checked) FROM monitor_state s WHERE s.region = $1 AND s.last_checked <= now())), now() \
+    FROM daemon_lease l WHERE l.scope = $1 AND l.epoch = $2 AND l.down_since IS NOT NULL FOR UPDATE";
+const GAP: &str = "INSERT INTO monitor_gaps AS g (region, from_at, to_at, reason) VALUES ($1, $2, $3, $4) \
+    ON CONFLICT (region, reason, from_at) WHERE monitor_id IS NULL \
+    DO UPDATE SET to_at = greatest(g.to_at, excluded.to_at)";
+const FORGET_DOWN: &str = "UPDATE daemon_lease SET down_since = NULL WHERE scope = $1 AND epoch = $2";
+
+/// What asking for the lease gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Lease {
+    /// It is ours, under this epoch; writes of earlier epochs are refused from now on.
+    Held {
+        /// Grows by one with every taking.
+        epoch: i64,
+    },
+    /// Another daemon is active.
+    Taken {
+        /// Its id.
+        holder: String,
+        /// When its lease ends unless it renews it.
+        until: DateTime<Utc>,
+    },
+}
+
+impl Store {
+    /// Takes the region's lease: when there is none, when it has expired, or when `holder` is the same (who holds a state
+    /// directory's lock may take its own lease back at once). Every write of this store uses the epoch from then on.
+    ///
+    /// # Errors
+    /// [`StoreFault`]; that another daemon holds it is no error but [`Lease::Taken`].
+    pub async fn acquire(&self, holder: &str) -> Result<Lease, StoreFault> {
+        within(DEADLINE, async {
+            let mut conn = self.pool.acquire().await?;
+            let epoch: Option<i64> = sqlx::query_scalar(ACQUIRE)
+                .bind(&*self.region)
+                .bind(holder)
+                .bind(f64::from(LEASE_SECONDS))
+                .fetch_optional(&mut *conn)
+                .await?;
+            if let Some(epoch) = epoch {
+                self.epoch.store(epoch, Ordering::Release);
+                return Ok(Lease::Held { epoch });
+            }
+            let (holder, until) = sqlx::query_as(HOLDER).bind(&*self.region).fetch_one(&mut *conn).await?;
+            Ok::<_, Problem>(Lease::Taken { holder, until })
+        })
+        .await
+    }
+
+    /// Extends the lease.
+    ///
+    /// # Errors
+    /// [`StoreFault::Fenced`] when another has taken it: the daemon becomes a standby. `Away`: try again before it expires.
+    pub async fn renew(&self) -> Result<(), StoreFault> {
+        within(DEADLINE, async {
+            let done = sqlx::query(RENEW)
+                .bind(&*self.region)
+                .bind(self.epoch())
+                .bind(f64::from(LEASE_SECONDS))
+                .execute(&self.pool)
+                .await?;
+            if done.rows_affected() == 0 {
+                return Err(Problem::Fault(StoreFault::Fenced("the lease was taken by another daemon".to_owned())));
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Gives the lease up at a clean end, so that a standby need not wait. Harmless when it is not ours.
+    ///
+    /// # Errors
+    /// [`StoreFault::Away`]: it will expire by itself.
+    pub async fn release(&self) -> Result<(), StoreFault> {
+        within(DEADLINE, async {
+            sqlx::query(RELEASE).bind(&*self.region).bind(self.epoch()).execute(&self.pool).await?;
+            self.epoch.store(0, Ordering::Release);
+            Ok::<_, Problem>(())
+        })
+        .await
+    }
+
+    /// After [`Self::acquire`]: writes one gap of all monitors, `not_running`, from the last sign of life until now. None
+    /// on the very first start, or when it was written already. Killed in between, the next start writes the whole of it.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn record_downtime(&self) -> Result<Option<Gap>, StoreFault> {
+        within(DEADLINE, async {
+            let mut conn = self.pool.acquire().await?;
+            let mut tx = conn.begin().await?;
+            self.fence(&mut tx).await?;
+            let span: Option<(DateTime<Utc>, DateTime<Utc>)> =
+                sqlx::query_as(DOWN_SINCE).bind(&*self.region).bind(self.epoch()).fetch_optional(&mut *tx).await?;
+            let Some((from_at, to_at)) = span else { return Ok(None) };
+            let gap = Gap { monitor: None, from_at: from_at.min(to_at), to_at, reason: GapReason::NotRunning };
+            sqlx::query(GAP)
+                .bind(&*self.region)
+                .bind(gap.from_at)
+                .bind(gap.to_at)
+                .bind(gap.reason.name())
+                .execute(&mut *tx)
+                .await?;
+            sqlx::query(FORGET_DOWN).bind(&*self.region).bind(self.epoch()).execute(&mut *tx).await?;
+            tx.commit().await?;
+            Ok::<_, Problem>(Some(gap))
+        })
+        .await
+    }
+}

@@ -1,0 +1,136 @@
+//! Bringing the schema up to date: all of it in one transaction, or nothing.
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+
+use super::classify::{Found, classify};
+use super::fault::{Meaning, describe, meaning, sqlstate};
+use super::{StartError, Store, quoted};
+
+pub(super) const STATEMENTS: &[&str] = &[WAIT, LOCK, PATIENCE, SCHEMA_EXISTS];
+
+/// The table that says which migrations were applied; its own name, because other programs use the usual one.
+pub(super) const TABLE: &str = "lamplighter_migrations";
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+const BEFORE_ADOPTION: &str = include_str!("../../migrations/adoption/before.sql");
+const AFTER_ADOPTION: &str = include_str!("../../migrations/adoption/after.sql");
+
+/// Two programs that start together migrate one after the other. The number is arbitrary and fixed.
+const LOCK: &str = "SELECT pg_advisory_xact_lock(7238153290764150117)";
+/// Waiting for the other's migration has no limit; it may be an adoption.
+const WAIT: &str = "SELECT set_config('lock_timeout', '0', true), set_config('statement_timeout', '0', true)";
+/// An adoption may copy millions of rows, and its tables may be in use.
+const PATIENCE: &str = "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '30s', true), \
+    set_config('idle_in_transaction_session_timeout', '0', true)";
+const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+
+/// What migrating did.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Migrated {
+    /// What the database was before.
+    pub found: Found,
+    /// How many migrations were applied.
+    pub applied: usize,
+}
+
+pub(super) fn known_versions() -> Vec<i64> {
+    MIGRATIONS.iter().map(|migration| migration.version).collect()
+}
+
+impl Store {
+    /// Brings the schema up to date, adopting one that another tool made. One transaction under an advisory lock: two
+    /// may start together, and one that is killed leaves nothing behind. Makes no partitions ahead ([`Self::prepare`] does).
+    ///
+    /// # Errors
+    /// Every [`StartError`] but `NotMigrated`.
+    pub async fn migrate(&self) -> Result<Migrated, StartError> {
+        let mut conn = self.connect().await?;
+        let mut tx = conn.begin().await?;
+        sqlx::query(WAIT).execute(&mut *tx).await?;
+        sqlx::query(LOCK).execute(&mut *tx).await?;
+        sqlx::query(PATIENCE).execute(&mut *tx).await?;
+        // What was found before the lock may have changed while we waited for it.
+        let found = classify(&mut tx, &self.schema).await?;
+        if let Some(error) = found.as_error() {
+            return Err(error);
+        }
+        let pending = match &found {
+            Found::Ours { pending } => *pending,
+            _ => MIGRATIONS.iter().count(),
+        };
+        if pending > 0 {
+            self.apply(&mut tx, &found).await?;
+            tx.commit().await?;
+        }
+        Ok(Migrated { found, applied: pending })
+    }
+
+    async fn apply(&self, conn: &mut PgConnection, found: &Found) -> Result<(), StartError> {
+        let there: bool = sqlx::query_scalar(SCHEMA_EXISTS).bind(&*self.schema).fetch_one(&mut *conn).await?;
+        if !there {
+            let sql = format!("CREATE SCHEMA {}", quoted(&self.schema));
+            conn.execute(AssertSqlSafe(sql)).await.map_err(refused)?;
+        }
+        if *found == Found::Adoptable {
+            conn.execute(BEFORE_ADOPTION).await.map_err(refused)?;
+        }
+        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+        migrator.dangerous_set_table_name(TABLE);
+        // Its lock is the session's and would outlive a failed transaction; ours is the transaction's.
+        migrator.set_locking(false);
+        migrator.run_direct(None, &mut *conn, false).await.map_err(|error| match error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refused(error),
+            other => StartError::Migration(other.to_string()),
+        })?;
+        if *found == Found::Adoptable {
+            conn.execute(AFTER_ADOPTION).await.map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// The SQL that [`Self::migrate`] would run now; a comment when there is nothing to do.
+    ///
+    /// # Errors
+    /// As [`Self::migrate`].
+    pub async fn migrate_dry_run(&self) -> Result<String, StartError> {
+        let mut conn = self.connect().await?;
+        let found = classify(&mut conn, &self.schema).await?;
+        if let Some(error) = found.as_error() {
+            return Err(error);
+        }
+        let skip = match found {
+            Found::Ours { pending } => MIGRATIONS.iter().count() - pending,
+            _ => 0,
+        };
+        if skip == MIGRATIONS.iter().count() {
+            return Ok("-- the schema is up to date\n".to_owned());
+        }
+        let there: bool = sqlx::query_scalar(SCHEMA_EXISTS).bind(&*self.schema).fetch_one(&mut *conn).await?;
+        let schema = quoted(&self.schema);
+        let mut sql = format!("-- {found}\nBEGIN;\n");
+        if !there {
+            sql += &format!("CREATE SCHEMA {schema};\n");
+        }
+        sql += &format!("SET LOCAL search_path = {schema};\n\n");
+        let adoption = found == Found::Adoptable;
+        if adoption {
+            sql += BEFORE_ADOPTION;
+        }
+        for migration in MIGRATIONS.iter().skip(skip) {
+            sql += &format!("\n-- migration {:04}: {}\n{}", migration.version, migration.description, migration.sql.as_str());
+        }
+        if adoption {
+            sql += AFTER_ADOPTION;
+        }
+        Ok(sql + "\nCOMMIT;\n")
+    }
+}
+
+/// An error of the SQL itself; connection errors stay what they are.
+fn refused(error: sqlx::Error) -> StartError {
+    match sqlstate(&error).as_deref() {
+        Some(code) if meaning(code) == Meaning::Refused => StartError::Migration(describe(&error)),
+        _ => StartError::of(&error),
+    }
+}

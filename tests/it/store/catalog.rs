@@ -1,0 +1,169 @@
+//! Merging the file, loading the rows, hearing of changes.
+
+use std::time::Duration;
+
+use lamplighter::catalog::{CatalogStore as _, FileRow};
+use lamplighter::model::{MonitorId, SYSTEM_USER, Source};
+
+use super::monitors;
+use crate::support::postgres::TestDb;
+
+fn row(key: &str) -> FileRow {
+    FileRow {
+        key: key.parse().unwrap(),
+        renamed_from: None,
+        name: format!("Name of {key}"),
+        url: format!("https://{key}.example.com/"),
+        owner: None,
+        interval_seconds: 60,
+        timeout_seconds: 10,
+        is_active: true,
+        kind: "http".to_owned(),
+        spec: serde_json::json!({ "expect": { "status": ["2xx", 404] }, "x": 1.5 }),
+        tags: vec!["prod".to_owned(), "a \"b\", {c}\\".to_owned(), String::new()],
+    }
+}
+
+#[tokio::test]
+async fn merging_touches_only_what_differs() {
+    let db = TestDb::new().await;
+    let store = db.store().await;
+    let mut rows = vec![row("a"), row("b"), row("c")];
+    let merged = store.merge(&rows).await.unwrap();
+    assert_eq!(merged.ids[&rows[0].key], (MonitorId::of_key(&rows[0].key), SYSTEM_USER));
+    assert!(merged.archived.is_empty());
+    let revisions = store.revisions().await.unwrap();
+    assert_eq!(store.merge(&rows).await.unwrap(), merged);
+    assert_eq!(store.revisions().await.unwrap(), revisions);
+
+    // A change by SQL is undone; the others are not touched.
+    db.sql("UPDATE monitors SET url = 'https://evil.example/' WHERE key = 'b'").await;
+    rows[2].interval_seconds = 30;
+    store.merge(&rows).await.unwrap();
+    let again = store.revisions().await.unwrap();
+    assert_eq!(revisions.iter().filter(|pair| again.contains(pair)).count(), 1);
+    let loaded = store.load().await.unwrap();
+    let b = loaded.iter().find(|row| row.key.as_deref() == Some("b")).unwrap();
+    assert_eq!((b.url.as_str(), b.source, b.interval_seconds), ("https://b.example.com/", Source::File, 60));
+    assert_eq!((&b.spec, &b.tags), (&rows[1].spec, &rows[1].tags));
+
+    // Leaving archives, returning goes on under the same id.
+    let left = store.merge(&rows[..2]).await.unwrap();
+    assert_eq!(left.archived, [MonitorId::of_key(&rows[2].key)]);
+    assert_eq!(store.load().await.unwrap().len(), 2);
+    assert!(store.merge(&rows[..2]).await.unwrap().archived.is_empty());
+    store.merge(&rows).await.unwrap();
+    assert_eq!(store.load().await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn renaming_carries_the_row_over() {
+    let db = TestDb::new().await;
+    let store = db.store().await;
+    let first = store.merge(&[row("old")]).await.unwrap();
+    let id = first.ids.values().next().unwrap().0;
+    let renamed = FileRow { renamed_from: Some("old".parse().unwrap()), ..row("new") };
+    assert_eq!(store.merge(std::slice::from_ref(&renamed)).await.unwrap().ids[&renamed.key].0, id);
+    // It may stay; the former key may be used anew, then under a new id, because its own is taken.
+    let both = [row("old"), renamed.clone()];
+    let merged = store.merge(&both).await.unwrap();
+    assert_eq!(merged.ids[&renamed.key].0, id);
+    let fresh = merged.ids[&both[0].key].0;
+    assert!(fresh != id && fresh.0.get_version_num() == 4);
+    assert_eq!(store.merge(&both).await.unwrap(), merged);
+    // Two that claim the same former key: the first has it.
+    let claims = [
+        FileRow { renamed_from: Some("new".parse().unwrap()), ..row("x") },
+        FileRow { renamed_from: Some("new".parse().unwrap()), ..row("y") },
+    ];
+    let merged = store.merge(&claims).await.unwrap();
+    assert_eq!(merged.ids[&claims[0].key].0, id);
+    assert_ne!(merged.ids[&claims[1].key].0, id);
+}
+
+#[tokio::test]
+async fn owners_are_found_by_email_or_made() {
+    let db = TestDb::new().await;
+    db.sql("INSERT INTO users (id, email) VALUES ('00000000-0000-4000-8000-00000000000a', 'Ann@Example.com')").await;
+    let store = db.store().await;
+    let owned = |key, email: &str| FileRow { owner: Some(email.to_owned()), ..row(key) };
+    let rows = [owned("a", "ann@example.COM"), owned("b", "bob@example.com"), owned("c", "BOB@example.com")];
+    let merged = store.merge(&rows).await.unwrap();
+    let owner = |n: usize| merged.ids[&rows[n].key].1;
+    assert_eq!(owner(0).0.to_string(), "00000000-0000-4000-8000-00000000000a");
+    assert_eq!(owner(1), owner(2));
+    assert_ne!(owner(1), SYSTEM_USER);
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM users").await, 3);
+    assert_eq!(store.merge(&rows).await.unwrap(), merged);
+}
+
+#[tokio::test]
+async fn an_invalid_row_says_why_and_keeps_its_revision() {
+    let db = TestDb::new().await;
+    let ids = monitors(&db, 2).await;
+    let store = db.store().await;
+    let revisions = store.revisions().await.unwrap();
+    store.mark_invalid(&[(ids[0], Some("url: no scheme".to_owned())), (ids[1], None)]).await.unwrap();
+    let loaded = store.load().await.unwrap();
+    let reason = |id| loaded.iter().find(|row| row.id == id).unwrap().invalid_reason.clone();
+    assert_eq!((reason(ids[0]).as_deref(), reason(ids[1])), (Some("url: no scheme"), None));
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE status = 'unknown'").await, 1);
+    store.mark_invalid(&[(ids[0], None)]).await.unwrap();
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE invalid_reason IS NOT NULL").await, 0);
+    assert_eq!(store.revisions().await.unwrap(), revisions);
+}
+
+#[tokio::test]
+async fn changes_are_heard_and_our_own_status_writes_are_not() {
+    let db = TestDb::new().await;
+    let store = db.store().await;
+    let heard = |limit| {
+        let store = store.clone();
+        async move { tokio::time::timeout(Duration::from_millis(limit), store.changed()).await }
+    };
+    // The first call listens, and says that something may have changed before.
+    heard(5000).await.unwrap().unwrap();
+    let ids = monitors(&db, 1).await;
+    heard(5000).await.unwrap().unwrap();
+    db.sql("UPDATE monitors SET status = 'up', last_checked = now(), response_time = 1, uptime = '1%'").await;
+    store.mark_invalid(&[(ids[0], Some("why".to_owned()))]).await.unwrap();
+    assert!(heard(200).await.is_err(), "our own columns were heard");
+    db.sql("UPDATE monitors SET is_active = false").await;
+    heard(5000).await.unwrap().unwrap();
+    // A person resolves an incident: heard. We do, with a reason: not heard.
+    let open = "INSERT INTO incidents (user_id, monitor_id, title, source) SELECT user_id, id, 't', 'daemon' FROM monitors";
+    db.sql(open).await;
+    db.sql("UPDATE incidents SET resolved_at = now(), resolve_reason = 'recovered' WHERE resolved_at IS NULL").await;
+    assert!(heard(200).await.is_err(), "our own resolution was heard");
+    db.sql(open).await;
+    db.sql("UPDATE incidents SET status = 'resolved' WHERE resolved_at IS NULL").await;
+    heard(5000).await.unwrap().unwrap();
+    // A lost connection is an error once; then it listens again.
+    db.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()").await;
+    assert!(heard(5000).await.unwrap().is_err());
+    heard(5000).await.unwrap().unwrap();
+    db.sql("DELETE FROM monitors").await;
+    heard(5000).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_rows_merge_in_seconds() {
+    let db = TestDb::new().await;
+    let store = db.store().await;
+    let mut rows: Vec<_> = (0..100_000).map(|n| row(&format!("m{n}"))).collect();
+    let mut timed = Vec::new();
+    for step in 0..3 {
+        if step == 2 {
+            rows.truncate(99_000);
+            rows.iter_mut().take(1000).for_each(|row| row.timeout_seconds = 5);
+        }
+        let began = tokio::time::Instant::now();
+        let merged = store.merge(&rows).await.unwrap();
+        timed.push(began.elapsed());
+        assert_eq!(merged.ids.len(), rows.len());
+        assert_eq!(merged.archived.len(), if step == 2 { 1000 } else { 0 });
+    }
+    let began = tokio::time::Instant::now();
+    assert_eq!(store.load().await.unwrap().len(), 99_000);
+    println!("merge of 100,000: fresh {:?}, unchanged {:?}, 2,000 changed {:?}; load {:?}", timed[0], timed[1], timed[2], began.elapsed());
+}

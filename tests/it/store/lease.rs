@@ -1,0 +1,85 @@
+//! The lease: who may write, and the gap of the time when nobody did.
+
+use lamplighter::catalog::CatalogStore as _;
+use lamplighter::journal::RecordStore as _;
+use lamplighter::model::{GapReason, Record, StoreFault};
+use lamplighter::store::Lease;
+
+use super::{batch, check, monitors, now};
+use crate::support::postgres::{TestDb, store_at};
+
+#[tokio::test]
+async fn one_holder_and_fenced_writes() {
+    let db = TestDb::new().await;
+    let id = monitors(&db, 1).await[0];
+    let (first, second) = (store_at(&db.url, "r1", "public"), store_at(&db.url, "r1", "public"));
+    let unleased = first.record(&batch(vec![Record::Check(check(id, true, now()))])).await;
+    assert!(matches!(unleased, Err(StoreFault::Fenced(_))), "{unleased:?}");
+
+    assert_eq!(first.acquire("one").await.unwrap(), Lease::Held { epoch: 1 });
+    let Lease::Taken { holder, until } = second.acquire("two").await.unwrap() else { panic!("two holders") };
+    assert!(holder == "one" && until > now());
+    // A restart takes its own lease back at once; another region is another lease.
+    assert_eq!(first.acquire("one").await.unwrap(), Lease::Held { epoch: 2 });
+    assert_eq!(store_at(&db.url, "r2", "public").acquire("two").await.unwrap(), Lease::Held { epoch: 1 });
+    first.renew().await.unwrap();
+
+    // Past its end the other takes it, and what the first still writes is refused.
+    db.sql("UPDATE daemon_lease SET expires_at = now() - interval '1 s' WHERE scope = 'r1'").await;
+    assert_eq!(second.acquire("two").await.unwrap(), Lease::Held { epoch: 3 });
+    assert!(matches!(first.renew().await, Err(StoreFault::Fenced(_))));
+    let late = first.record(&batch(vec![Record::Check(check(id, true, now()))])).await;
+    assert!(matches!(late, Err(StoreFault::Fenced(_))), "{late:?}");
+    assert!(matches!(first.merge(&[]).await, Err(StoreFault::Fenced(_))));
+    assert!(matches!(first.write_status(&[]).await, Err(StoreFault::Fenced(_))));
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 0);
+    second.record(&batch(vec![Record::Check(check(id, true, now()))])).await.unwrap();
+    second.release().await.unwrap();
+    assert_eq!(first.acquire("one").await.unwrap(), Lease::Held { epoch: 4 });
+}
+
+#[tokio::test]
+async fn renewing_never_waits_for_a_batch_and_nobody_takes_over_inside_one() {
+    let db = TestDb::new().await;
+    let (first, second) = (store_at(&db.url, "r", "public"), store_at(&db.url, "r", "public"));
+    first.acquire("one").await.unwrap();
+    let mut writing = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM daemon_lease WHERE scope = 'r' FOR KEY SHARE").execute(&mut *writing).await.unwrap();
+    first.renew().await.unwrap();
+    db.sql("UPDATE daemon_lease SET expires_at = now() - interval '1 s'").await;
+    assert!(matches!(second.acquire("two").await, Err(StoreFault::Away(_))));
+    writing.rollback().await.unwrap();
+    assert_eq!(second.acquire("two").await.unwrap(), Lease::Held { epoch: 2 });
+}
+
+#[tokio::test]
+async fn downtime_is_one_gap_from_the_last_sign_of_life() {
+    let db = TestDb::new().await;
+    let store = store_at(&db.url, "r", "public");
+    store.acquire("one").await.unwrap();
+    assert_eq!(store.record_downtime().await.unwrap(), None);
+
+    db.sql("UPDATE daemon_lease SET renewed_at = now() - interval '1 hour'").await;
+    store.acquire("one").await.unwrap();
+    // Killed before the gap was written: the next start writes the whole of it.
+    store.acquire("one").await.unwrap();
+    let gap = store.record_downtime().await.unwrap().unwrap();
+    assert_eq!((gap.monitor, gap.reason), (None, GapReason::NotRunning));
+    let long = (gap.to_at - gap.from_at).num_seconds();
+    assert!((3590..3700).contains(&long), "{long}");
+    assert_eq!(store.record_downtime().await.unwrap(), None);
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_gaps WHERE reason = 'not_running'").await, 1);
+
+    // A check after the last renewal is a sign of life as well.
+    monitors(&db, 1).await;
+    db.sql(
+        "INSERT INTO monitor_state (monitor_id, region, state, status, last_checked)
+         SELECT id, 'r', '{}', 'up', now() - interval '10 minutes' FROM monitors;
+         UPDATE daemon_lease SET renewed_at = now() - interval '1 hour'",
+    )
+    .await;
+    store.acquire("one").await.unwrap();
+    let gap = store.record_downtime().await.unwrap().unwrap();
+    let long = (gap.to_at - gap.from_at).num_seconds();
+    assert!((590..700).contains(&long), "{long}");
+}
