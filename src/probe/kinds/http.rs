@@ -156,9 +156,9 @@ impl Spec {
         };
         seen.address = Some(dialled.address);
         let stream = if url.scheme() == "https" {
-            let (deadline, timings) = (context.deadline, &mut seen.timings);
-            let handshake =
-                context.net.handshake(dialled.stream, &host, &self.tls, context.started_at, deadline, timings);
+            let tls = if turn.home { &self.tls } else { &self.tls_abroad };
+            let (now, deadline) = (context.started_at, context.deadline);
+            let handshake = context.net.handshake(dialled.stream, &host, tls, now, deadline, &mut seen.timings);
             let shaken = handshake.await;
             seen.certificate = shaken.certificate;
             Stream::Tls(Box::new(shaken.result?))

@@ -99,6 +99,13 @@ impl TlsOptions {
         self.alpn = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         self
     }
+
+    /// The same without a client certificate: for a host that its owner did not name.
+    #[must_use]
+    pub fn without_client(mut self) -> Self {
+        self.client = None;
+        self
+    }
 }
 
 /// Reads and checks a client certificate. Messages never show what a file contains.

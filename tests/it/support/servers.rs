@@ -1,1 +1,3 @@
-//! (to come)
+//! Servers that misbehave on demand.
+
+pub mod http;

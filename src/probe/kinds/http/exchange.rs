@@ -92,7 +92,7 @@ async fn converse(
     let head_fault = |error: hyper::Error| fault::of_hyper(&error, Stage::Head, wire, &plan.place());
     let mut builder = http1::Builder::new();
     // Browsers write names so, and there are servers that compare them. 100 headers are hyper's own bound.
-    builder.title_case_headers(true).max_buf_size(MAX_HEAD_BYTES);
+    builder.title_case_headers(true).max_buf_size(MAX_HEAD_BYTES).max_header_size(MAX_HEAD_BYTES);
     // RFC 9112, 5.2: a user agent replaces a folded line by a space.
     builder.allow_obsolete_multiline_headers_in_responses(true);
     let io = TokioIo::new(WireIo::new(stream, wire));

@@ -5,6 +5,7 @@ use std::io;
 
 use super::wire::Wire;
 use crate::model::{Failure, Fault};
+use crate::probe::net::tls_fault;
 
 /// How far the exchange had come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,8 +56,8 @@ fn io_cause<'a>(error: &'a hyper::Error) -> Option<&'a io::Error> {
 fn of_io(error: &io::Error, stage: Stage, wire: &Wire, place: &str) -> Fault {
     use io::ErrorKind as Kind;
     // With TLS 1.3 a server refuses a client's certificate after the handshake, in place of the answer.
-    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        return Fault::new(Failure::TlsHandshake, format!("TLS with {place} ended: {tls}"));
+    if let Some(fault) = tls_fault(error) {
+        return fault;
     }
     match error.kind() {
         Kind::UnexpectedEof => closed(stage, wire, place),

@@ -59,6 +59,8 @@ pub(super) struct Spec {
     pub(super) ip_version: IpVersion,
     pub(super) profile: Profile,
     pub(super) tls: TlsOptions,
+    /// For hosts that only a redirect named: who we are is not their business.
+    pub(super) tls_abroad: TlsOptions,
     /// An expectation reads the body.
     pub(super) needs_body: bool,
 }
@@ -80,20 +82,22 @@ pub(super) fn read(url: &Url, reader: &mut TableReader<'_>) -> Option<(Spec, Exp
         downgrade: reader.boolean("redirect_downgrade").unwrap_or(false),
     };
     let ip_version = read_ip_version(reader);
-    let tls = TlsOptions::read(reader);
+    let tls = TlsOptions::read(reader).map(|tls| tls.with_alpn(&["http/1.1"]));
     let accepts = Accepts { status: true, body: true, headers: true, json: true, certificate: true };
     let expect = Expectations::read(reader, accepts);
     let host = host_header(&url);
     if reader.findings().count() > before {
         return None;
     }
+    let tls = tls?;
     complete(&mut headers, host?, &method, &body);
     let spec = Spec {
         uri: uri?,
         names_agent: headers.contains_key(USER_AGENT),
         profile: profile_of(reader),
         needs_body: expect.reads_body(),
-        tls: tls?,
+        tls_abroad: tls.clone().without_client(),
+        tls,
         url,
         method,
         body,

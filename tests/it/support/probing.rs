@@ -1,0 +1,66 @@
+//! Makes one check of a monitor given as JSON, with a network layer of its own.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::time::Duration;
+
+use chrono::Utc;
+use lamplighter::model::{Observation, Phase};
+use lamplighter::probe::kinds;
+use lamplighter::probe::net::{EgressOptions, Net, NetOptions};
+use lamplighter::probe::{Prepared, ProbeContext};
+use lamplighter::settings::diagnostic::{Findings, render};
+use lamplighter::settings::reader::{Origin, TableReader};
+use lamplighter::settings::tree::Table;
+use serde_json::Value;
+use tokio::time::Instant;
+
+/// Cap on bodies in these tests.
+pub const MAX_BODY: usize = 64 * 1024;
+
+pub fn net() -> Net {
+    Net::new(NetOptions {
+        resolvers: vec!["127.0.0.1:9".parse().unwrap()],
+        ca_files: Vec::new(),
+        egress: EgressOptions::default(),
+        user_agent: "lamplighter-test/1".to_owned(),
+        max_body: MAX_BODY,
+    })
+    .unwrap()
+}
+
+/// Prepares a monitor of the file.
+pub fn prepare(monitor: &Value) -> Prepared {
+    let own = Table::from_json(monitor.as_object().unwrap());
+    let origin = Origin { trusted: true, env: &|_| None, base: Path::new("/"), credentials: None };
+    let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
+    let mut reader = TableReader::new(&own, None, "", &origin, &findings, &secrets);
+    let url = url::Url::parse(&reader.string("url").unwrap()).unwrap();
+    let prepared = (kinds::by_scheme(url.scheme()).unwrap().prepare)(&url, &mut reader);
+    reader.finish(&|_| None);
+    let found: Vec<String> = findings.into_sorted().0.iter().map(|finding| render(finding, &[])).collect();
+    assert!(found.is_empty(), "{monitor}: {found:?}");
+    prepared.unwrap()
+}
+
+/// One attempt. What must hold of every observation is looked at here.
+pub async fn check(monitor: &Value, timeout: Duration) -> Observation {
+    let (net, prepared) = (net(), prepare(monitor));
+    let begin = Instant::now();
+    let context = ProbeContext { net: &net, deadline: begin + timeout, started_at: Utc::now() };
+    let seen = prepared.probe.probe(&context).await;
+    let took = begin.elapsed();
+    assert!(took < timeout + Duration::from_secs(1), "{monitor}: took {took:?}");
+    assert!(seen.timings.total <= took, "{monitor}: {:?}", seen.timings);
+    let reached: Vec<Duration> = Phase::ALL.iter().filter_map(|phase| seen.timings.get(*phase)).collect();
+    if !reached.is_empty() {
+        let apart = seen.timings.total.abs_diff(reached.iter().sum());
+        assert!(apart < Duration::from_millis(1), "{monitor}: {:?}", seen.timings);
+    }
+    seen
+}
+
+/// The phases that were reached, by name.
+pub fn phases(seen: &Observation) -> Vec<&'static str> {
+    Phase::ALL.iter().filter(|phase| seen.timings.get(**phase).is_some()).map(|phase| phase.name()).collect()
+}
