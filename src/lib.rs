@@ -16,10 +16,10 @@
 //! |---|---|
 //! | top | `main`, [`cli`], [`daemon`] |
 //! | loops | `catalog::sync`, `catalog::watch`, `schedule::dispatch`, `schedule::jobs`, `probe::pool`, `verdict::stage`, `journal::recorder`, `web::server` |
-//! | adapters | `probe::kinds`, [`store`], `settings::file` |
+//! | adapters | `probe::kinds`, [`store`], `settings::{file, model, monitor, defaults}` and what they are made of |
 //! | ports | [`probe`] (the trait), [`catalog`] (the snapshot), [`journal`] (the trait), `schedule` and `verdict` (their types, `verdict::board`), [`clock`], [`shutdown`] |
 //! | network | `probe::net`: sockets, resolver, guard, TLS |
-//! | rules | `settings` (tree, reader, diagnostics), `catalog::{merge, diff}`, `schedule::{wheel, plan}`, `verdict::{expectation, judge, evidence, redact, text, machine}` |
+//! | rules | `settings::{tree, document, reader, diagnostic, duration, size, limited}`, `catalog::{merge, diff}`, `schedule::{wheel, plan}`, `verdict::{expectation, judge, evidence, redact, text, machine}` |
 //! | model | [`model`] |
 //!
 //! A loop never names another loop. Only `store` says sqlx. Only `web` and `probe` say hyper. Only `daemon` names
