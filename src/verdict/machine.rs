@@ -136,7 +136,7 @@ pub fn step(
         }
     }
     if outcome.retry.is_some() {
-        outcome.next_attempt = check.attempt.saturating_add(1).max(2);
+        outcome.next_attempt = check.attempt.saturating_add(1);
     }
     outcome.state_changed = Durable::of(state, monitor) != before;
     outcome

@@ -25,7 +25,8 @@ pub struct Finished {
 }
 
 impl Finished {
-    /// Judges what an attempt saw, and keeps the evidence. CPU work in proportion to the body when expectations read it.
+    /// Judges what an attempt saw, and keeps the evidence: some microseconds, but up to seconds when expectations read
+    /// a large hostile body, so that such a judgement (`expect.reads_body()`) is better made off the async workers.
     #[must_use]
     pub fn of(entry: Arc<Entry>, attempt: u16, observation: &Observation) -> Self {
         let redactor = redact::Redactor::new(&entry.secrets);

@@ -7,6 +7,10 @@ use std::fmt::Write as _;
 /// `\u{..}`. Line feeds and tabs stay where `lines` says that the text may have several lines.
 #[must_use]
 pub fn clean(text: &str, most: usize, lines: bool) -> String {
+    // Nearly all text is like this, and every check has some.
+    if text.len() <= most && text.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+        return text.to_owned();
+    }
     let mut out = String::with_capacity(text.len().min(most));
     let mut left = most;
     // Where the last place for a "…" is, should the rest not fit.

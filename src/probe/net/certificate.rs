@@ -2,11 +2,13 @@
 //! characters.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use chrono::{DateTime, Utc};
 use rustls::pki_types::CertificateDer;
 use sha2::{Digest as _, Sha256};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer as _;
 use x509_parser::time::ASN1Time;
 use x509_parser::x509::{AttributeTypeAndValue, X509Name};
@@ -51,6 +53,29 @@ pub(super) fn is_self_issued(der: &CertificateDer<'_>) -> bool {
 /// Start and end of the validity.
 pub(super) fn validity(der: &CertificateDer<'_>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
     parse(der).map(|certificate| (time(certificate.validity().not_before), time(certificate.validity().not_after)))
+}
+
+/// The hosts that the leaf is valid for, the first three, as text for a message; empty when it names none.
+pub(super) fn names(chain: &[CertificateDer<'_>]) -> String {
+    const SHOWN: usize = 3;
+    let leaf = chain.first().and_then(parse);
+    let extension = leaf.as_ref().and_then(|leaf| leaf.subject_alternative_name().ok().flatten());
+    let all = extension.map_or(&[][..], |extension| extension.value.general_names.as_slice());
+    let mut hosts = all.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.chars().take(80).flat_map(char::escape_debug).collect()),
+        GeneralName::IPAddress(bytes) => {
+            let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
+            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+            v4.or(v6).ok().map(|ip| ip.to_string())
+        }
+        _ => None,
+    });
+    let mut shown: Vec<String> = hosts.by_ref().take(SHOWN).collect();
+    let more = hosts.count();
+    if more > 0 {
+        shown.push(format!("{more} more"));
+    }
+    shown.join(", ")
 }
 
 /// Years outside of what chrono knows cannot come from ASN.1, whose years have four digits.

@@ -271,8 +271,18 @@ mod tests {
 
     #[test]
     fn a_wildcard_listener_has_every_address_of_this_host() {
-        assert!(is_of_this_host("127.0.0.9".parse().unwrap()));
         assert!(!is_of_this_host("198.51.100.7".parse().unwrap()));
+        assert!(is_of_this_host("127.0.0.1".parse().unwrap()));
+        // The address of this host's interface, where it has a network.
+        let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
+            socket.connect("198.51.100.7:9")?;
+            socket.local_addr()
+        });
+        if let Ok(own) = own {
+            let guard = guard(&[], &[], false, &["[::]:8780"]);
+            assert!(!passes(&guard, &own.ip().to_string(), 8780, Profile::Rows), "{own}");
+            assert!(passes(&guard, &own.ip().to_string(), 8781, Profile::Rows), "{own}");
+        }
     }
 
     #[test]

@@ -260,7 +260,7 @@ async fn question(
 }
 
 fn absolute(name: &str) -> Option<Name> {
-    let mut parsed = Name::from_ascii(name).ok().filter(|parsed| !parsed.is_root())?;
+    let mut parsed = Name::from_ascii(name).ok().filter(|parsed| parsed.num_labels() > 0)?;
     parsed.set_fqdn(true);
     Some(parsed)
 }

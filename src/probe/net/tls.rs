@@ -88,9 +88,9 @@ impl TlsOptions {
             // The other one was given, but is wrong: that was reported.
             _ => {}
         }
-        let good = table.findings().count() == before;
+        let findings = table.findings();
         table.finish(&|_| None);
-        good.then_some(options)
+        (findings.count() == before).then_some(options)
     }
 
     /// The same with application protocols to offer, the first preferred (RFC 7301).
@@ -312,6 +312,11 @@ fn protocol_fault(error: &Error) -> Fault {
         Error::InvalidMessage(InvalidMessage::CertificatePayloadTooLarge) => {
             (Failure::CertInvalid, "the presented chain is larger than 64 KiB".to_owned())
         }
+        // The library takes no longer ones: the bound on what a server may make us keep.
+        Error::InvalidMessage(InvalidMessage::HandshakePayloadTooLarge) => (
+            Failure::TlsHandshake,
+            "the server sent a TLS message of more than 64 KiB: too many certificates, or no TLS at all".to_owned(),
+        ),
         Error::InvalidMessage(why) => {
             (Failure::TlsHandshake, format!("what the server sent is not TLS ({why:?}): is this a plain-text port?"))
         }

@@ -203,11 +203,8 @@ pub(super) fn fault(error: &CertificateError, chain: &[CertificateDer<'_>], host
                         or its CA belongs into probe.ca_files";
             Fault::new(Failure::CertUntrusted, what)
         }
-        E::NotValidForName => {
-            Fault::new(Failure::CertHostnameMismatch, format!("the certificate is not valid for {host}"))
-        }
-        E::NotValidForNameContext { presented, .. } => {
-            Fault::new(Failure::CertHostnameMismatch, mismatch(host, presented))
+        E::NotValidForName | E::NotValidForNameContext { .. } => {
+            Fault::new(Failure::CertHostnameMismatch, mismatch(host, chain))
         }
         E::Revoked => Fault::new(Failure::CertRevoked, "the certificate was revoked"),
         E::BadSignature => {
@@ -254,14 +251,9 @@ fn ago(seconds: i64) -> String {
     format!("{count} {unit}{} ago", if count == 1 { "" } else { "s" })
 }
 
-/// Names come from the other side: a few, each short.
-fn mismatch(host: &str, presented: &[String]) -> String {
-    let mut shown: Vec<String> = presented.iter().take(3).map(|name| name.chars().take(80).collect()).collect();
-    if presented.len() > 3 {
-        shown.push(format!("{} more", presented.len() - 3));
-    }
-    match shown.as_slice() {
-        [] => format!("the certificate names no host, so it is not valid for {host}"),
-        names => format!("the certificate is valid for {}, not for {host}", names.join(", ").escape_debug()),
+fn mismatch(host: &str, chain: &[CertificateDer<'_>]) -> String {
+    match certificate::names(chain).as_str() {
+        "" => format!("the certificate names no host, so it is not valid for {host}"),
+        names => format!("the certificate is valid for {names}, not for {host}"),
     }
 }

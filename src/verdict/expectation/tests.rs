@@ -103,7 +103,7 @@ fn each_mistake_is_named() {
         (json!({ "json": [{ "path": "$[?search(@.a, 'x')]", "exists": true }] }), "match() or search()"),
         (
             json!({ "json": [{ "path": format!("$[?{}@.a{}]", "(".repeat(99), ")".repeat(99)), "exists": true }] }),
-            "nested more than 16",
+            "nested more than 8",
         ),
         (json!({ "certificate_days_left": -1 }), "certificate_days_left: -1 is out of range"),
         (json!({ "rcode": "NOERROR" }), "not built yet"),

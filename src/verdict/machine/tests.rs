@@ -150,6 +150,7 @@ fn an_incident_from_the_first_bad_check_to_the_first_good() {
     assert_eq!(subject.check(210, Verdict::Degraded).transition, None);
     let resolution = subject.resolved(220).unwrap();
     assert_eq!((resolution.uid, resolution.resolved_at), (opening.uid, at(210)));
+    assert_eq!(subject.state.first_bad, None);
     assert_eq!((subject.state.status, subject.state.since), (Status::Up, Some(at(210))));
     assert!(!subject.check(250, Verdict::Up).state_changed);
     assert!(subject.check(280, Verdict::Degraded).state_changed);
@@ -260,6 +261,17 @@ fn an_invalid_definition_says_nothing_about_the_target() {
     assert_eq!(subject.state.shown(), Status::Paused);
     let left = removed(&mut subject.state, id(), at(95), ResolveReason::Archived);
     assert_eq!((left.resolution, left.gap.map(|gap| gap.reason)), (None, Some(GapReason::Paused)));
+}
+
+#[test]
+fn nothing_is_its_own_cause() {
+    for (cause, told) in [(id(), None), (MonitorId(Uuid::nil()), Some(MonitorId(Uuid::nil())))] {
+        let (monitor, check) = (Monitor { confirmations: 1, ..monitor() }, check_at(0, Verdict::Down));
+        let uid = || IncidentUid(Uuid::nil());
+        let step = step(&mut MonitorState::default(), &monitor, &check, seen(&check), || Some(cause), uid);
+        let Some(Transition::Opened(opening)) = step.transition else { panic!("{step:?}") };
+        assert_eq!(opening.caused_by, told);
+    }
 }
 
 #[test]

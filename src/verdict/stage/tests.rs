@@ -216,9 +216,14 @@ async fn what_is_gone_paused_or_aimed_elsewhere_counts_for_nothing() {
     assert_eq!(bench.records(), ["state:down"]);
     bench.check(result(&moved, 30, None)).await;
     assert_eq!(bench.records(), ["up resolve:recovered state:up"]);
-    let paused = entry(Monitor { active: false, ..moved.monitor.clone() });
+    bench.check(result(&moved, 35, DOWN)).await;
+    let again = entry(Monitor { url: "http://third/".into(), ..monitor(1) });
+    bench.update(Changes { changed: vec![again.clone()], ..Changes::default() }).await;
+    bench.check(result(&again, 36, DOWN)).await;
+    assert_eq!(bench.records(), ["down state:up", "state:up", "down state:up"]);
+    let paused = entry(Monitor { active: false, ..again.monitor.clone() });
     bench.update(Changes { changed: vec![paused], ..Changes::default() }).await;
-    bench.check(result(&moved, 40, DOWN)).await;
+    bench.check(result(&again, 40, DOWN)).await;
     bench.update(Changes { removed: vec![(id(1), Removal::Deleted)], ..Changes::default() }).await;
     bench.check(result(&moved, 50, DOWN)).await;
     // Ends no gap of length zero: the wall clock of this test stands still.

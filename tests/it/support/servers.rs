@@ -1,3 +1,5 @@
-//! Servers that misbehave on demand.
+//! Servers that tests talk to, most of them hostile.
 
+pub mod dns;
 pub mod http;
+pub mod tls;
