@@ -316,11 +316,9 @@ fn join(into: &mut serde_json::Map<String, serde_json::Value>, key: String, valu
 }
 
 fn sealed(mut definition: Definition, secrets: RefCell<Vec<Secret>>, paths: &[PathBuf]) -> Definition {
-    // Shorter values would blank out half of any text they are removed from.
-    const SHORTEST: usize = 4;
     let mut secrets = secrets.into_inner();
     definition.fingerprint = definition.compute_fingerprint(&secrets, paths);
-    secrets.retain(|secret| secret.expose().len() >= SHORTEST);
+    secrets.retain(|secret| secret.expose().len() >= Secret::SHORTEST);
     if !secrets.is_empty() {
         // Longest first: a secret that holds another is removed whole.
         secrets.sort_by(|a, b| b.expose().len().cmp(&a.expose().len()).then_with(|| a.expose().cmp(b.expose())));

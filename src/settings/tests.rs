@@ -12,8 +12,13 @@ use super::monitor::read_row_of;
 use super::testing::{KINDS, LATER};
 use crate::catalog::MonitorRow;
 use crate::model::{Cadence, MonitorId, SYSTEM_USER, Source};
+use crate::probe::Kind;
 
 fn read_sources(sources: &[SourceText]) -> Result<Settings, Refusal> {
+    read_by(KINDS, sources)
+}
+
+fn read_by(kinds: &'static [&'static Kind], sources: &[SourceText]) -> Result<Settings, Refusal> {
     let variable = |name: &str| match name {
         "HOST" => Some("canary-host.example".to_owned()),
         "TOKEN" => Some("canary-token".to_owned()),
@@ -21,7 +26,7 @@ fn read_sources(sources: &[SourceText]) -> Result<Settings, Refusal> {
     };
     let environment = Environment { variable: &variable, credentials: None };
     let findings = Findings::default();
-    let settings = read_with(KINDS, LATER, sources, Path::new("/nowhere"), environment, &findings);
+    let settings = read_with(kinds, LATER, sources, Path::new("/nowhere"), environment, &findings);
     if findings.count() == 0 { Ok(settings) } else { Err(Refusal::of(findings, sources)) }
 }
 
@@ -301,6 +306,13 @@ fn no_message_shows_a_secret() {
         monitor("headers = { Authorization = \"${NONE}canary\" }"),
         monitor("interval = \"${TOKEN}\""),
         monitor("body = \"${canary-}\""),
+        monitor("headers = { Authorization = \"canary\\n\" }"),
+        monitor("headers = { \"Bad Name\" = \"canary\", Cookie = \"canary\" }"),
+        monitor("auth = { bearer = \"canary\\n\" }"),
+        monitor("auth = { bearer = \"canary\", basic = { username = \"canary\" } }"),
+        monitor("auth = { basic = { username = 5, password = \"${TOKEN}\" } }"),
+        monitor("headers = { Authorization = \"${TOKEN}\" }\nmethod = \"${TOKEN}\"\nip_version = \"${TOKEN}\""),
+        monitor("tls = { client_certificate = \"${TOKEN}\", client_key = \"${TOKEN}\", min_version = \"${TOKEN}\" }"),
         monitor("interval = \"canary\nauth = 5"),
         "[[monitor]]\nid = \"a\"\nurl = \"https://u:canary@h.example/\"\n".to_owned(),
         "[[monitor]]\nid = \"a\"\nurl = \"htps://u:canary@h.example/\"\n".to_owned(),
@@ -311,7 +323,9 @@ fn no_message_shows_a_secret() {
         "[database]\nurl = postgres://u:canary@h/d\n".to_owned(),
         "[database]\nurl = { file = \"${TOKEN}\" }\n".to_owned(),
     ] {
-        let found = errors(&text).join("\n");
+        let sources = [SourceText::new("c.toml", text.as_str())];
+        let real = read_by(crate::probe::kinds::KINDS, &sources).unwrap_err().to_string();
+        let found = errors(&text).join("\n") + &real;
         // The one message that quotes what it cannot parse as a duration quotes what is no secret's place.
         let allowed = text.contains("interval = \"canary");
         assert!(!found.is_empty() && (allowed || !found.contains("canary")), "{text}\n{found}");
