@@ -7,6 +7,9 @@ use std::fmt;
 pub struct Secret(Box<str>);
 
 impl Secret {
+    /// Bytes of the shortest secret that is cut out of other texts: shorter ones would blank out half of any text.
+    pub const SHORTEST: usize = 4;
+
     /// Wraps a text.
     pub fn new(text: impl Into<Box<str>>) -> Self {
         Self(text.into())

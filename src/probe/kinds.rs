@@ -136,10 +136,19 @@ pub(in crate::probe) mod testing {
 
     /// Reads a monitor with `read`, then complains about the keys that nobody asked for. `$SECRET` is `s3cr3t!`.
     pub(in crate::probe) fn read<T>(toml: &str, read: impl FnOnce(&Url, &mut TableReader<'_>) -> Option<T>) -> Read<T> {
+        read_as(true, toml, read)
+    }
+
+    /// The same for a definition that is trusted, or a row, which is not.
+    pub(in crate::probe) fn read_as<T>(
+        trusted: bool,
+        toml: &str,
+        read: impl FnOnce(&Url, &mut TableReader<'_>) -> Option<T>,
+    ) -> Read<T> {
         let parsed = DeTable::parse(toml).unwrap();
         let own = table(parsed.get_ref());
         let env = |name: &str| (name == "SECRET").then(|| "s3cr3t!".to_owned());
-        let origin = Origin { trusted: true, env: &env, base: Path::new("/nowhere"), credentials: None };
+        let origin = Origin { trusted, env: &env, base: Path::new("/nowhere"), credentials: None };
         let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
         let mut reader = TableReader::new(&own, None, "", &origin, &findings, &secrets);
         let url = Url::parse(&reader.string("url").unwrap()).unwrap();

@@ -110,6 +110,10 @@ impl Converter<'_> {
 
 /// Adds `from` to `into`: tables join key by key, lists of tables add up, anything else may be set only once.
 pub fn merge(into: &mut Table, from: Table, path: &str, sources: &[SourceText], findings: &Findings) {
+    if into.entries.is_empty() {
+        into.entries = from.entries;
+        return;
+    }
     for entry in from.entries {
         let Some(there) = into.entries.iter_mut().find(|there| there.key == entry.key) else {
             into.entries.push(entry);

@@ -82,13 +82,7 @@ pub(super) fn read_file_monitor(
     let address = written.and_then(|written| read_address(&mut reader, written, named, context));
     let place = span.and_then(|span| sources.place(span));
     let Some(address) = address else {
-        // The rest is read without a kind, so that its errors are reported in the same run.
-        common::identity(&mut reader);
-        let interval = common::interval(&mut reader);
-        common::shared(&mut reader, interval);
-        let kinds_keys = context.kinds.iter().flat_map(|kind| kind.keys);
-        kinds_keys.for_each(|key| reader.ask(key));
-        reader.finish(&|_| None);
+        read_the_rest(reader, context);
         return None;
     };
     let defaults = context.defaults.of_file(address.kind.name);
@@ -132,6 +126,15 @@ pub(super) fn read_file_monitor(
         place,
     };
     Some(sealed(definition, secrets, &paths.into_inner()))
+}
+
+/// Reads what every kind has when the kind is not known, so that its errors are reported in the same run.
+fn read_the_rest(mut reader: TableReader<'_>, context: &Context<'_>) {
+    common::identity(&mut reader);
+    let interval = common::interval(&mut reader);
+    common::shared(&mut reader, interval);
+    context.kinds.iter().flat_map(|kind| kind.keys).for_each(|key| reader.ask(key));
+    reader.finish(&|_| None);
 }
 
 /// Reads one row of the database; the error is a sentence for `invalid_reason`. No reference of a row is resolved, and
@@ -316,11 +319,9 @@ fn join(into: &mut serde_json::Map<String, serde_json::Value>, key: String, valu
 }
 
 fn sealed(mut definition: Definition, secrets: RefCell<Vec<Secret>>, paths: &[PathBuf]) -> Definition {
-    // Shorter values would blank out half of any text they are removed from.
-    const SHORTEST: usize = 4;
     let mut secrets = secrets.into_inner();
     definition.fingerprint = definition.compute_fingerprint(&secrets, paths);
-    secrets.retain(|secret| secret.expose().len() >= SHORTEST);
+    secrets.retain(|secret| secret.expose().len() >= Secret::SHORTEST);
     if !secrets.is_empty() {
         // Longest first: a secret that holds another is removed whole.
         secrets.sort_by(|a, b| b.expose().len().cmp(&a.expose().len()).then_with(|| a.expose().cmp(b.expose())));

@@ -156,7 +156,18 @@ impl<'a> TableReader<'a> {
     }
 
     fn complain(&self, span: Option<Span>, key: &str, what: String, allowed: Option<String>, quote: Quote) {
+        let (what, allowed) = (self.blanked(what), allowed.map(|allowed| self.blanked(allowed)));
         self.findings.push(Diagnostic { span, key: self.full(key), what, allowed, quote });
+    }
+
+    /// Kinds quote what they were given, with references expanded: what the references stood for is cut out again.
+    fn blanked(&self, mut text: String) -> String {
+        for secret in self.secrets.borrow().iter().map(Secret::expose) {
+            if secret.len() >= Secret::SHORTEST && text.contains(secret) {
+                text = text.replace(secret, "…");
+            }
+        }
+        text
     }
 
     fn wrong_type(&self, key: &str, node: &Node, wanted: &str) {

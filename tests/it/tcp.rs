@@ -9,7 +9,7 @@ use crate::support::probing::{check, phases};
 use crate::support::servers::http::{Act, Server, closed_port, text};
 
 const LONG: Duration = Duration::from_secs(20);
-const SHORT: Duration = Duration::from_millis(300);
+const SHORT: Duration = Duration::from_secs(1);
 
 #[tokio::test]
 async fn a_connection_is_enough() {

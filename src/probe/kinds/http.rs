@@ -1,7 +1,7 @@
 //! `http` and `https`: one request over one fresh connection a hop, redirects by our own loop, every phase timed.
 //!
-//! Each check sends `Connection: close`: it never comes back on the same connection, servers then close first, and the
-//! TIME_WAIT of 10,000 checks stays on their side instead of using up our ports. `headers` may say otherwise.
+//! Each check sends `Connection: close`, because it never comes back on the same connection: servers then mostly close
+//! first, and TIME_WAIT uses up their state instead of our ports. `headers` may say otherwise.
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;

@@ -42,7 +42,7 @@ pub(super) fn of_hyper(error: &hyper::Error, stage: Stage, wire: &Wire, place: &
     Fault::new(Failure::HttpProtocol, format!("the exchange with {place} failed: {error}"))
 }
 
-fn io_cause<'a>(error: &'a hyper::Error) -> Option<&'a io::Error> {
+fn io_cause(error: &hyper::Error) -> Option<&io::Error> {
     let mut source = error.source();
     while let Some(cause) = source {
         if let Some(found) = cause.downcast_ref::<io::Error>() {

@@ -107,3 +107,24 @@ fn only_harmless_headers_cross_an_origin() {
     let names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
     assert_eq!(names, ["accept", "accept-encoding", "connection"]);
 }
+
+#[test]
+fn rows_are_other_peoples() {
+    let row = testing::read_as(false, URL, read);
+    assert_eq!(row.value.unwrap().0.profile, Profile::Rows);
+    let reference = testing::read_as(false, &format!("{URL}headers = {{ a = \"${{SECRET}}\" }}"), read);
+    assert!(reference.value.is_none() && reference.findings[0].contains("not allowed in the database"));
+}
+
+#[test]
+fn hosts_as_headers() {
+    for (url, host) in [
+        ("https://h/", "h"),
+        ("https://h:443/", "h"),
+        ("http://h:443/", "h:443"),
+        ("http://[::1]:8080/", "[::1]:8080"),
+        ("http://bücher.example/", "xn--bcher-kva.example"),
+    ] {
+        assert_eq!(host_header(&Url::parse(url).unwrap()).unwrap(), host, "{url}");
+    }
+}

@@ -21,7 +21,7 @@ pub enum Act {
     Endless(Vec<u8>),
     /// Says nothing until the other side is gone.
     Hang,
-    /// Closes with a reset.
+    /// Closes with a reset; over TLS without saying so (no close_notify).
     Reset,
 }
 
@@ -85,7 +85,12 @@ impl Server {
 
     /// The same over TLS, with a certificate that signs itself.
     pub async fn start_tls(script: impl Fn(&Request) -> Vec<Act> + Send + Sync + 'static) -> Self {
-        Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(acceptor())).await
+        Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(acceptor(false))).await
+    }
+
+    /// The same, for clients that have a certificate of that very issuer, which nobody has.
+    pub async fn start_tls_for_members(script: impl Fn(&Request) -> Vec<Act> + Send + Sync + 'static) -> Self {
+        Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(acceptor(true))).await
     }
 
     async fn build(bind: &str, script: Option<Script>, acts: Vec<Act>, tls: Option<TlsAcceptor>) -> Self {
@@ -205,17 +210,22 @@ async fn read_request<S: AsyncRead + Unpin>(stream: &mut S) -> Option<Request> {
     Some(request)
 }
 
-fn acceptor() -> TlsAcceptor {
+fn acceptor(members_only: bool) -> TlsAcceptor {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = rustls::ServerConfig::builder_with_provider(provider)
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![made.cert.der().clone()], key)
         .unwrap();
-    TlsAcceptor::from(Arc::new(config))
+    let builder = if members_only {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        builder.with_client_cert_verifier(verifier.build().unwrap())
+    } else {
+        builder.with_no_client_auth()
+    };
+    TlsAcceptor::from(Arc::new(builder.with_single_cert(vec![made.cert.der().clone()], key).unwrap()))
 }
 
 /// A loopback address on which nobody listens.
