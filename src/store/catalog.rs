@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use futures_util::future::BoxFuture;
 use futures_util::TryStreamExt as _;
+use futures_util::future::BoxFuture;
 use sqlx::postgres::{PgListener, PgRow};
 use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
-use super::{Problem, Store, fault_of, within};
+use super::{Problem, Store, fault_of, finish, within};
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
 use crate::model::{IncidentUid, MonitorId, MonitorState, Source, StoreFault, UserId};
 
@@ -88,12 +88,15 @@ impl CatalogStore for Store {
             let texts: Vec<Option<String>> = reasons.iter().map(|(_, why)| why.as_deref().map(super::clean)).collect();
             let mut conn = self.pool.acquire().await?;
             let mut tx = conn.begin().await?;
-            self.fence(&mut tx).await?;
-            // In id order, as every writer of many rows: no two of them can wait for each other.
-            sqlx::query(INVALID_LOCK).bind(&ids).bind(&texts).execute(&mut *tx).await?;
-            sqlx::query(INVALID).bind(&ids).bind(&texts).execute(&mut *tx).await?;
-            tx.commit().await?;
-            Ok::<_, Problem>(())
+            let result = async {
+                self.fence(&mut tx).await?;
+                // In id order, as every writer of many rows: no two of them can wait for each other.
+                sqlx::query(INVALID_LOCK).bind(&ids).bind(&texts).execute(&mut *tx).await?;
+                sqlx::query(INVALID).bind(&ids).bind(&texts).execute(&mut *tx).await?;
+                Ok::<_, Problem>(())
+            };
+            let result = result.await;
+            finish(tx, result).await
         }))
     }
 

@@ -153,7 +153,8 @@ mod tests {
     #[test]
     fn every_outcome() {
         let known = [1, 2];
-        let uuid = [("users.id", "uuid"), ("monitors.id", "uuid"), ("monitors.user_id", "uuid"), ("monitors.url", "text")];
+        let uuid =
+            [("users.id", "uuid"), ("monitors.id", "uuid"), ("monitors.user_id", "uuid"), ("monitors.url", "text")];
         assert_eq!(judge(&facts(&[], None), &known), Found::Empty);
         assert_eq!(judge(&facts(&uuid, Some(&[1])), &known), Found::Ours { pending: 1 });
         assert_eq!(judge(&facts(&uuid, Some(&[1, 2])), &known), Found::Ours { pending: 0 });

@@ -4,9 +4,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
 
-use super::{Problem, Store, within};
+use super::{Problem, Store, finish, within};
 use crate::model::{Gap, GapReason, StoreFault};
 
 pub(super) const STATEMENTS: &[&str] = &[ACQUIRE, HOLDER, RENEW, RELEASE, DOWN_SINCE, GAP, FORGET_DOWN];
@@ -121,22 +121,26 @@ impl Store {
         within(DEADLINE, async {
             let mut conn = self.pool.acquire().await?;
             let mut tx = conn.begin().await?;
-            self.fence(&mut tx).await?;
-            let span: Option<(DateTime<Utc>, DateTime<Utc>)> =
-                sqlx::query_as(DOWN_SINCE).bind(&*self.region).bind(self.epoch()).fetch_optional(&mut *tx).await?;
-            let Some((from_at, to_at)) = span else { return Ok(None) };
-            let gap = Gap { monitor: None, from_at: from_at.min(to_at), to_at, reason: GapReason::NotRunning };
-            sqlx::query(GAP)
-                .bind(&*self.region)
-                .bind(gap.from_at)
-                .bind(gap.to_at)
-                .bind(gap.reason.name())
-                .execute(&mut *tx)
-                .await?;
-            sqlx::query(FORGET_DOWN).bind(&*self.region).bind(self.epoch()).execute(&mut *tx).await?;
-            tx.commit().await?;
-            Ok::<_, Problem>(Some(gap))
+            let result = self.write_downtime(&mut tx).await;
+            finish(tx, result).await
         })
         .await
+    }
+
+    async fn write_downtime(&self, tx: &mut PgConnection) -> Result<Option<Gap>, Problem> {
+        self.fence(tx).await?;
+        let span: Option<(DateTime<Utc>, DateTime<Utc>)> =
+            sqlx::query_as(DOWN_SINCE).bind(&*self.region).bind(self.epoch()).fetch_optional(&mut *tx).await?;
+        let Some((from_at, to_at)) = span else { return Ok(None) };
+        let gap = Gap { monitor: None, from_at: from_at.min(to_at), to_at, reason: GapReason::NotRunning };
+        sqlx::query(GAP)
+            .bind(&*self.region)
+            .bind(gap.from_at)
+            .bind(gap.to_at)
+            .bind(gap.reason.name())
+            .execute(&mut *tx)
+            .await?;
+        sqlx::query(FORGET_DOWN).bind(&*self.region).bind(self.epoch()).execute(&mut *tx).await?;
+        Ok(Some(gap))
     }
 }

@@ -8,7 +8,7 @@ use sqlx::{Connection as _, PgConnection, Row as _};
 use uuid::Uuid;
 
 use super::catalog::PATIENCE;
-use super::{Problem, Store, clean, clean_json};
+use super::{Problem, Store, clean, clean_json, finish};
 use crate::catalog::{FileRow, Merged};
 use crate::model::{MonitorId, MonitorKey, SYSTEM_USER, UserId};
 
@@ -88,7 +88,8 @@ impl Wanted {
     }
 
     fn equals(&self, old: &Existing) -> bool {
-        let tags = || old.tags.iter().flatten().map(Option::as_deref).eq(self.tags.iter().map(|tag| Some(tag.as_str())));
+        let tags =
+            || old.tags.iter().flatten().map(Option::as_deref).eq(self.tags.iter().map(|tag| Some(tag.as_str())));
         !old.archived
             && old.user_id == Some(self.user_id)
             && old.key == self.key
@@ -108,12 +109,17 @@ impl Store {
     pub(super) async fn merge_rows(&self, rows: &[FileRow]) -> Result<Merged, Problem> {
         let mut conn = self.pool.acquire().await?;
         let mut tx = conn.begin().await?;
+        let result = self.merge_in(&mut tx, rows).await;
+        finish(tx, result).await
+    }
+
+    async fn merge_in(&self, tx: &mut PgConnection, rows: &[FileRow]) -> Result<Merged, Problem> {
         sqlx::query(PATIENCE).execute(&mut *tx).await?;
-        self.fence(&mut tx).await?;
-        let existing = existing(&mut tx).await?;
-        let owners = owners(&mut tx, rows).await?;
+        self.fence(tx).await?;
+        let existing = existing(tx).await?;
+        let owners = owners(tx, rows).await?;
         let by_key: HashMap<&str, &Existing> = existing.iter().map(|row| (row.key.as_str(), row)).collect();
-        let taken = taken(&mut tx, rows, &by_key).await?;
+        let taken = taken(tx, rows, &by_key).await?;
 
         let wanted_keys: HashSet<&str> = rows.iter().map(|row| row.key.as_str()).collect();
         let mut claimed: HashSet<Uuid> = HashSet::with_capacity(rows.len());
@@ -140,12 +146,11 @@ impl Store {
         // One order for every writer of many rows.
         gone.sort_unstable();
         changed.sort_unstable_by_key(|row| row.id);
-        write(&mut tx, UPDATE, &changed).await?;
-        write(&mut tx, INSERT, &fresh).await?;
+        write(tx, UPDATE, &changed).await?;
+        write(tx, INSERT, &fresh).await?;
         if !gone.is_empty() {
             sqlx::query(ARCHIVE).bind(&gone).execute(&mut *tx).await?;
         }
-        tx.commit().await?;
         merged.archived = gone.into_iter().map(MonitorId).collect();
         Ok(merged)
     }

@@ -118,7 +118,12 @@ impl Store {
             sql += BEFORE_ADOPTION;
         }
         for migration in MIGRATIONS.iter().skip(skip) {
-            sql += &format!("\n-- migration {:04}: {}\n{}", migration.version, migration.description, migration.sql.as_str());
+            sql += &format!(
+                "\n-- migration {:04}: {}\n{}",
+                migration.version,
+                migration.description,
+                migration.sql.as_str()
+            );
         }
         if adoption {
             sql += AFTER_ADOPTION;

@@ -191,6 +191,22 @@ impl From<Problem> for StoreFault {
     }
 }
 
+/// Ends a transaction. The roll-back is awaited: a dropped transaction is rolled back some time later, and its locks would
+/// meet our own next try.
+async fn finish<T>(tx: sqlx::Transaction<'_, sqlx::Postgres>, result: Result<T, Problem>) -> Result<T, Problem> {
+    match result {
+        Ok(value) => {
+            tx.commit().await?;
+            Ok(value)
+        }
+        Err(problem) => {
+            // When this fails as well the connection is gone, and its locks with it.
+            let _ = tx.rollback().await;
+            Err(problem)
+        }
+    }
+}
+
 /// Bounds a call on our own clock.
 async fn within<T, E: Into<StoreFault>>(
     limit: Duration,

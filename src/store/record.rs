@@ -13,13 +13,27 @@ use uuid::Uuid;
 
 use super::copy::{COPY, encode};
 use super::fault::{fault_of, is_culprit, is_missing_partition};
-use super::{Problem, Store, clean, clean_json, within};
+use super::{Problem, Store, clean, clean_json, finish, within};
 use crate::journal::{RecordStore, Recorded, StatusRow};
 use crate::model::{Batch, Check, Gap, IncidentUid, MonitorId, MonitorState, Opening, Record, Resolution, StoreFault};
 
 pub(super) const STATEMENTS: &[&str] = &[
-    IMPATIENCE, RECORDED, CLOSED_TO, STATES, OPEN, RESOLVE, GAPS_ONE, GAPS_ALL, DIRTY, REMEMBER, FREE, PRESENT, OWNED,
-    INCIDENTS_FREE, INCIDENTS, PARTITIONS,
+    IMPATIENCE,
+    RECORDED,
+    CLOSED_TO,
+    STATES,
+    OPEN,
+    RESOLVE,
+    GAPS_ONE,
+    GAPS_ALL,
+    DIRTY,
+    REMEMBER,
+    FREE,
+    PRESENT,
+    OWNED,
+    INCIDENTS_FREE,
+    INCIDENTS,
+    PARTITIONS,
 ];
 
 /// Somebody's lock costs the batch this much, then the careful way is taken.
@@ -142,14 +156,19 @@ impl Store {
     async fn try_record(&self, batch: &Batch, careful: bool) -> Result<Recorded, Problem> {
         let mut conn = self.pool.acquire().await?;
         let mut tx = conn.begin().await?;
+        let result = self.write_batch(&mut tx, batch, careful).await;
+        finish(tx, result).await
+    }
+
+    async fn write_batch(&self, tx: &mut PgConnection, batch: &Batch, careful: bool) -> Result<Recorded, Problem> {
         sqlx::query(IMPATIENCE).execute(&mut *tx).await?;
-        self.fence(&mut tx).await?;
-        if let Some(recorded) = repeated(&mut tx, batch).await? {
+        self.fence(tx).await?;
+        if let Some(recorded) = repeated(tx, batch).await? {
             return Ok(recorded);
         }
         sqlx::query(LOCK).execute(&mut *tx).await?;
         let closed_to: DateTime<Utc> = sqlx::query_scalar(CLOSED_TO).fetch_one(&mut *tx).await?;
-        let away = if careful { culprits(&mut tx, batch).await? } else { Culprits::default() };
+        let away = if careful { culprits(tx, batch).await? } else { Culprits::default() };
         let mut recorded = Recorded { delayed: away.locked.clone(), ..Recorded::default() };
         let work = Work::of(batch.records.iter().filter(|record| match record.monitor() {
             Some(id) if away.gone.contains(&id) => {
@@ -159,11 +178,11 @@ impl Store {
             Some(id) => !away.locked.contains(&id),
             None => true,
         }));
-        recorded.checks = write_checks(&mut tx, &work.checks, &self.region).await?;
-        self.write_states(&mut tx, &work.states).await?;
-        write_turns(&mut tx, &work.turns).await?;
-        self.write_gaps(&mut tx, &work.gaps).await?;
-        mark_dirty(&mut tx, &work.checks, closed_to).await?;
+        recorded.checks = write_checks(tx, &work.checks, &self.region).await?;
+        self.write_states(tx, &work.states).await?;
+        write_turns(tx, &work.turns).await?;
+        self.write_gaps(tx, &work.gaps).await?;
+        mark_dirty(tx, &work.checks, closed_to).await?;
         sqlx::query(REMEMBER)
             .bind(batch.id.0)
             .bind(&*self.region)
@@ -172,7 +191,6 @@ impl Store {
             .bind(recorded.delayed.iter().map(|id| id.0).collect::<Vec<_>>())
             .execute(&mut *tx)
             .await?;
-        tx.commit().await?;
         Ok(recorded)
     }
 
@@ -288,7 +306,8 @@ async fn culprits(conn: &mut PgConnection, batch: &Batch) -> Result<Culprits, Pr
             _ => {}
         }
     }
-    let owned: HashSet<Uuid> = sqlx::query_scalar(OWNED).bind(&opening).fetch_all(&mut *conn).await?.into_iter().collect();
+    let owned: HashSet<Uuid> =
+        sqlx::query_scalar(OWNED).bind(&opening).fetch_all(&mut *conn).await?.into_iter().collect();
     culprits.locked.extend(opening.into_iter().filter(|id| !owned.contains(id)).map(MonitorId));
     let uids: Vec<Uuid> = ending.iter().map(|(uid, _)| uid.0).collect();
     let free: HashSet<Uuid> =

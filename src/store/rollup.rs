@@ -13,12 +13,11 @@ use uuid::Uuid;
 
 use super::fault::sqlstate;
 use super::record::{DIRTY, FREE, PRESENT};
-use super::{Problem, Store, within};
+use super::{Problem, Store, finish, within};
 use crate::model::StoreFault;
 
-pub(super) const STATEMENTS: &[&str] = &[
-    TURN, CLOSABLE, CLOSE, WHOLE, SLICE, PROGRESS, FINISHED, MARKED, FORGET, ROLL, PRUNE,
-];
+pub(super) const STATEMENTS: &[&str] =
+    &[TURN, CLOSABLE, CLOSE, WHOLE, SLICE, PROGRESS, FINISHED, MARKED, LEFT, FORGET, ROLL, PRUNE];
 
 /// Monitors or marks a transaction. Bounds how long the marks, and with them a writer of late rows, are held: some 50 ms.
 const SLICE_SIZE: i64 = 2000;
@@ -53,6 +52,7 @@ const FINISHED: &str = "DELETE FROM rollup_dirty WHERE hour = $1 AND monitor_id 
 const MARKED: &str = "DELETE FROM rollup_dirty WHERE ctid = ANY(ARRAY( \
         SELECT ctid FROM rollup_dirty WHERE monitor_id IS NOT NULL ORDER BY hour DESC LIMIT $1 FOR UPDATE SKIP LOCKED)) \
     RETURNING monitor_id, hour";
+const LEFT: &str = "SELECT EXISTS (SELECT FROM rollup_dirty WHERE monitor_id IS NOT NULL)";
 /// Hours whose raw rows are gone keep their roll-up.
 const FORGET: &str = "DELETE FROM monitor_rollups r USING unnest($1::uuid[], $2::timestamptz[]) AS n (id, hour) \
     WHERE r.monitor_id = n.id AND r.hour = n.hour \
@@ -124,48 +124,54 @@ impl Store {
         loop {
             let mut conn = self.pool.acquire().await?;
             let mut tx = conn.begin().await?;
-            let (turn, _): (bool, String) = sqlx::query_as(TURN).fetch_one(&mut *tx).await?;
-            let closable: Option<DateTime<Utc>> = sqlx::query_scalar(CLOSABLE).fetch_optional(&mut *tx).await?;
-            if !turn || closable.is_none() {
-                return Ok(());
-            }
-            match sqlx::query(LOCK).execute(&mut *tx).await {
+            let result = close_some(&mut tx).await;
+            match finish(tx, result).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(()),
                 // Somebody's long transaction: the hour stays open, and is answered from raw rows.
-                Err(error) if sqlstate(&error).as_deref() == Some("55P03") => return Ok(()),
-                other => other?,
-            };
-            sqlx::query(CLOSE).execute(&mut *tx).await?;
-            tx.commit().await?;
+                Err(Problem::Sql(error)) if sqlstate(&error).as_deref() == Some("55P03") => return Ok(()),
+                Err(problem) => return Err(problem),
+            }
         }
     }
 
     async fn roll_slice(&self) -> Result<Slice, Problem> {
         let mut conn = self.pool.acquire().await?;
         let mut tx = conn.begin().await?;
-        let (turn, _): (bool, String) = sqlx::query_as(TURN).fetch_one(&mut *tx).await?;
-        if !turn {
-            return Ok(Slice::Busy);
-        }
-        let whole: Option<(DateTime<Utc>, Option<Uuid>)> = sqlx::query_as(WHOLE).fetch_optional(&mut *tx).await?;
-        let pairs = match whole {
-            Some((hour, done_to)) => roll_whole(&mut tx, hour, done_to).await?,
-            None => {
-                let marks: Vec<(Uuid, DateTime<Utc>)> =
-                    sqlx::query_as(MARKED).bind(SLICE_SIZE).fetch_all(&mut *tx).await?;
-                if marks.is_empty() {
-                    return Ok(Slice::Done);
-                }
-                let pairs = recompute(&mut tx, marks).await?;
-                if pairs == 0 {
-                    tx.commit().await?;
-                    return Ok(Slice::Held);
-                }
-                pairs
-            }
-        };
-        tx.commit().await?;
-        Ok(Slice::Worked(pairs))
+        let result = roll_some(&mut tx).await;
+        finish(tx, result).await
     }
+}
+
+/// Says whether there may be more to close.
+async fn close_some(conn: &mut PgConnection) -> Result<bool, Problem> {
+    let (turn, _): (bool, String) = sqlx::query_as(TURN).fetch_one(&mut *conn).await?;
+    let closable: Option<DateTime<Utc>> = sqlx::query_scalar(CLOSABLE).fetch_optional(&mut *conn).await?;
+    if !turn || closable.is_none() {
+        return Ok(false);
+    }
+    sqlx::query(LOCK).execute(&mut *conn).await?;
+    sqlx::query(CLOSE).execute(conn).await?;
+    Ok(true)
+}
+
+async fn roll_some(conn: &mut PgConnection) -> Result<Slice, Problem> {
+    let (turn, _): (bool, String) = sqlx::query_as(TURN).fetch_one(&mut *conn).await?;
+    if !turn {
+        return Ok(Slice::Busy);
+    }
+    let whole: Option<(DateTime<Utc>, Option<Uuid>)> = sqlx::query_as(WHOLE).fetch_optional(&mut *conn).await?;
+    if let Some((hour, done_to)) = whole {
+        return roll_whole(conn, hour, done_to).await.map(Slice::Worked);
+    }
+    let marks: Vec<(Uuid, DateTime<Utc>)> = sqlx::query_as(MARKED).bind(SLICE_SIZE).fetch_all(&mut *conn).await?;
+    if marks.is_empty() {
+        return Ok(Slice::Done);
+    }
+    let pairs = recompute(conn, marks).await?;
+    // Marks of monitors that are gone are progress too; those of held ones stand there again.
+    let left: bool = sqlx::query_scalar(LEFT).fetch_one(conn).await?;
+    Ok(if pairs == 0 && left { Slice::Held } else { Slice::Worked(pairs) })
 }
 
 async fn roll_whole(conn: &mut PgConnection, hour: DateTime<Utc>, done_to: Option<Uuid>) -> Result<usize, Problem> {

@@ -2,9 +2,9 @@
 
 use sqlx::{Error, PgConnection};
 
+use super::Store;
 use super::classify::{Found, classify};
 use super::fault::{Meaning, describe, meaning, sqlstate};
-use super::Store;
 use crate::model::StoreFault;
 
 /// Oldest server: `server_version_num` of PostgreSQL 14.
@@ -40,7 +40,9 @@ pub enum StartError {
     #[error("the server is PostgreSQL {0}; Lamplighter needs 14 or newer")]
     ServerTooOld(String),
     /// A newer Lamplighter was here.
-    #[error("the schema is of a newer Lamplighter (migration {found}, this one knows {known}); run that version or newer")]
+    #[error(
+        "the schema is of a newer Lamplighter (migration {found}, this one knows {known}); run that version or newer"
+    )]
     SchemaNewer {
         /// The newest migration applied.
         found: i64,

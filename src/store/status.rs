@@ -3,10 +3,10 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use sqlx::Connection as _;
+use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-use super::{Problem, Store};
+use super::{Problem, Store, finish};
 use crate::journal::StatusRow;
 use crate::model::{MonitorId, Status};
 
@@ -31,7 +31,17 @@ impl Store {
         let ids: Vec<Uuid> = rows.keys().copied().collect();
         let mut conn = self.pool.acquire().await?;
         let mut tx = conn.begin().await?;
-        self.fence(&mut tx).await?;
+        let result = self.write_free(&mut tx, ids, &rows).await;
+        finish(tx, result).await
+    }
+
+    async fn write_free(
+        &self,
+        tx: &mut PgConnection,
+        ids: Vec<Uuid>,
+        rows: &BTreeMap<Uuid, &StatusRow>,
+    ) -> Result<Vec<MonitorId>, Problem> {
+        self.fence(tx).await?;
         let free: Vec<Uuid> = sqlx::query_scalar(LOCK).bind(&ids).fetch_all(&mut *tx).await?;
         let mine: Vec<&StatusRow> = free.iter().filter_map(|id| rows.get(id).copied()).collect();
         sqlx::query(WRITE)
@@ -49,7 +59,6 @@ impl Store {
             // Those that are gone need no second try.
             skipped = sqlx::query_scalar(super::record::PRESENT).bind(&missing).fetch_all(&mut *tx).await?;
         }
-        tx.commit().await?;
         Ok(skipped.into_iter().map(MonitorId).collect())
     }
 }

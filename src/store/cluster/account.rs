@@ -80,7 +80,8 @@ mod tests {
 
     #[test]
     fn passwd_is_read() {
-        let text = "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\npostgres:x:101:104::/var/lib/postgresql:/bin/sh\n";
+        let text =
+            "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken\npostgres:x:101:104::/var/lib/postgresql:/bin/sh\n";
         let all: Vec<_> = entries(text).collect();
         assert_eq!(all.len(), 2);
         assert_eq!(all[1], Account { name: "postgres".into(), uid: 101, gid: 104, switch: true });

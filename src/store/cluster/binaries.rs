@@ -47,9 +47,13 @@ impl Binaries {
         let found = Self::find(options);
         let list: Vec<String> = found.iter().map(|b| format!("{} in {}", b.major, b.dir.display())).collect();
         match wanted {
-            Some(wanted) if !found.is_empty() => found.into_iter().find(|binaries| binaries.major == wanted).ok_or_else(|| {
-                ClusterError::OtherMajor { path: data.to_owned(), found: wanted, installed: list.join(", ") }
-            }),
+            Some(wanted) if !found.is_empty() => {
+                found.into_iter().find(|binaries| binaries.major == wanted).ok_or_else(|| ClusterError::OtherMajor {
+                    path: data.to_owned(),
+                    found: wanted,
+                    installed: list.join(", "),
+                })
+            }
             _ => found.into_iter().find(|binaries| binaries.major >= OLDEST).ok_or_else(|| {
                 let seen = if list.is_empty() { String::new() } else { format!(" (only {})", list.join(", ")) };
                 ClusterError::NoBinaries(seen)

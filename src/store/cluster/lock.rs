@@ -27,8 +27,14 @@ impl StateLock {
         let dir = fs::canonicalize(dir).map_err(|e| ClusterError::state(dir, e))?;
         let path = dir.join("lock");
         let fail = |source| ClusterError::state(&path, source);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).map_err(fail)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(fail)?;
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
             if error != rustix::io::Errno::WOULDBLOCK {
                 return Err(fail(error.into()));

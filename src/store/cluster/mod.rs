@@ -60,10 +60,14 @@ pub enum ClusterError {
         dir: PathBuf,
     },
     /// Postgres does not run as root, and there is no user for it.
-    #[error("PostgreSQL does not run as root, and there is no user {0:?}; create it, or run lamplighter as another user")]
+    #[error(
+        "PostgreSQL does not run as root, and there is no user {0:?}; create it, or run lamplighter as another user"
+    )]
     NoUser(String),
     /// That user cannot pass a folder above the data.
-    #[error("user {user:?} cannot reach {path}; allow it to pass (chmod o+x {path}), or set daemon.state_directory elsewhere")]
+    #[error(
+        "user {user:?} cannot reach {path}; allow it to pass (chmod o+x {path}), or set daemon.state_directory elsewhere"
+    )]
     OutOfReach {
         /// Who.
         user: String,
@@ -357,7 +361,8 @@ mod tests {
         assert!(layout.socket.starts_with("/tmp"));
         assert!(layout.socket.join(SOCKET_NAME).as_os_str().len() <= SOCKET_PATH_LIMIT);
         // The longest that fits, to the byte.
-        let exact = PathBuf::from(format!("/{}", "y".repeat(SOCKET_PATH_LIMIT - 1 - "/postgres/".len() - SOCKET_NAME.len())));
+        let exact =
+            PathBuf::from(format!("/{}", "y".repeat(SOCKET_PATH_LIMIT - 1 - "/postgres/".len() - SOCKET_NAME.len())));
         let layout = Layout::of(&exact);
         assert_eq!(layout.socket.join(SOCKET_NAME).as_os_str().len(), SOCKET_PATH_LIMIT);
     }

@@ -111,7 +111,11 @@ async fn an_adopted_schema_has_the_columns_of_a_fresh_one() {
         )
         .await;
     store_at(&adopted.url, "us-east-1", "public").prepare(true).await.unwrap();
-    let text = |s: String| s.replace("clerk_id text", "clerk_id character varying").replace("email text", "email character varying").replace("url text", "url character varying");
+    let text = |s: String| {
+        s.replace("clerk_id text", "clerk_id character varying")
+            .replace("email text", "email character varying")
+            .replace("url text", "url character varying")
+    };
     assert_eq!(fresh.get::<String>(columns).await, text(adopted.get::<String>(columns).await));
     assert_eq!(adopted.get::<String>("SELECT name FROM monitors").await, "shop.example");
     let created: chrono::DateTime<chrono::Utc> = adopted.get("SELECT created_at FROM monitors").await;

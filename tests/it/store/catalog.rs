@@ -1,5 +1,6 @@
 //! Merging the file, loading the rows, hearing of changes.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use lamplighter::catalog::{CatalogStore as _, FileRow};
@@ -32,16 +33,16 @@ async fn merging_touches_only_what_differs() {
     let merged = store.merge(&rows).await.unwrap();
     assert_eq!(merged.ids[&rows[0].key], (MonitorId::of_key(&rows[0].key), SYSTEM_USER));
     assert!(merged.archived.is_empty());
-    let revisions = store.revisions().await.unwrap();
+    let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
     assert_eq!(store.merge(&rows).await.unwrap(), merged);
-    assert_eq!(store.revisions().await.unwrap(), revisions);
+    assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
 
     // A change by SQL is undone; the others are not touched.
     db.sql("UPDATE monitors SET url = 'https://evil.example/' WHERE key = 'b'").await;
     rows[2].interval_seconds = 30;
     store.merge(&rows).await.unwrap();
     let again = store.revisions().await.unwrap();
-    assert_eq!(revisions.iter().filter(|pair| again.contains(pair)).count(), 1);
+    assert_eq!(again.iter().filter(|(id, revision)| revisions[id] == *revision).count(), 1);
     let loaded = store.load().await.unwrap();
     let b = loaded.iter().find(|row| row.key.as_deref() == Some("b")).unwrap();
     assert_eq!((b.url.as_str(), b.source, b.interval_seconds), ("https://b.example.com/", Source::File, 60));
@@ -102,7 +103,7 @@ async fn an_invalid_row_says_why_and_keeps_its_revision() {
     let db = TestDb::new().await;
     let ids = monitors(&db, 2).await;
     let store = db.store().await;
-    let revisions = store.revisions().await.unwrap();
+    let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
     store.mark_invalid(&[(ids[0], Some("url: no scheme".to_owned())), (ids[1], None)]).await.unwrap();
     let loaded = store.load().await.unwrap();
     let reason = |id| loaded.iter().find(|row| row.id == id).unwrap().invalid_reason.clone();
@@ -110,7 +111,7 @@ async fn an_invalid_row_says_why_and_keeps_its_revision() {
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE status = 'unknown'").await, 1);
     store.mark_invalid(&[(ids[0], None)]).await.unwrap();
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE invalid_reason IS NOT NULL").await, 0);
-    assert_eq!(store.revisions().await.unwrap(), revisions);
+    assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
 }
 
 #[tokio::test]
@@ -131,7 +132,8 @@ async fn changes_are_heard_and_our_own_status_writes_are_not() {
     db.sql("UPDATE monitors SET is_active = false").await;
     heard(5000).await.unwrap().unwrap();
     // A person resolves an incident: heard. We do, with a reason: not heard.
-    let open = "INSERT INTO incidents (user_id, monitor_id, title, source) SELECT user_id, id, 't', 'daemon' FROM monitors";
+    let open =
+        "INSERT INTO incidents (user_id, monitor_id, title, source) SELECT user_id, id, 't', 'daemon' FROM monitors";
     db.sql(open).await;
     db.sql("UPDATE incidents SET resolved_at = now(), resolve_reason = 'recovered' WHERE resolved_at IS NULL").await;
     assert!(heard(200).await.is_err(), "our own resolution was heard");
@@ -165,5 +167,11 @@ async fn a_hundred_thousand_rows_merge_in_seconds() {
     }
     let began = tokio::time::Instant::now();
     assert_eq!(store.load().await.unwrap().len(), 99_000);
-    println!("merge of 100,000: fresh {:?}, unchanged {:?}, 2,000 changed {:?}; load {:?}", timed[0], timed[1], timed[2], began.elapsed());
+    println!(
+        "merge of 100,000: fresh {:?}, unchanged {:?}, 2,000 changed {:?}; load {:?}",
+        timed[0],
+        timed[1],
+        timed[2],
+        began.elapsed()
+    );
 }

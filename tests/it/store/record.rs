@@ -1,13 +1,14 @@
 //! Batches: exactly once, and never stopped by one row.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lamplighter::catalog::CatalogStore as _;
 use lamplighter::journal::{RecordStore as _, StatusRow};
 use lamplighter::model::{
-    Evidence, Failure, Gap, GapReason, IncidentUid, MonitorId, MonitorState, Opening, Record, Resolution, ResolveReason,
-    SYSTEM_USER, Status, StoreFault, Verdict,
+    Evidence, Failure, Gap, GapReason, IncidentUid, MonitorId, MonitorState, Opening, Record, Resolution,
+    ResolveReason, SYSTEM_USER, Status, StoreFault, Verdict,
 };
 use uuid::Uuid;
 
@@ -55,7 +56,8 @@ async fn a_check_is_a_row() {
     down.attempt = u16::MAX;
     let recorded = store.record(&batch(vec![Record::Check(down), Record::Check(check(id, true, at))])).await.unwrap();
     assert_eq!((recorded.checks, recorded.dropped, recorded.delayed.len()), (2, 0, 0));
-    type Row = (bool, Option<i32>, i32, Option<String>, String, DateTime<Utc>, i16, Option<i32>, Option<i32>, Option<i32>);
+    type Row =
+        (bool, Option<i32>, i32, Option<String>, String, DateTime<Utc>, i16, Option<i32>, Option<i32>, Option<i32>);
     let rows: Vec<Row> = sqlx::query_as(
         "SELECT status, status_code, response_time_ms, error_type, region, checked_at, attempt, dns_us, connect_us, tls_us \
          FROM monitor_checks ORDER BY checked_at",
@@ -99,7 +101,8 @@ async fn a_missing_partition_is_made() {
     let id = monitors(&db, 1).await[0];
     let store = db.store().await;
     let old = now() - TimeDelta::days(40);
-    let recorded = store.record(&batch(vec![Record::Check(check(id, true, old)), Record::Check(check(id, true, now()))])).await;
+    let recorded =
+        store.record(&batch(vec![Record::Check(check(id, true, old)), Record::Check(check(id, true, now()))])).await;
     assert_eq!(recorded.unwrap().checks, 2);
     assert_eq!(db.get::<i64>("SELECT count(*) FROM rollup_dirty WHERE monitor_id IS NOT NULL").await, 1);
 }
@@ -140,9 +143,8 @@ async fn racing_opens_give_one_incident() {
     let db = TestDb::new().await;
     let ids = monitors(&db, 20).await;
     let store = db.store().await;
-    let batches: Vec<_> = (0..8)
-        .map(|_| batch(ids.iter().map(|id| Record::Open(Box::new(opening(*id, now())))).collect()))
-        .collect();
+    let batches: Vec<_> =
+        (0..8).map(|_| batch(ids.iter().map(|id| Record::Open(Box::new(opening(*id, now())))).collect())).collect();
     for result in futures_util::future::join_all(batches.iter().map(|batch| store.record(batch))).await {
         result.unwrap();
     }
@@ -158,7 +160,11 @@ async fn an_incident_that_a_person_holds_delays_its_monitor_only() {
     let (one, two) = (opening(ids[0], now()), opening(ids[1], now()));
     store.record(&batch(vec![Record::Open(Box::new(one.clone())), Record::Open(Box::new(two.clone()))])).await.unwrap();
     let mut holder = db.pool.begin().await.unwrap();
-    sqlx::query("UPDATE incidents SET description = 'looking' WHERE uid = $1").bind(one.uid.0).execute(&mut *holder).await.unwrap();
+    sqlx::query("UPDATE incidents SET description = 'looking' WHERE uid = $1")
+        .bind(one.uid.0)
+        .execute(&mut *holder)
+        .await
+        .unwrap();
     let recorded = store.record(&batch(vec![resolution(&one, now()), resolution(&two, now())])).await.unwrap();
     assert_eq!(recorded.delayed, [ids[0]].into());
     holder.commit().await.unwrap();
@@ -174,7 +180,12 @@ async fn gaps_are_extended() {
     let store = db.store().await;
     let from_at = now();
     let gap = |monitor, seconds| {
-        Record::Gap(Gap { monitor, from_at, to_at: from_at + TimeDelta::seconds(seconds), reason: GapReason::Overloaded })
+        Record::Gap(Gap {
+            monitor,
+            from_at,
+            to_at: from_at + TimeDelta::seconds(seconds),
+            reason: GapReason::Overloaded,
+        })
     };
     let all = vec![gap(Some(id), 5), gap(None, 5), gap(Some(id), 9), gap(None, 3), gap(None, -5)];
     store.record(&batch(all)).await.unwrap();
@@ -203,7 +214,11 @@ async fn a_state_comes_back_as_it_was() {
         ..MonitorState::default()
     };
     let last = state(3);
-    let records = vec![Record::Open(Box::new(one.clone())), Record::State(id, Box::new(state(2))), Record::State(id, Box::new(last.clone()))];
+    let records = vec![
+        Record::Open(Box::new(one.clone())),
+        Record::State(id, Box::new(state(2))),
+        Record::State(id, Box::new(last.clone())),
+    ];
     store.record(&batch(records)).await.unwrap();
     let row = store.load().await.unwrap().remove(0);
     assert_eq!((row.state, row.incident_open), (Some(last), true));
@@ -221,7 +236,7 @@ async fn status_rows_skip_what_is_held() {
     let store = db.store().await;
     let records = (0..1000).map(|n| Record::Check(check(ids[0], n != 0, now()))).collect();
     store.record(&batch(records)).await.unwrap();
-    let revisions = store.revisions().await.unwrap();
+    let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
     let row = |monitor| StatusRow {
         monitor,
         status: Status::Up,
@@ -242,7 +257,7 @@ async fn status_rows_skip_what_is_held() {
             .await
             .unwrap();
     assert_eq!(shown, ("up".into(), "99.90%".into(), 99, 41));
-    assert_eq!(store.revisions().await.unwrap(), revisions);
+    assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
 }
 
 #[tokio::test]
@@ -263,8 +278,11 @@ async fn killed_connections_are_made_anew() {
     let db = TestDb::new().await;
     let id = monitors(&db, 1).await[0];
     let store = db.store().await;
-    db.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lamplighter' \
-            AND datname = current_database()").await;
+    db.sql(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lamplighter' \
+            AND datname = current_database()",
+    )
+    .await;
     let made = batch(vec![Record::Check(check(id, true, now()))]);
     let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
     while let Err(fault) = store.record(&made).await {
@@ -284,7 +302,13 @@ async fn a_large_batch_is_fast() {
     println!("10,000 checks in {:?}", began.elapsed());
     let rows: Vec<_> = ids
         .iter()
-        .map(|id| StatusRow { monitor: *id, status: Status::Up, last_checked: None, response_time_ms: None, ssl_expiry: None })
+        .map(|id| StatusRow {
+            monitor: *id,
+            status: Status::Up,
+            last_checked: None,
+            response_time_ms: None,
+            ssl_expiry: None,
+        })
         .collect();
     let began = tokio::time::Instant::now();
     assert!(store.write_status(&rows).await.unwrap().is_empty());

@@ -52,7 +52,8 @@ async fn revisions_move_with_configuration_only() {
     monitors(&db, 1).await;
     let revision = || db.get::<i64>("SELECT revision FROM monitors");
     let first = revision().await;
-    db.sql("UPDATE monitors SET status = 'up', last_checked = now(), uptime = '99%', response_time = 3, name = name").await;
+    db.sql("UPDATE monitors SET status = 'up', last_checked = now(), uptime = '99%', response_time = 3, name = name")
+        .await;
     assert_eq!(revision().await, first);
     db.sql("UPDATE monitors SET url = 'https://other.example.com/'").await;
     assert!(revision().await > first);
@@ -73,7 +74,15 @@ async fn deletes_cascade() {
          DELETE FROM users WHERE email = 'a@example.com'",
     )
     .await;
-    for table in ["monitors", "monitor_checks", "incidents", "status_reports", "monitor_state", "monitor_gaps", "monitor_rollups"] {
+    for table in [
+        "monitors",
+        "monitor_checks",
+        "incidents",
+        "status_reports",
+        "monitor_state",
+        "monitor_gaps",
+        "monitor_rollups",
+    ] {
         assert_eq!(db.get::<i64>(&format!("SELECT count(*) FROM {table}")).await, 0, "{table}");
     }
 }
