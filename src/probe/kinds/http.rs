@@ -3,6 +3,8 @@
 //! Each check sends `Connection: close`, because it never comes back on the same connection: servers then mostly close
 //! first, and TIME_WAIT uses up their state instead of our ports. `headers` may say otherwise.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http_body_util::Full;
@@ -10,16 +12,15 @@ use hyper::http::header::{
     CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
 };
 use hyper::http::{Method, Request, StatusCode, Uri};
-use std::sync::Arc;
 use tokio::time::Instant;
 use url::Url;
 
 use self::exchange::{Plan, exchange};
 use self::spec::Spec;
 use self::wire::Stream;
-use super::super::{Kind, Prepared, Probe, ProbeContext};
 use crate::model::{Failure, Fault, Observation};
 use crate::probe::net::Destination;
+use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 
 mod body;

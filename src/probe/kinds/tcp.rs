@@ -7,9 +7,9 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use self::exchange::Step;
-use super::super::{Kind, Prepared, Probe, ProbeContext};
 use crate::model::{Fault, Observation};
 use crate::probe::net::{Destination, IpVersion, Profile};
+use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
 

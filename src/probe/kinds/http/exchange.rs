@@ -2,7 +2,7 @@
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -73,7 +73,7 @@ struct Driver<'a, 'b> {
 impl Driver<'_, '_> {
     fn drive(&mut self, cx: &mut Context<'_>) {
         if !self.done
-            && let std::task::Poll::Ready(result) = self.connection.as_mut().poll(cx)
+            && let Poll::Ready(result) = self.connection.as_mut().poll(cx)
         {
             self.done = true;
             self.error = result.err();
@@ -133,7 +133,7 @@ async fn receive(
 ) -> Result<(), Fault> {
     loop {
         let frame = poll_fn(|cx| match Pin::new(&mut incoming).poll_frame(cx) {
-            std::task::Poll::Pending => {
+            Poll::Pending => {
                 driver.drive(cx);
                 Pin::new(&mut incoming).poll_frame(cx)
             }

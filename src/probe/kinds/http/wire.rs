@@ -211,3 +211,90 @@ impl AsyncWrite for WireIo<'_> {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::time::Duration;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(address), listener.accept());
+        (near.unwrap(), far.unwrap().0)
+    }
+
+    fn phases(wire: &Wire) -> [Option<Duration>; 3] {
+        let mut timings = Timings::default();
+        wire.settle(&mut timings);
+        [Phase::Send, Phase::Wait, Phase::Receive].map(|phase| timings.get(phase))
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_before_something_was_written() {
+        let (near, mut far) = pair().await;
+        far.write_all(b"banner").await.unwrap();
+        near.readable().await.unwrap();
+        let wire = Wire::new();
+        let mut io = WireIo::new(Stream::Plain(near), &wire);
+        let mut space = [0; 16];
+        let early = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut space)))).await;
+        assert!(early.is_pending());
+        assert!(matches!(phases(&wire), [Some(_), None, None]));
+        io.write_all(b"request").await.unwrap();
+        io.flush().await.unwrap();
+        assert!(matches!(phases(&wire), [Some(_), Some(_), None]));
+        assert_eq!(io.read(&mut space).await.unwrap(), 6);
+        assert_eq!(wire.first_byte(), Some(b'b'));
+        assert!(matches!(phases(&wire), [Some(_), Some(_), Some(_)]));
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_left_is_told_by_the_read() {
+        let (near, far) = pair().await;
+        socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
+        drop(far);
+        near.readable().await.unwrap();
+        let wire = Wire::new();
+        let mut io = WireIo::new(Stream::Plain(near), &wire);
+        // The first write meets the reset, and a later one the broken pipe.
+        for _ in 0..3 {
+            assert_eq!(io.write(b"request").await.unwrap(), 7);
+        }
+        assert!(wire.write_broken());
+        assert_eq!(io.read(&mut [0; 4]).await.unwrap(), 0);
+    }
+
+    #[tokio::test]
+    async fn only_what_comes_before_the_head_is_bounded() {
+        for done in [false, true] {
+            let (near, mut far) = pair().await;
+            let wire = Wire::new();
+            let mut io = WireIo::new(Stream::Plain(near), &wire);
+            io.write_all(b"request").await.unwrap();
+            if done {
+                wire.head_is_done();
+            }
+            let feed = tokio::spawn(async move {
+                // A close with unread bytes would be a reset.
+                far.read_exact(&mut [0; 7]).await.unwrap();
+                let piece = vec![b'x'; 64 * 1024];
+                for _ in 0..8 {
+                    if far.write_all(&piece).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            let read = io.read_to_end(&mut Vec::new()).await;
+            assert_eq!(read.map_err(|error| error.kind()).err(), (!done).then_some(io::ErrorKind::InvalidData));
+            assert_eq!(wire.flooded(), !done);
+            drop(io);
+            feed.await.unwrap();
+        }
+    }
+}

@@ -17,6 +17,8 @@ const MAX_STEPS: usize = 32;
 /// Bound on a compiled expression, and on its lazy automaton, bytes.
 const REGEX_BYTES: usize = 1 << 20;
 const READ_BYTES: usize = 4 * 1024;
+/// Each read is searched from the last match on: this many bound the work that a byte-wise sender can cause.
+const MAX_READS: u32 = 4096;
 
 /// One step.
 pub(super) enum Step {
@@ -87,6 +89,7 @@ struct Received {
     bytes: Vec<u8>,
     /// End of the last match: the next one begins there or later.
     matched: usize,
+    reads: u32,
     /// What came before this was said before our last word, so it cannot be a wrong answer to it.
     heard: usize,
 }
@@ -146,7 +149,7 @@ impl End {
             Fault::new(Failure::ExchangeMismatch, text)
         };
         match self {
-            Self::TooMuch => mismatch(&format!("not in {MAX_RECEIVED_BYTES} bytes")),
+            Self::TooMuch => mismatch(&format!("not in {} bytes", received.bytes.len())),
             Self::Closed if received.has_unmatched() => mismatch("and it closed the connection"),
             Self::Deadline if received.has_unmatched() => mismatch("up to the timeout"),
             Self::Closed => {
@@ -177,9 +180,10 @@ async fn expect(
             return Ok(());
         }
         let room = MAX_RECEIVED_BYTES.saturating_sub(received.bytes.len());
-        if room == 0 {
+        if room == 0 || received.reads == MAX_READS {
             return Err(End::TooMuch);
         }
+        received.reads += 1;
         let begin = Instant::now();
         let mut piece = [0; READ_BYTES];
         let piece = piece.get_mut(..READ_BYTES.min(room)).unwrap_or_default();
