@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
-use tokio::sync::oneshot;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use crate::model::{IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, StoreFault, UserId};
 use crate::probe::Prepared;

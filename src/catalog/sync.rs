@@ -210,14 +210,17 @@ impl<S: CatalogStore> Follower<S> {
     async fn reread(&mut self, force: bool) -> Reloaded {
         let file = Arc::clone(&self.file);
         let reading = tokio::task::spawn_blocking(move || file.read(force)).await;
-        let reading = reading.unwrap_or_else(|error| FileReading::Refused(format!("reading the sources failed: {error}")));
+        let reading =
+            reading.unwrap_or_else(|error| FileReading::Refused(format!("reading the sources failed: {error}")));
         let content = match reading {
             FileReading::Content(content) => content,
             FileReading::Unchanged => {
                 self.links.report.edit(|report| report.file_error = None);
                 return Reloaded { applied: true, ..Reloaded::default() };
             }
-            FileReading::StillRefused => return Reloaded { error: self.links.report.get().file_error, ..Reloaded::default() },
+            FileReading::StillRefused => {
+                return Reloaded { error: self.links.report.get().file_error, ..Reloaded::default() };
+            }
             FileReading::Refused(findings) => {
                 log::error!("the configuration is not applied, the one before stays:\n{findings}");
                 self.links.report.edit(|report| report.file_error = Some(findings.clone()));

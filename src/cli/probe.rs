@@ -10,9 +10,9 @@ use super::{Environment, Exit, Stop, exit, load, locate, small_runtime, with_env
 use crate::catalog::{Entry, merge};
 use crate::clock::{SystemWall, Wall as _};
 use crate::daemon::net_of;
-use crate::model::{Check, MonitorId, Source, SYSTEM_USER, Verdict};
+use crate::model::{Check, MonitorId, SYSTEM_USER, Source, Verdict};
 use crate::probe::ProbeContext;
-use crate::probe::net::{Net, Profile};
+use crate::probe::net::Net;
 use crate::probe::report;
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model::{self, Settings};
@@ -84,7 +84,8 @@ fn one(
 ) -> Result<(Settings, Vec<Arc<Entry>>), Stop> {
     // JSON's escapes are among TOML's. What looks like a reference is part of the URL here.
     let quoted = |text: &str| serde_json::Value::String(text.replace("${", "$${")).to_string();
-    let text = format!("[[monitor]]\nid = \"probe\"\nurl = {}\ntimeout = {}\nname = {0}\n", quoted(url), quoted(timeout));
+    let text =
+        format!("[[monitor]]\nid = \"probe\"\nurl = {}\ntimeout = {}\nname = {0}\n", quoted(url), quoted(timeout));
     let sources = [SourceText::new("command line".to_owned(), text)];
     let read = with_environment(environment, |environment| model::read(&sources, Path::new("."), environment, &[]));
     let mut settings = read.map_err(|refusal| Stop::new(Exit::Usage, refusal.to_string()))?;
@@ -100,7 +101,8 @@ fn one(
         Err(_) => {}
     }
     let entries = settings.monitors.iter().map(|definition| {
-        let mut entry = merge::build(definition, MonitorId::of_key(definition.key.as_ref()?), SYSTEM_USER, Source::File);
+        let mut entry =
+            merge::build(definition, MonitorId::of_key(definition.key.as_ref()?), SYSTEM_USER, Source::File);
         entry.monitor.key = None;
         Some(Arc::new(entry))
     });
@@ -136,7 +138,7 @@ fn of_file(
 async fn check(entry: Arc<Entry>, net: &Net) -> (Arc<Entry>, Check) {
     let started_at = SystemWall.now();
     let deadline = Instant::now() + entry.monitor.timeout;
-    let context = ProbeContext { net, deadline, started_at, profile: Profile::File };
+    let context = ProbeContext { net, deadline, started_at };
     let observation = entry.prepared.probe.probe(&context).await;
     let finished = Finished::of(Arc::clone(&entry), 1, &observation);
     (entry, finished.check)

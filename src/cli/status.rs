@@ -90,7 +90,9 @@ fn table(overview: &Overview) -> String {
     }
     text.push('\n');
     if overview.monitors.is_empty() {
-        text.push_str("No monitors yet: add [[monitor]] tables to the configuration file, or rows to the table monitors.\n");
+        text.push_str(
+            "No monitors yet: add [[monitor]] tables to the configuration file, or rows to the table monitors.\n",
+        );
         return text;
     }
     let mut rows = vec![["MONITOR", "STATUS", "SINCE", "CHECKED", "TIME", "URL", "WHY"].map(str::to_owned)];
@@ -179,7 +181,10 @@ mod tests {
         assert_eq!(lines[1], "! store_away: refused");
         assert_eq!(lines[3], "MONITOR  STATUS  SINCE  CHECKED  TIME   URL                    WHY");
         assert_eq!(lines[4], "shop     up      59m    5s       41 ms  https://shop.example/");
-        assert_eq!(lines[5], "a\\nb     down    -      1s       0 ms   tcp://127.0.0.1:1      connect_refused: nobody listens");
+        assert_eq!(
+            lines[5],
+            "a\\nb     down    -      1s       0 ms   tcp://127.0.0.1:1      connect_refused: nobody listens"
+        );
         assert_eq!(lines[7], "1 up, 1 down");
     }
 }

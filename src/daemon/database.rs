@@ -100,7 +100,10 @@ impl Keeper {
         match self.store.record_downtime().await {
             Ok(Some(gap)) => {
                 let seconds = (gap.to_at - gap.from_at).num_seconds();
-                log::info!("nothing was checked for {seconds} s, since {}: noted as a gap", gap.from_at.format("%F %T UTC"));
+                log::info!(
+                    "nothing was checked for {seconds} s, since {}: noted as a gap",
+                    gap.from_at.format("%F %T UTC")
+                );
             }
             Ok(None) => {}
             Err(fault) => {

@@ -22,11 +22,7 @@ impl Gated {
 
     /// The store, once the gate is open. No write can go wrong for want of a table, and be refused for good.
     pub(super) fn store(&self) -> Result<&Store, StoreFault> {
-        if *self.open.borrow() {
-            Ok(&self.store)
-        } else {
-            Err(StoreFault::Away("it is not ready yet".to_owned()))
-        }
+        if *self.open.borrow() { Ok(&self.store) } else { Err(StoreFault::Away("it is not ready yet".to_owned())) }
     }
 }
 

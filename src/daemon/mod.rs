@@ -134,7 +134,9 @@ fn greet(address: &str, begun: &Begun, embedded: bool) {
         Begun::Standby => "as a standby: another daemon is active on this database".to_owned(),
     };
     let version = env!("CARGO_PKG_VERSION");
-    cli::say(&format!("Lamplighter {version} is running {state}.\n  health: {address}/readyz\n  table:  lamplighter status\n"));
+    cli::say(&format!(
+        "Lamplighter {version} is running {state}.\n  health: {address}/readyz\n  table:  lamplighter status\n"
+    ));
     log::info!("running {state}, listening on {address}");
 }
 

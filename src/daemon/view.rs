@@ -93,7 +93,8 @@ impl Admin for View {
             reasons.push(reason("scheduler_stuck", format!("nothing was fired for {} s", overdue.silent.as_secs())));
         } else if overdue.count > 0 {
             let example = overdue.example.as_deref().unwrap_or_default();
-            reasons.push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
+            reasons
+                .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
         }
         notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
         if report.invalid > 0 {

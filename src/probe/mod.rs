@@ -22,8 +22,6 @@ pub struct ProbeContext<'a> {
     pub deadline: Instant,
     /// Wall-clock start of the attempt, for [`Observation::started_at`] and certificate validity.
     pub started_at: chrono::DateTime<chrono::Utc>,
-    /// Who defined the monitor, for the egress guard.
-    pub profile: net::Profile,
 }
 
 /// One prepared monitor target.

@@ -10,10 +10,10 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::net::{Net, Profile};
 use super::ProbeContext;
+use super::net::Net;
 use crate::clock::Wall;
-use crate::model::{Failure, Fault, Observation, Source};
+use crate::model::{Failure, Fault, Observation};
 use crate::schedule::Due;
 use crate::shutdown::Shutdown;
 use crate::verdict::Finished;
@@ -74,20 +74,22 @@ impl Pool {
         let started_at = self.wall.now();
         let started = Instant::now();
         let deadline = started + entry.monitor.timeout;
-        let profile = match entry.monitor.source {
-            Source::File => Profile::File,
-            Source::Database | Source::Api => Profile::Rows,
-        };
-        let context = ProbeContext { net: &net, deadline, started_at, profile };
+        let context = ProbeContext { net: &net, deadline, started_at };
         let probing = AssertUnwindSafe(entry.prepared.probe.probe(&context)).catch_unwind();
         let observation = match timeout_at(deadline + OVERRUN, probing).await {
             Ok(Ok(observation)) => observation,
-            Ok(Err(_)) => internal(started_at, started, "the probe panicked; this is a bug of Lamplighter, see its log"),
+            Ok(Err(_)) => {
+                internal(started_at, started, "the probe panicked; this is a bug of Lamplighter, see its log")
+            }
             Err(_) => internal(started_at, started, "the probe overran its deadline; this is a bug of Lamplighter"),
         };
         let observation = if started.elapsed() > entry.monitor.timeout + STANDSTILL {
             // Every probe ends at its deadline: so late, it was us who stood still, and the target may have answered.
-            internal(started_at, started, "Lamplighter stood still during the check, so it says nothing about the target")
+            internal(
+                started_at,
+                started,
+                "Lamplighter stood still during the check, so it says nothing about the target",
+            )
         } else {
             observation
         };

@@ -373,7 +373,6 @@ fn row(url: &str, spec: serde_json::Value) -> MonitorRow {
         revision: 1,
         invalid_reason: None,
         state: None,
-        incident_open: false,
         last_checked: None,
     }
 }

@@ -66,8 +66,7 @@ impl CatalogStore for Store {
 
     fn dismissed(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, IncidentUid)>, StoreFault>> {
         Box::pin(within(DEADLINE, async {
-            let rows: Vec<(Uuid, Uuid)> =
-                sqlx::query_as(DISMISSED).bind(&*self.region).fetch_all(&self.pool).await?;
+            let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(DISMISSED).bind(&*self.region).fetch_all(&self.pool).await?;
             Ok::<_, Problem>(rows.into_iter().map(|(id, uid)| (MonitorId(id), IncidentUid(uid))).collect())
         }))
     }

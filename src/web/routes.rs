@@ -32,7 +32,11 @@ pub(super) async fn route(request: Request<Incoming>, admin: &dyn Admin, trust: 
         "/readyz" => readyz(admin.readiness(), trust),
         "/" => text(StatusCode::OK, INDEX),
         "/api/v1/overview" if trust == Trust::Local => {
-            if get { json_reply(StatusCode::OK, &admin.overview()) } else { method_not_allowed("GET, HEAD") }
+            if get {
+                json_reply(StatusCode::OK, &admin.overview())
+            } else {
+                method_not_allowed("GET, HEAD")
+            }
         }
         "/api/v1/reload" if trust == Trust::Local => {
             if request.method() != Method::POST {

@@ -113,8 +113,13 @@ async fn accept(listener: &Listener) -> io::Result<Option<Peer>> {
     }
 }
 
-fn connection<S>(stream: S, admin: &Arc<dyn Admin>, trust: Trust, graceful: &GracefulShutdown, place: OwnedSemaphorePermit)
-where
+fn connection<S>(
+    stream: S,
+    admin: &Arc<dyn Admin>,
+    trust: Trust,
+    graceful: &GracefulShutdown,
+    place: OwnedSemaphorePermit,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let admin = Arc::clone(admin);

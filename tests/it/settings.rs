@@ -4,9 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use lamplighter::cli::check_config;
 use lamplighter::settings::file::{self, Presence, Sources};
 use lamplighter::settings::model::{Environment, Settings};
+
+use crate::support::daemon::PROGRAM;
 
 fn nothing(_: &str) -> Option<String> {
     None
@@ -183,22 +184,24 @@ fn check_config_counts_and_exits() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("config.toml");
     let name = path.display();
-    let run = |plan| check_config::run(Some(&path), plan, BARE);
-    let missing = run(false);
-    assert_eq!((missing.exit, missing.text), (78, format!("{name}: no such file\n{name}: invalid: 1 error")));
+    let run = |arguments: &[&str], variable: Option<&str>| {
+        let mut command = std::process::Command::new(PROGRAM);
+        command.arg("check-config").args(arguments).env_remove("LAMPLIGHTER_CONFIG");
+        let output = command.envs(variable.map(|value| ("LAMPLIGHTER_CONFIG", value))).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(text).unwrap())
+    };
+    let file = path.to_str().unwrap();
+    assert_eq!(run(&[file], None), (78, format!("{name}: no such file\n{name}: invalid: 1 error\n")));
     write(folder.path(), "config.toml", "[server]\nlisten = \"127.0.0.1:0\"\n");
-    let good = run(false);
-    assert_eq!((good.exit, good.text), (0, format!("{name}: valid: 0 monitors in 1 file")));
+    assert_eq!(run(&[file], None), (0, format!("{name}: valid: 0 monitors in 1 file\n")));
     write(folder.path(), "config.toml", "[serve]\n[daemon]\nregion = 1\n");
-    let bad = run(false);
     let text = format!(
         "{name}:1:2: serve: unknown key, did you mean \"server\"?\n  1 | [serve]\n    |  ^^^^^\n\
          {name}:3:10: daemon.region: found an integer (1), must be a string\n  3 | region = 1\n    |          ^\n\
-         {name}: invalid: 2 errors"
+         {name}: invalid: 2 errors\n"
     );
-    assert_eq!((bad.exit, bad.text), (78, text));
-    assert_eq!(run(true).exit, 64);
-    let variable = |name: &str| (name == "LAMPLIGHTER_CONFIG").then(|| path.display().to_string());
-    let environment = Environment { variable: &variable, credentials: None };
-    assert_eq!(check_config::run(None, false, environment).exit, 78);
+    assert_eq!(run(&[file], None), (78, text));
+    assert_eq!(run(&[file, "--plan"], None).0, 69);
+    assert_eq!(run(&[], Some(file)).0, 78);
 }

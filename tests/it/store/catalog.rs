@@ -43,7 +43,7 @@ async fn merging_touches_only_what_differs() {
     store.merge(&rows).await.unwrap();
     let again = store.revisions().await.unwrap();
     assert_eq!(again.iter().filter(|(id, revision)| revisions[id] == *revision).count(), 1);
-    let loaded = store.load().await.unwrap();
+    let loaded = store.load(None).await.unwrap();
     let b = loaded.iter().find(|row| row.key.as_deref() == Some("b")).unwrap();
     assert_eq!((b.url.as_str(), b.source, b.interval_seconds), ("https://b.example.com/", Source::File, 60));
     assert_eq!((&b.spec, &b.tags), (&rows[1].spec, &rows[1].tags));
@@ -51,10 +51,10 @@ async fn merging_touches_only_what_differs() {
     // Leaving archives, returning goes on under the same id.
     let left = store.merge(&rows[..2]).await.unwrap();
     assert_eq!(left.archived, [MonitorId::of_key(&rows[2].key)]);
-    assert_eq!(store.load().await.unwrap().len(), 2);
+    assert_eq!(store.load(None).await.unwrap().len(), 2);
     assert!(store.merge(&rows[..2]).await.unwrap().archived.is_empty());
     store.merge(&rows).await.unwrap();
-    assert_eq!(store.load().await.unwrap().len(), 3);
+    assert_eq!(store.load(None).await.unwrap().len(), 3);
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn an_invalid_row_says_why_and_keeps_its_revision() {
     let store = db.store().await;
     let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
     store.mark_invalid(&[(ids[0], Some("url: no scheme".to_owned())), (ids[1], None)]).await.unwrap();
-    let loaded = store.load().await.unwrap();
+    let loaded = store.load(None).await.unwrap();
     let reason = |id| loaded.iter().find(|row| row.id == id).unwrap().invalid_reason.clone();
     assert_eq!((reason(ids[0]).as_deref(), reason(ids[1])), (Some("url: no scheme"), None));
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE status = 'unknown'").await, 1);
@@ -166,7 +166,7 @@ async fn a_hundred_thousand_rows_merge_in_seconds() {
         assert_eq!(merged.archived.len(), if step == 2 { 1000 } else { 0 });
     }
     let began = tokio::time::Instant::now();
-    assert_eq!(store.load().await.unwrap().len(), 99_000);
+    assert_eq!(store.load(None).await.unwrap().len(), 99_000);
     println!(
         "merge of 100,000: fresh {:?}, unchanged {:?}, 2,000 changed {:?}; load {:?}",
         timed[0],

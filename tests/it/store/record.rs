@@ -220,13 +220,14 @@ async fn a_state_comes_back_as_it_was() {
         Record::State(id, Box::new(last.clone())),
     ];
     store.record(&batch(records)).await.unwrap();
-    let row = store.load().await.unwrap().remove(0);
-    assert_eq!((row.state, row.incident_open), (Some(last), true));
+    let row = store.load(None).await.unwrap().remove(0);
+    assert_eq!(row.state, Some(last));
+    assert!(store.dismissed().await.unwrap().is_empty());
     db.sql("UPDATE incidents SET status = 'resolved'").await;
-    assert!(!store.load().await.unwrap()[0].incident_open);
+    assert_eq!(store.dismissed().await.unwrap().len(), 1);
     assert!(db.get::<Option<i32>>("SELECT duration_seconds FROM incidents").await.is_some());
     // Another region has its own states.
-    assert_eq!(store_at(&db.url, "eu", "public").load().await.unwrap()[0].state, None);
+    assert_eq!(store_at(&db.url, "eu", "public").load(None).await.unwrap()[0].state, None);
 }
 
 #[tokio::test]
@@ -239,7 +240,7 @@ async fn status_rows_skip_what_is_held() {
     let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
     let row = |monitor| StatusRow {
         monitor,
-        status: Status::Up,
+        status: Some(Status::Up),
         last_checked: Some(now()),
         response_time_ms: Some(41),
         ssl_expiry: None,
@@ -304,7 +305,7 @@ async fn a_large_batch_is_fast() {
         .iter()
         .map(|id| StatusRow {
             monitor: *id,
-            status: Status::Up,
+            status: Some(Status::Up),
             last_checked: None,
             response_time_ms: None,
             ssl_expiry: None,

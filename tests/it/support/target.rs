@@ -60,7 +60,9 @@ impl Target {
                         Ok::<_, Infallible>(response)
                     }
                 });
-                tokio::spawn(async move { http1::Builder::new().serve_connection(TokioIo::new(stream), service).await });
+                tokio::spawn(
+                    async move { http1::Builder::new().serve_connection(TokioIo::new(stream), service).await },
+                );
             }
         }));
     }
