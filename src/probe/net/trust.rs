@@ -68,15 +68,18 @@ impl Trust {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(Error::NoCertificatesPresented);
         };
-        let parsed = ParsedCertificate::try_from(leaf)?;
         let self_issued = certificate::is_self_issued(leaf);
-        if self_issued && self.pinned.contains(leaf) {
+        let is_pinned = self_issued && self.pinned.contains(leaf);
+        let told =
+            |error: Error| if self_issued && !is_pinned { CertificateError::UnknownIssuer.into() } else { error };
+        let parsed = ParsedCertificate::try_from(leaf).map_err(told)?;
+        if is_pinned {
             // webpki refuses a CA certificate as a leaf; the operator has vouched for this very one.
             within_validity(leaf, now)?;
         } else {
             let algorithms = self.algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)
-                .map_err(|error| if self_issued { CertificateError::UnknownIssuer.into() } else { error })?;
+                .map_err(told)?;
         }
         verify_server_name(&parsed, name)
     }

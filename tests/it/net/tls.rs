@@ -161,6 +161,7 @@ fn spoiled(room: &Room) -> Vec<(&'static str, Identity, Failure, &'static str)> 
         ("signs itself", self_signed(&leaf_params(&[HOST])), CertUntrusted, "signs itself"),
         ("signs itself, a CA", self_signed(&ca), CertUntrusted, "signs itself"),
         ("signs itself, no CA", self_signed(&no_ca), CertUntrusted, "signs itself"),
+        ("signs itself, odd", self_signed(&critical), CertUntrusted, "signs itself"),
         ("signs itself, expired", self_signed(&expired), CertUntrusted, "signs itself"),
         ("unknown CA", stranger.issue(&leaf_params(&[HOST])), CertUntrusted, "no path leads"),
         ("unknown CA and expired", stranger.issue(&expired), CertExpired, "30 days ago"),
