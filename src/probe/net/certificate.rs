@@ -55,6 +55,11 @@ pub(super) fn validity(der: &CertificateDer<'_>) -> Option<(DateTime<Utc>, DateT
     parse(der).map(|certificate| (time(certificate.validity().not_before), time(certificate.validity().not_after)))
 }
 
+/// The bits of the public key.
+pub(super) fn public_key(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
+    parse(der).map(|certificate| certificate.public_key().subject_public_key.data.to_vec())
+}
+
 /// The hosts that the leaf is valid for, the first three, as text for a message; empty when it names none.
 pub(super) fn names(chain: &[CertificateDer<'_>]) -> String {
     const SHOWN: usize = 3;

@@ -11,7 +11,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, ClientConfig, Error, InvalidMessage, PeerIncompatible};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, PeerIncompatible};
 use sha2::{Digest as _, Sha256};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
@@ -249,7 +249,9 @@ impl Tls {
                 let what = "this host has no root certificates: install ca-certificates or set probe.ca_files";
                 Fault::new(Failure::Internal, what)
             }
-            (Error::InvalidCertificate(why), Some(seen)) => trust::fault(why, &seen.chain, host, now),
+            (Error::InvalidCertificate(why), Some(seen)) if seen.verdict.is_err() => {
+                trust::fault(why, &seen.chain, host, now)
+            }
             _ => protocol_fault(tls),
         }
     }
@@ -321,7 +323,10 @@ fn protocol_fault(error: &Error) -> Fault {
             (Failure::TlsHandshake, format!("what the server sent is not TLS ({why:?}): is this a plain-text port?"))
         }
         Error::NoCertificatesPresented => (Failure::CertInvalid, "the server presented no certificate".to_owned()),
-        // The signature over the handshake: the server does not hold the certificate's key.
+        // The chain itself was accepted: what is wrong is the signature over the handshake.
+        Error::InvalidCertificate(CertificateError::BadSignature) => {
+            (Failure::CertInvalid, "the server does not hold the key of the certificate it presents".to_owned())
+        }
         Error::InvalidCertificate(why) => (Failure::CertInvalid, format!("the certificate is not acceptable: {why}")),
         Error::PeerIncompatible(why) => {
             (Failure::TlsHandshake, format!("no common way to speak TLS was found ({why:?})"))

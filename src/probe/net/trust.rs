@@ -60,22 +60,26 @@ impl Trust {
     /// 1. not X.509: `cert_invalid`;
     /// 2. a leaf that signs itself, unless it stands in `probe.ca_files`: `cert_untrusted`, also when it expired;
     /// 3. `cert_expired` and `cert_not_yet_valid`, of any certificate on a path to a root;
-    /// 4. bad signatures, forbidden uses, unknown critical extensions and the like: `cert_invalid`;
-    /// 5. no path to a root: `cert_untrusted`;
-    /// 6. another name: `cert_hostname_mismatch`.
+    /// 4. a signature that the named issuer did not make: `cert_untrusted`;
+    /// 5. forbidden uses, unknown critical extensions, too weak signatures and the like: `cert_invalid`;
+    /// 6. no path to a root: `cert_untrusted`;
+    /// 7. another name: `cert_hostname_mismatch`.
     fn verify(&self, chain: &[CertificateDer<'_>], name: &ServerName<'_>, now: UnixTime) -> Result<(), Error> {
         let Some((leaf, intermediates)) = chain.split_first() else {
             return Err(Error::NoCertificatesPresented);
         };
-        let parsed = ParsedCertificate::try_from(leaf)?;
         let self_issued = certificate::is_self_issued(leaf);
-        if self_issued && self.pinned.contains(leaf) {
+        let is_pinned = self_issued && self.pinned.contains(leaf);
+        let told =
+            |error: Error| if self_issued && !is_pinned { CertificateError::UnknownIssuer.into() } else { error };
+        let parsed = ParsedCertificate::try_from(leaf).map_err(told)?;
+        if is_pinned {
             // webpki refuses a CA certificate as a leaf; the operator has vouched for this very one.
             within_validity(leaf, now)?;
         } else {
             let algorithms = self.algorithms.all;
             verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, intermediates, now, algorithms)
-                .map_err(|error| if self_issued { CertificateError::UnknownIssuer.into() } else { error })?;
+                .map_err(told)?;
         }
         verify_server_name(&parsed, name)
     }
@@ -136,6 +140,30 @@ impl Witness {
         Self { trust, verify, now: UnixTime::since_unix_epoch(since_epoch), seen: OnceLock::new() }
     }
 
+    /// webpki reads the certificate before it checks a signature with its key, and refuses what `verify = false` is
+    /// for: certificates of version 1 in old devices, unknown critical extensions. The signature is checked all the same.
+    fn without_webpki(
+        &self,
+        error: Error,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let is_about_signature =
+            !matches!(error, Error::InvalidCertificate(_)) || error == CertificateError::BadSignature.into();
+        if self.verify || is_about_signature {
+            return Err(error);
+        }
+        let key = certificate::public_key(certificate).ok_or(error)?;
+        let mapping = self.trust.algorithms.mapping.iter().find(|(scheme, _)| *scheme == signature.scheme);
+        let mut algorithms = mapping.into_iter().flat_map(|(_, algorithms)| algorithms.iter());
+        // An algorithm for another sort of key fails to read this one.
+        match algorithms.any(|algorithm| algorithm.verify_signature(&key, message, signature.signature()).is_ok()) {
+            true => Ok(HandshakeSignatureValid::assertion()),
+            false => Err(CertificateError::BadSignature.into()),
+        }
+    }
+
     /// What was presented, once the certificate message arrived.
     pub(super) fn seen(&self) -> Option<&Seen> {
         self.seen.get()
@@ -172,6 +200,7 @@ impl ServerCertVerifier for Witness {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls12_signature(message, certificate, signature, &self.trust.algorithms)
+            .or_else(|error| self.without_webpki(error, message, certificate, signature))
     }
 
     fn verify_tls13_signature(
@@ -181,6 +210,7 @@ impl ServerCertVerifier for Witness {
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
         verify_tls13_signature(message, certificate, signature, &self.trust.algorithms)
+            .or_else(|error| self.without_webpki(error, message, certificate, signature))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -207,8 +237,11 @@ pub(super) fn fault(error: &CertificateError, chain: &[CertificateDer<'_>], host
             Fault::new(Failure::CertHostnameMismatch, mismatch(host, chain))
         }
         E::Revoked => Fault::new(Failure::CertRevoked, "the certificate was revoked"),
+        // A CA that has the name of a trusted one, but another key: nobody whom we trust vouches for it.
         E::BadSignature => {
-            Fault::new(Failure::CertInvalid, "a signature in the chain does not match the key of its issuer")
+            let what =
+                "a signature in the chain does not match the key of its issuer: was a CA renewed under its old name?";
+            Fault::new(Failure::CertUntrusted, what)
         }
         E::BadEncoding => Fault::new(Failure::CertInvalid, "the certificate is not valid X.509"),
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {

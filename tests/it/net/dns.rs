@@ -108,6 +108,19 @@ async fn truncated_and_oversized_answers_come_by_tcp() {
 }
 
 #[tokio::test]
+async fn nonsense_by_tcp_is_an_error_of_that_server() {
+    let server = DnsServer::start(|ask| {
+        let mut message = ask.code(ResponseCode::NoError);
+        message.metadata.truncation = true;
+        message.metadata.id ^= u16::from(ask.tcp);
+        vec![message]
+    })
+    .await;
+    let (result, _) = by_name(&plain(&server), 80, IpVersion::Any, 5000).await;
+    assert_eq!(failure(&result), Some(Failure::DnsError));
+}
+
+#[tokio::test]
 async fn forged_answers_are_not_believed() {
     let (good, canary) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), "127.0.0.66");
     let port = good.local_addr().unwrap().port();

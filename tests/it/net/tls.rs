@@ -123,6 +123,12 @@ async fn addresses_are_names_too() {
     }
 }
 
+fn critical_extension() -> rcgen::CustomExtension {
+    let mut extension = rcgen::CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+    extension.set_criticality(true);
+    extension
+}
+
 /// What is wrong, the chain, the failure, and a part of its sentence.
 fn spoiled(room: &Room) -> Vec<(&'static str, Identity, Failure, &'static str)> {
     let with = |change: &dyn Fn(&mut rcgen::CertificateParams)| {
@@ -137,6 +143,9 @@ fn spoiled(room: &Room) -> Vec<(&'static str, Identity, Failure, &'static str)> 
     let ca = with(&|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
     let no_ca = with(&|params| params.is_ca = IsCa::ExplicitNoCa);
     let client_only = with(&|params| params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth]);
+    let critical = with(&|params| {
+        params.custom_extensions.push(critical_extension());
+    });
     let other = leaf_params(&["a.test", "b.test", "*.shop.test", "d.test"]);
     let old = room.root.intermediate_until("Old Intermediate", 2026);
     use Failure::*;
@@ -152,6 +161,7 @@ fn spoiled(room: &Room) -> Vec<(&'static str, Identity, Failure, &'static str)> 
         ("signs itself", self_signed(&leaf_params(&[HOST])), CertUntrusted, "signs itself"),
         ("signs itself, a CA", self_signed(&ca), CertUntrusted, "signs itself"),
         ("signs itself, no CA", self_signed(&no_ca), CertUntrusted, "signs itself"),
+        ("signs itself, odd", self_signed(&critical), CertUntrusted, "signs itself"),
         ("signs itself, expired", self_signed(&expired), CertUntrusted, "signs itself"),
         ("unknown CA", stranger.issue(&leaf_params(&[HOST])), CertUntrusted, "no path leads"),
         ("unknown CA and expired", stranger.issue(&expired), CertExpired, "30 days ago"),
@@ -163,6 +173,8 @@ fn spoiled(room: &Room) -> Vec<(&'static str, Identity, Failure, &'static str)> 
             "missing",
         ),
         ("another name", issue(&other), CertHostnameMismatch, "a.test, b.test, *.shop.test, 1 more, not for shop.test"),
+        ("a CA of the same name", Authority::root("Test Root").issue(&leaf_params(&[HOST])), CertUntrusted, "old name"),
+        ("critical extension", issue(&critical), CertInvalid, "not acceptable"),
         ("not for servers", issue(&client_only), CertInvalid, "extended key usage"),
     ]
 }
@@ -204,6 +216,29 @@ async fn a_certificate_that_signs_itself_may_be_trusted_by_name() {
         let server = present(identity).await;
         let seen = visit(&net, server.address, host, &TlsOptions::default(), 5000).await;
         assert_eq!(seen.failure(), wanted, "{host}: {:?}", seen.result);
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_the_key_is_found_out_even_unverified() {
+    let room = room();
+    // Also when webpki cannot read the certificate, and the signature is checked without it.
+    let mut params = leaf_params(&[HOST]);
+    params.custom_extensions.push(critical_extension());
+    for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+        let issue = || room.root.issue(&leaf_params(&[HOST]));
+        let odd = room.root.issue(&params).with_key_of(issue());
+        let server = TlsServer::start(config(&odd, &[version], None)).await;
+        let unverified = options(serde_json::json!({ "verify": false })).unwrap();
+        let seen = visit(&room.net, server.address, HOST, &unverified, 5000).await;
+        assert_eq!(seen.failure(), Some(Failure::CertInvalid), "{:?}", seen.result);
+        let server = TlsServer::start(config(&issue().with_key_of(issue()), &[version], None)).await;
+        for verify in [true, false] {
+            let options = options(serde_json::json!({ "verify": verify })).unwrap();
+            let seen = visit(&room.net, server.address, HOST, &options, 5000).await;
+            assert_eq!(seen.failure(), Some(Failure::CertInvalid), "{verify}: {:?}", seen.result);
+            assert!(seen.certificate.is_some());
+        }
     }
 }
 

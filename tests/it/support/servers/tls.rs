@@ -29,6 +29,11 @@ impl Identity {
         self.key.serialize_pem()
     }
 
+    /// Its chain with somebody else's key.
+    pub fn with_key_of(self, other: Self) -> Self {
+        Self { chain: self.chain, key: other.key }
+    }
+
     /// Without the certificates after the first.
     pub fn leaf_only(mut self) -> Self {
         self.chain.truncate(1);
@@ -129,7 +134,10 @@ pub fn config(
             builder.with_client_cert_verifier(verifier.build().unwrap())
         }
     };
-    let mut config = builder.with_single_cert(identity.chain.clone(), identity.private()).unwrap();
+    // Unchecked, so that a chain may come with a key that is not its own.
+    let key = rustls::crypto::ring::sign::any_supported_type(&identity.private()).unwrap();
+    let pair = Arc::new(rustls::sign::CertifiedKey::new(identity.chain.clone(), key));
+    let mut config = builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config
 }
