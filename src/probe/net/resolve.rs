@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hickory_proto::rr::{Name, RecordType};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use self::answer::{Outcome, Question, Reading};
@@ -61,11 +62,22 @@ impl Addresses {
     }
 }
 
+/// Questions on the wire at once, a descriptor each; the rest wait their turn. When our resolver is dead, ten thousand
+/// checks must not take the descriptors that the store and the pages need. Names whose servers are dead hold a place
+/// for the time-out of resolv.conf, so this is far more than a live resolver ever needs.
+const MOST_ON_THE_WIRE: usize = 4096;
+
 /// The resolver. Idle it costs nothing.
 pub(super) struct Resolver {
     system: System,
-    health: Arc<Health>,
+    wire: Arc<Wire>,
     cache: Cache,
+}
+
+/// What all questions share.
+struct Wire {
+    health: Health,
+    places: Semaphore,
 }
 
 impl Resolver {
@@ -75,7 +87,8 @@ impl Resolver {
     }
 
     fn with_paths(servers: Vec<SocketAddr>, paths: Paths) -> Result<Self, String> {
-        Ok(Self { system: System::read(paths, servers)?, health: Arc::default(), cache: Cache::default() })
+        let wire = Arc::new(Wire { health: Health::default(), places: Semaphore::new(MOST_ON_THE_WIRE) });
+        Ok(Self { system: System::read(paths, servers)?, wire, cache: Cache::default() })
     }
 
     /// Addresses of `host`, at least one, by the deadline.
@@ -160,7 +173,7 @@ impl Resolver {
         let asked = Instant::now();
         let found = self
             .cache
-            .get(name, record, || question(name.to_owned(), record, Arc::clone(settings), Arc::clone(&self.health)));
+            .get(name, record, || question(name.to_owned(), record, Arc::clone(settings), Arc::clone(&self.wire)));
         let mut receiver = match found {
             Found::Known(outcome) => return Outcome::clone(&outcome),
             Found::UnderWay(receiver) => receiver,
@@ -168,7 +181,7 @@ impl Resolver {
         match timeout_at(deadline, receiver.wait_for(Option::is_some)).await {
             Ok(Ok(outcome)) => outcome.as_ref().map_or_else(|| Err(vanished(name)), |outcome| Outcome::clone(outcome)),
             Ok(Err(_)) => Err(vanished(name)),
-            Err(_) => Err(self.health.silence(name, asked)),
+            Err(_) => Err(self.wire.health.silence(name, asked)),
         }
     }
 }
@@ -210,22 +223,20 @@ fn more_telling(name: &str, v4: Fault, v6: Fault) -> Fault {
 
 /// Asks the servers in turn. What one cannot tell (SERVFAIL, REFUSED and other codes) the next may; of several such
 /// answers the first is reported.
-async fn question(
-    name: String,
-    record: RecordType,
-    settings: Arc<Settings>,
-    health: Arc<Health>,
-) -> (Outcome, Duration) {
+async fn question(name: String, record: RecordType, settings: Arc<Settings>, wire: Arc<Wire>) -> (Outcome, Duration) {
     let asked = Instant::now();
     let Some(question) = absolute(&name).map(|name| Question { name, record }) else {
         return (Err(Fault::new(Failure::DnsError, format!("{name:?} is no DNS name"))), FAILURE_KEPT);
     };
+    let health = &wire.health;
     let order = health.order(&settings.servers, settings.rotate);
     let (mut told, mut ours, mut is_silent, mut reasons) = (None, None, false, Vec::new());
     for _ in 0..settings.attempts {
         for server in &order {
+            // An error would mean that the semaphore was closed, which nobody does.
+            let _place = wire.places.acquire().await.ok();
             let until = (Instant::now() + settings.timeout).min(asked + MOST_ASKED);
-            match exchange::ask(*server, &question, settings.tcp_only, until, &health).await {
+            match exchange::ask(*server, &question, settings.tcp_only, until, health).await {
                 Ok(message) => {
                     health.promote(*server);
                     match answer::read(&question, &message) {
@@ -233,6 +244,7 @@ async fn question(
                         Reading::AskAnother(fault) => told = told.or(Some(fault)),
                     }
                 }
+                Err(Unanswered::Broken(fault)) => told = told.or(Some(fault)),
                 Err(Unanswered::Silent { alive }) => {
                     is_silent = true;
                     if !alive {

@@ -32,6 +32,8 @@ pub(super) enum Unanswered {
     Silent { alive: bool },
     /// Nobody is there, or no way leads there: not about the name.
     Unreachable(String),
+    /// It took the question by TCP and did not answer it properly.
+    Broken(Fault),
     /// This host could not even ask.
     Ours(Fault),
 }
@@ -209,6 +211,10 @@ fn any(server: SocketAddr) -> SocketAddr {
 }
 
 fn unanswered(server: SocketAddr, error: &io::Error) -> Unanswered {
+    if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) {
+        let what = format!("the name server {server} gave a broken answer: {error}");
+        return Unanswered::Broken(Fault::new(Failure::DnsError, what));
+    }
     match Errno::from_io_error(error) {
         Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN) => {
             let what = format!("cannot ask the name server {server}: {error}");
