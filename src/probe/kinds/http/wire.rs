@@ -155,6 +155,8 @@ impl AsyncRead for WireIo<'_> {
             wire.received.store(received, Relaxed);
             if received > MAX_BEFORE_HEAD_BYTES {
                 wire.flooded.store(true, Relaxed);
+                // A read that fails has read nothing.
+                buf.set_filled(before);
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }
