@@ -20,6 +20,7 @@ const CHANNEL: &str = "lamplighter_monitors";
 
 /// 100,000 rows take about a second; the rest is for a busy server.
 const DEADLINE: Duration = Duration::from_secs(60);
+const LISTEN_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: &str = "SELECT set_config('statement_timeout', '60s', true)";
 
 const LOAD: &str = "SELECT m.id, m.user_id, m.name, m.url, coalesce(m.interval_seconds, 300) AS interval_seconds, \
@@ -109,7 +110,7 @@ impl Store {
     async fn wait_for_change(&self) -> Result<(), StoreFault> {
         let mut slot = self.listener.lock().await;
         let Some(listener) = slot.as_mut() else {
-            *slot = Some(self.listen().await.map_err(fault_of)?);
+            *slot = Some(within(LISTEN_DEADLINE, async { Ok::<_, Problem>(self.listen().await?) }).await?);
             // What changed before we listened went unheard.
             return Ok(());
         };

@@ -86,23 +86,23 @@ impl Wanted {
             key: row.key.to_string(),
         }
     }
+}
 
-    fn equals(&self, old: &Existing) -> bool {
-        let tags =
-            || old.tags.iter().flatten().map(Option::as_deref).eq(self.tags.iter().map(|tag| Some(tag.as_str())));
-        !old.archived
-            && old.user_id == Some(self.user_id)
-            && old.key == self.key
-            && old.name == self.name
-            && old.url == self.url
-            && old.interval_seconds == Some(self.interval_seconds)
-            && old.timeout_seconds == Some(self.timeout_seconds)
-            && old.is_active == Some(self.is_active)
-            && old.kind.as_deref() == Some(&self.kind)
-            && old.tags.is_some()
-            && tags()
-            && old.spec.as_ref() == Some(&self.spec)
-    }
+/// Compared before anything is copied: nearly every row of nearly every merge is as it was.
+fn is_as_wanted(old: &Existing, row: &FileRow, user_id: Uuid) -> bool {
+    let tags =
+        |tags: &Vec<Option<String>>| tags.iter().map(Option::as_deref).eq(row.tags.iter().map(|t| Some(t.as_str())));
+    !old.archived
+        && old.user_id == Some(user_id)
+        && old.key == row.key.as_str()
+        && old.name == row.name
+        && old.url == row.url
+        && old.interval_seconds == Some(row.interval_seconds)
+        && old.timeout_seconds == Some(row.timeout_seconds)
+        && old.is_active == Some(row.is_active)
+        && old.kind.as_ref() == Some(&row.kind)
+        && old.tags.as_ref().is_some_and(tags)
+        && old.spec.as_ref() == Some(&row.spec)
 }
 
 impl Store {
@@ -133,11 +133,10 @@ impl Store {
                 None => fresh_id(&row.key, &taken),
             };
             claimed.insert(id);
-            let wanted = Wanted::of(row, id, user_id);
             match old {
-                Some(old) if wanted.equals(old) => {}
-                Some(_) => changed.push(wanted),
-                None => fresh.push(wanted),
+                Some(old) if is_as_wanted(old, row, user_id) => {}
+                Some(_) => changed.push(Wanted::of(row, id, user_id)),
+                None => fresh.push(Wanted::of(row, id, user_id)),
             }
             merged.ids.insert(row.key.clone(), (MonitorId(id), UserId(user_id)));
         }

@@ -38,6 +38,9 @@ use fault::fault_of;
 /// How long getting a connection may take, connecting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long calls that are under way have to end.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What the store must know to begin.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
@@ -89,10 +92,16 @@ impl Store {
         })
     }
 
-    /// Closes every connection, waiting for calls that are under way.
+    /// Closes every connection, waiting for calls that are under way, 16 seconds at the most.
     pub async fn close(&self) {
-        self.listening.close().await;
-        self.pool.close().await;
+        // Closing wakes a waiting `changed`, which then lets go of the slot.
+        let closing = self.listening.close();
+        if let Ok(mut slot) = tokio::time::timeout(ACQUIRE_TIMEOUT, self.listener.lock()).await {
+            slot.take();
+        }
+        // What still holds a connection by then is cut off by the end of the process.
+        let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, closing).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }
 
     /// One round trip, for readiness.

@@ -1,6 +1,8 @@
 //! What can be wrong with a database at the start, and getting it ready.
 
-use sqlx::{Error, PgConnection};
+use std::time::Duration;
+
+use sqlx::{Connection as _, Error, PgConnection};
 
 use super::Store;
 use super::classify::{Found, classify};
@@ -9,6 +11,9 @@ use crate::model::StoreFault;
 
 /// Oldest server: `server_version_num` of PostgreSQL 14.
 const OLDEST: i32 = 140_000;
+
+/// For looking, when the server hangs; migrating has no limit.
+const DEADLINE: Duration = Duration::from_secs(10);
 
 pub(super) const STATEMENTS: &[&str] = &[VERSION, PARTITIONS];
 
@@ -124,15 +129,37 @@ impl Store {
     /// # Errors
     /// Those of connecting, and [`StartError::ServerTooOld`].
     pub async fn classify(&self) -> Result<Found, StartError> {
-        let mut conn = self.connect().await?;
-        classify(&mut conn, &self.schema).await
+        let look = async {
+            let mut conn = self.connect().await?;
+            classify(&mut conn, &self.schema).await
+        };
+        match tokio::time::timeout(DEADLINE, look).await {
+            Ok(found) => found,
+            Err(_) => Err(StartError::Unreachable(format!("no answer within {} s", DEADLINE.as_secs()))),
+        }
     }
 
-    /// A connection to a server that is new enough. A refused login is told at once, not after the pool's time-out.
+    /// A connection to a server that is new enough. First one beside the pool, which would try again until its time-out
+    /// and then not know why.
     pub(super) async fn connect(&self) -> Result<sqlx::pool::PoolConnection<sqlx::Postgres>, StartError> {
-        let mut conn = self.pool.acquire().await?;
-        check_version(&mut conn).await?;
-        Ok(conn)
+        let options = self.pool.connect_options();
+        let place = match options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => format!("{}:{}", options.get_host(), options.get_port()),
+        };
+        let first = async {
+            let mut conn = PgConnection::connect_with(&options).await?;
+            check_version(&mut conn).await?;
+            // A courtesy; the server notices either way.
+            let _ = conn.close().await;
+            Ok::<_, StartError>(())
+        };
+        let answer = tokio::time::timeout(super::ACQUIRE_TIMEOUT, first).await;
+        match answer.unwrap_or_else(|_| Err(StartError::Unreachable("no answer within 3 s".to_owned()))) {
+            Err(StartError::Unreachable(why)) => Err(StartError::Unreachable(format!("{place}: {why}"))),
+            Err(other) => Err(other),
+            Ok(()) => Ok(self.pool.acquire().await?),
+        }
     }
 
     /// Makes the partitions of yesterday, today and three days ahead; says how many were missing.
@@ -140,7 +167,7 @@ impl Store {
     /// # Errors
     /// [`StoreFault`] as every call; the caller tries again later.
     pub async fn make_partitions_ahead(&self) -> Result<i64, StoreFault> {
-        super::within(std::time::Duration::from_secs(15), async {
+        super::within(DEADLINE, async {
             sqlx::query_scalar(PARTITIONS).fetch_one(&self.pool).await.map_err(super::fault_of)
         })
         .await

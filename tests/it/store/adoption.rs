@@ -134,5 +134,6 @@ async fn connection_errors_are_told_apart_and_without_the_password() {
     let nobody = store_at("postgres://u:hunter2@127.0.0.1:1/x", "r", "public");
     let error = nobody.prepare(true).await.unwrap_err();
     assert!(error.is_away() && error.exit_code() == 69, "{error}");
+    assert!(error.to_string().contains("127.0.0.1:1") && error.to_string().contains("refused"), "{error}");
     assert!(!format!("{error} {error:?}").contains("hunter2"));
 }

@@ -146,6 +146,12 @@ async fn changes_are_heard_and_our_own_status_writes_are_not() {
     heard(5000).await.unwrap().unwrap();
     db.sql("DELETE FROM monitors").await;
     heard(5000).await.unwrap().unwrap();
+    // Closing ends one that waits, and the connection of one that does not.
+    let (waiting, ()) = tokio::join!(heard(5000), async {
+        tokio::task::yield_now().await;
+        store.close().await;
+    });
+    assert!(waiting.unwrap().is_err());
 }
 
 #[tokio::test]

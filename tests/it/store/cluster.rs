@@ -76,16 +76,23 @@ fn it_starts_survives_kill_9_and_stops() {
 
 #[test]
 fn half_an_initdb_is_cleared_away() {
-    let dir = state_dir();
-    let lock = StateLock::acquire(dir.path()).unwrap();
+    let top = state_dir();
+    // So long that the socket needs a place of its own.
+    let dir = top.path().join("x".repeat(90));
+    let lock = StateLock::acquire(&dir).unwrap();
     drop(Cluster::start(&lock, &cluster_options()).unwrap());
     // As a kill in the middle leaves it: no data yet, and a folder beside it.
-    let folder = dir.path().join("postgres");
+    let folder = dir.join("postgres");
     std::fs::rename(folder.join("data"), folder.join("data.new")).unwrap();
     std::fs::remove_file(folder.join("data.new/PG_VERSION")).unwrap();
     let cluster = Cluster::start(&lock, &cluster_options()).unwrap();
     assert_eq!(run(cluster.url().expose(), "SELECT 1::bigint"), Some(1));
     assert!(!folder.join("data.new").exists());
+    let socket =
+        std::fs::read_to_string(folder.join("data/postmaster.pid")).unwrap().lines().nth(4).unwrap().to_owned();
+    assert!(socket.starts_with("/tmp/lamplighter-"), "{socket}");
+    drop(cluster);
+    std::fs::remove_dir_all(socket).unwrap();
 }
 
 /// Run by the test below in a process of its own, so that it can be killed.
