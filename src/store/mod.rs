@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Executor as _, PgPool};
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgPool};
 use tokio::sync::Mutex;
 
 pub use classify::Found;
@@ -40,6 +40,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long calls that are under way have to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the driver's debug log calls slow.
+const SLOW: Duration = Duration::from_secs(1);
 
 /// What the store must know to begin.
 #[derive(Clone, Debug)]
@@ -79,7 +82,11 @@ impl Store {
         }
         // The parser's own message may quote the URL, and with it the password.
         let options = match PgConnectOptions::from_str(settings.url.expose()) {
-            Ok(options) if is_postgres(settings.url.expose()) => options.application_name("lamplighter"),
+            Ok(options) if is_postgres(settings.url.expose()) => options
+                .application_name("lamplighter")
+                // The driver would warn of every merge of a large file.
+                .log_statements(log::LevelFilter::Trace)
+                .log_slow_statements(log::LevelFilter::Debug, SLOW),
             _ => return Err(StartError::BadUrl),
         };
         Ok(Self {

@@ -48,6 +48,9 @@ pub(super) fn ensure(layout: &Layout, binaries: &Binaries, account: &Account) ->
     write(&fresh.join("pg_hba.conf"), HBA)?;
     write(&fresh.join("pg_ident.conf"), &ident(account))?;
     create_database(&fresh, binaries, account).map_err(ClusterError::Init)?;
+    // One sync for all: initdb's own, file by file, is what it spends most of its time with.
+    let sync = || rustix::fs::syncfs(fs::File::open(&fresh)?).map_err(io::Error::from);
+    sync().map_err(|e| ClusterError::state(&fresh, e))?;
     fs::rename(&fresh, &layout.data).map_err(|e| ClusterError::state(&layout.data, e))?;
     // The rename itself must be on disk before anything is promised.
     fs::File::open(&layout.folder).and_then(|f| f.sync_all()).map_err(|e| ClusterError::state(&layout.folder, e))
@@ -62,7 +65,14 @@ fn remove(path: &Path) -> Result<(), ClusterError> {
 
 fn initdb(data: &Path, binaries: &Binaries, account: &Account, locale: &str) -> Result<(), String> {
     let mut command = Command::new(binaries.initdb());
-    command.arg("-D").arg(data).args(["-U", "lamplighter", "--encoding=UTF8", "--auth=peer", "--data-checksums"]);
+    command.arg("-D").arg(data).args([
+        "-U",
+        "lamplighter",
+        "--encoding=UTF8",
+        "--auth=peer",
+        "--data-checksums",
+        "--no-sync",
+    ]);
     command.arg(format!("--locale={locale}"));
     finish(command, account, data, None)
 }
