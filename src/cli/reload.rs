@@ -4,8 +4,6 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
-use hyper::Method;
-
 use super::{Environment, Exit, Stop, exit, small_runtime, state};
 use crate::catalog::Reloaded;
 use crate::web::client::{self, ClientError};
@@ -16,9 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 /// Asks the running daemon to reload, waits, prints what changed or why not.
 pub(super) fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let socket = state::admin_socket(&super::configured_state_directory(config, environment)?)?;
-    let (_, body) = small_runtime()?
-        .block_on(client::request(&socket, Method::POST, "/api/v1/reload", DEADLINE))
-        .map_err(client_stop)?;
+    let body = small_runtime()?.block_on(client::post(&socket, "/api/v1/reload", DEADLINE)).map_err(client_stop)?;
     let answer: Reloaded = serde_json::from_slice(&body)
         .map_err(|error| Stop::new(Exit::Failure, format!("the daemon's answer is not understood: {error}")))?;
     if let Some(error) = answer.error {

@@ -5,7 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use hyper::Method;
 use serde::Deserialize;
 
 use super::{Environment, Exit, Stop, exit, reload, small_runtime, state};
@@ -61,9 +60,7 @@ pub(super) fn run(arguments: &StatusArgs, config: Option<&Path>, environment: &E
     let socket = state::admin_socket(&super::configured_state_directory(config, environment)?)?;
     let runtime = small_runtime()?;
     loop {
-        let (_, body) = runtime
-            .block_on(client::request(&socket, Method::GET, "/api/v1/overview", DEADLINE))
-            .map_err(reload::client_stop)?;
+        let body = runtime.block_on(client::get(&socket, "/api/v1/overview", DEADLINE)).map_err(reload::client_stop)?;
         let overview: Overview = serde_json::from_slice(&body)
             .map_err(|error| Stop::new(Exit::Failure, format!("the daemon's answer is not understood: {error}")))?;
         let text = if arguments.json { String::from_utf8_lossy(&body).into_owned() } else { table(&overview) };

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::client::conn::http1;
-use hyper::{Method, Request, StatusCode};
+use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
@@ -34,13 +34,17 @@ pub enum ClientError {
     Failed(String),
 }
 
-/// Sends one request and returns status and body. `deadline` bounds the whole.
-pub async fn request(
-    socket: &Path,
-    method: Method,
-    path: &str,
-    deadline: Duration,
-) -> Result<(StatusCode, Bytes), ClientError> {
+/// Asks for something; returns the body, whatever the status. `deadline` bounds the whole.
+pub async fn get(socket: &Path, path: &str, deadline: Duration) -> Result<Bytes, ClientError> {
+    request(socket, Method::GET, path, deadline).await
+}
+
+/// Asks for something to be done; returns the body, whatever the status. `deadline` bounds the whole.
+pub async fn post(socket: &Path, path: &str, deadline: Duration) -> Result<Bytes, ClientError> {
+    request(socket, Method::POST, path, deadline).await
+}
+
+async fn request(socket: &Path, method: Method, path: &str, deadline: Duration) -> Result<Bytes, ClientError> {
     let exchange = exchange(socket, method, path);
     match tokio::time::timeout(deadline, exchange).await {
         Ok(result) => result,
@@ -48,7 +52,7 @@ pub async fn request(
     }
 }
 
-async fn exchange(socket: &Path, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+async fn exchange(socket: &Path, method: Method, path: &str) -> Result<Bytes, ClientError> {
     let shown = || socket.display().to_string();
     let stream = UnixStream::connect(socket).await.map_err(|error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning { path: shown() },
@@ -65,10 +69,9 @@ async fn exchange(socket: &Path, method: Method, path: &str) -> Result<(StatusCo
         .map_err(|error| ClientError::Failed(error.to_string()))?;
     let talk = async move {
         let response = sender.send_request(request).await.map_err(failed)?;
-        let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_MAX_BYTES).collect().await;
         let body = body.map_err(|error| ClientError::Failed(error.to_string()))?;
-        Ok((status, body.to_bytes()))
+        Ok(body.to_bytes())
     };
     // The connection must be driven while we talk; it ends with the conversation.
     tokio::pin!(talk, connection);
