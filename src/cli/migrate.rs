@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use super::{Environment, Exit, Stop, exit, load, small_runtime, state};
-use crate::daemon::start_stop;
+use crate::daemon::{cluster_stop, start_stop};
 use crate::settings::model::Settings;
 use crate::store::cluster::{self, Cluster, ClusterOptions, StateLock};
 use crate::store::{Store, StoreSettings};
@@ -39,18 +39,14 @@ pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environmen
 
 fn embedded(settings: &Settings, environment: &Environment) -> Result<Cluster, Stop> {
     let directory = state::directory(settings.daemon.state_directory.as_deref(), environment)?;
-    let stop = |error: cluster::ClusterError| {
-        let exit = if error.exit_code() == Exit::Unavailable.code() { Exit::Unavailable } else { Exit::StateDirectory };
-        Stop::new(exit, error.to_string())
-    };
-    let lock = StateLock::acquire(&directory).map_err(stop)?;
+    let lock = StateLock::acquire(&directory).map_err(|error| cluster_stop(&error))?;
     let options = ClusterOptions {
         bin_dir: environment.path("PG_BINDIR"),
         path: environment.path("PATH").map(Into::into),
         run_as: Some(settings.database.cluster_user.clone()),
         ..ClusterOptions::default()
     };
-    Cluster::start(&lock, &options).map_err(stop)
+    Cluster::start(&lock, &options).map_err(|error| cluster_stop(&error))
 }
 
 fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {

@@ -40,11 +40,7 @@ pub fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Sto
     telemetry::start(first.settings.daemon.log_level)
         .map_err(|error| Stop::new(Exit::Failure, format!("logging does not start: {error}")))?;
     let state = cli::state_directory(first.settings.daemon.state_directory.as_deref(), environment)?;
-    let lock = StateLock::acquire(&state).map_err(|error| match error {
-        // Not the directory's fault.
-        ClusterError::Running { .. } => Stop::new(Exit::Unavailable, error.to_string()),
-        error => cluster_stop(&error),
-    })?;
+    let lock = StateLock::acquire(&state).map_err(|error| cluster_stop(&error))?;
     let socket = cli::admin_socket(lock.dir())?;
     // Not in a task: the embedded database's life hangs on the thread that starts it, which is this one.
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -96,6 +92,7 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
         gate,
     };
     let embedded = cluster.is_some();
+    let config = watched(&first);
     let parts = Parts { first, environment, store: store.clone(), gate_open, role, own, state: lock.dir(), embedded };
     let mut pipeline = Pipeline::build(parts)?;
     pipeline.serve(listen.listener, admin);
@@ -105,7 +102,7 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
         () = signals.end() => return end(pipeline, &store, cluster.as_mut(), &mut signals).await,
     };
     pipeline.keep(keeper, begun_now(&begun));
-    greet(&listen.shown, &begun, embedded);
+    greet(&listen.shown, &config, &begun, embedded);
     let mut look = interval(CLUSTER_WATCH);
     let ended = loop {
         tokio::select! {
@@ -126,7 +123,18 @@ const fn begun_now(begun: &Begun) -> bool {
     !matches!(begun, Begun::Standby)
 }
 
-fn greet(address: &str, begun: &Begun, embedded: bool) {
+/// What is watched, for the greeting.
+fn watched(first: &First) -> String {
+    let path = first.path.display();
+    match (first.sources.found, first.settings.monitors.len()) {
+        (false, _) => format!("no {path}, so built-in defaults: monitors come from the database only"),
+        (true, 0) => format!("{path}, which has no monitors yet"),
+        (true, 1) => format!("{path}, 1 monitor"),
+        (true, number) => format!("{path}, {number} monitors"),
+    }
+}
+
+fn greet(address: &str, config: &str, begun: &Begun, embedded: bool) {
     let database = if embedded { "its private PostgreSQL" } else { "the database of database.url" };
     let state = match begun {
         Begun::Active => format!("on {database}"),
@@ -134,10 +142,14 @@ fn greet(address: &str, begun: &Begun, embedded: bool) {
         Begun::Standby => "as a standby: another daemon is active on this database".to_owned(),
     };
     let version = env!("CARGO_PKG_VERSION");
-    cli::say(&format!(
-        "Lamplighter {version} is running {state}.\n  health: {address}/readyz\n  table:  lamplighter status\n"
-    ));
-    log::info!("running {state}, listening on {address}");
+    let lines = [
+        format!("Lamplighter {version} is running {state}."),
+        format!("  configuration: {config}"),
+        format!("  health: {address}/readyz"),
+        "  table: lamplighter status".to_owned(),
+    ];
+    cli::say(&format!("{}\n", lines.join("\n")));
+    log::info!("running {state}, listening on {address}, configuration: {config}");
 }
 
 /// Stops everything in order. A second signal ends at once.
@@ -213,7 +225,8 @@ async fn store_addresses(url: Option<&Secret>) -> Vec<SocketAddr> {
     }
 }
 
-fn cluster_stop(error: &ClusterError) -> Stop {
+/// How an embedded database that does not start ends a command.
+pub(crate) fn cluster_stop(error: &ClusterError) -> Stop {
     let exit = if error.exit_code() == Exit::Unavailable.code() { Exit::Unavailable } else { Exit::StateDirectory };
     Stop::new(exit, error.to_string())
 }

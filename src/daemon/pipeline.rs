@@ -256,26 +256,23 @@ impl Pipeline {
 
     /// Waits for a task that ends although nobody asked it to.
     pub(super) async fn ended_early(&mut self) -> Stop {
-        loop {
-            tokio::select! {
-                biased;
-                Some(stop) = self.stops.1.recv() => return stop,
-                ended = self.tasks.join_next_with_id() => {
-                    // A reason may have been given just before.
-                    if let Ok(stop) = self.stops.1.try_recv() {
-                        return stop;
-                    }
-                    let (id, how) = match ended {
-                        Some(Ok((id, ()))) => (Some(id), "ended"),
-                        Some(Err(error)) if error.is_panic() => (Some(error.id()), "panicked"),
-                        Some(Err(error)) => (Some(error.id()), "was cancelled"),
-                        None => (None, "ended"),
-                    };
-                    let name = id.and_then(|id| self.names.get(&id)).copied().unwrap_or("every task");
-                    return Stop::new(Exit::Failure, format!("the task {name:?} {how} unexpectedly"));
-                }
-            }
+        let ended = tokio::select! {
+            biased;
+            Some(stop) = self.stops.1.recv() => return stop,
+            ended = self.tasks.join_next_with_id() => ended,
+        };
+        // The task may have given its reason just before.
+        if let Ok(stop) = self.stops.1.try_recv() {
+            return stop;
         }
+        let (id, how) = match ended {
+            Some(Ok((id, ()))) => (Some(id), "ended"),
+            Some(Err(error)) if error.is_panic() => (Some(error.id()), "panicked"),
+            Some(Err(error)) => (Some(error.id()), "was cancelled"),
+            None => (None, "ended"),
+        };
+        let name = id.and_then(|id| self.names.get(&id)).copied().unwrap_or("every task");
+        Stop::new(Exit::Failure, format!("the task {name:?} {how} unexpectedly"))
     }
 
     /// Stops everything in order, each part under its deadline.

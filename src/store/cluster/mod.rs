@@ -108,7 +108,7 @@ impl ClusterError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::NoBinaries(_) | Self::NoUser(_) | Self::Start(_) => 69,
+            Self::NoBinaries(_) | Self::NoUser(_) | Self::Start(_) | Self::Running { .. } => 69,
             _ => 73,
         }
     }
