@@ -58,13 +58,31 @@ as_root() {
     fi
 }
 
-# A new server package makes and starts a cluster "main". Lamplighter has its own private one, so a drop-in
-# forbids that for the time of the installation; the user's createcluster.conf is never touched.
-no_main_cluster=/etc/postgresql-common/createcluster.d/zz-lamplighter-quickstart.conf
+# Packages of servers set up and start a server of the system, which nobody asked for here. For the time of the
+# installation, a drop-in keeps Postgres from making its cluster "main" and a policy keeps nginx from starting. The
+# user's createcluster.conf is never touched, and a policy of his own stands.
+no_main_cluster=/etc/postgresql-common/createcluster.d/zz-lamplighter.conf
+start_policy=/usr/sbin/policy-rc.d
+own_policy=
 
-allow_main_cluster() {
+hold_servers() {
+    trap release_servers EXIT
+    as_root mkdir -p "${no_main_cluster%/*}"
+    echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
+    [[ ! -e $start_policy ]] || return 0
+    own_policy=yes
+    # 101: forbidden by policy, which the packages' scripts accept.
+    # shellcheck disable=SC2016 # $1 belongs to the policy
+    printf '#!/bin/sh\ncase $1 in nginx*) exit 101 ;; esac\nexit 0\n' | as_root tee "$start_policy" >/dev/null
+    as_root chmod 755 "$start_policy"
+}
+
+release_servers() {
+    trap - EXIT
     as_root rm -f "$no_main_cluster"
-    as_root rmdir --ignore-fail-on-non-empty /etc/postgresql-common/createcluster.d
+    as_root rmdir -p --ignore-fail-on-non-empty "${no_main_cluster%/*}"
+    [[ -z $own_policy ]] || as_root rm -f "$start_policy"
+    own_policy=
 }
 
 # install_missing PACKAGE...: on anything but Debian and its kin it says what to install, and stops.
@@ -82,18 +100,11 @@ Install that, then run this again."
     local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o APT::Acquire::Retries=3) failed=0
     # A broken third-party source must not stop what Debian's own can serve.
     as_root "${apt[@]}" update -q || echo "apt-get update had errors; trying with what it has" >&2
-    case " $* " in *" postgresql "*)
-        as_root mkdir -p "${no_main_cluster%/*}"
-        echo 'create_main_cluster = false' | as_root tee "$no_main_cluster" >/dev/null
-        trap allow_main_cluster EXIT
-        ;;
-    esac
+    hold_servers
     as_root "${apt[@]}" install -q -y --no-install-recommends "$@" || failed=$?
-    case " $* " in *" postgresql "*)
-        allow_main_cluster
-        trap - EXIT
-        ;;
-    esac
+    # Else it would start with the machine.
+    case " $* " in *" nginx "*) as_root update-rc.d nginx disable ;; esac
+    release_servers
     ((failed == 0)) || stop "apt-get could not install: $*"
 }
 
