@@ -429,6 +429,9 @@ impl<S: CatalogStore> Follower<S> {
         if changes.is_empty() && old.generation > 0 {
             return counts;
         }
+        if old.generation == 0 {
+            log::info!("watching {} monitors", monitors.len());
+        }
         self.send(Snapshot { generation: old.generation + 1, monitors }, changes).await;
         self.remembered_at = None;
         counts
