@@ -24,11 +24,8 @@ impl Drop for Nginx {
 }
 
 impl Nginx {
-    /// None when it is not installed.
-    pub async fn start() -> Option<Self> {
-        if !Path::new(PROGRAM).exists() {
-            return None;
-        }
+    pub async fn start() -> Self {
+        assert!(Path::new(PROGRAM).exists(), "there is no {PROGRAM}: tests/run installs it");
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
         std::fs::create_dir_all(root.join("www/folder")).unwrap();
@@ -64,7 +61,7 @@ impl Nginx {
             assert!(begin.elapsed() < Duration::from_secs(20), "nginx did not come up");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        Some(nginx)
+        nginx
     }
 
     pub fn url(&self, path: &str) -> String {
