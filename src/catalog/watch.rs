@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use notify::{RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::RecursiveMode;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
@@ -37,13 +37,18 @@ pub async fn run(mut folders: mpsc::Receiver<Vec<PathBuf>>, wake: mpsc::Sender<(
             None
         }
     };
-    let mut watched = HashSet::new();
+    let mut watched = Watched::default();
     let mut poll_at = Instant::now() + POLL;
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
             list = folders.recv() => match list {
-                Some(list) => follow(watcher.as_mut(), &mut watched, list),
+                Some(list) => {
+                    if watcher.as_mut().is_some_and(|watcher| watched.follow(watcher, list)) {
+                        // What changed between the reading and the watch went unseen.
+                        let _ = wake.try_send(());
+                    }
+                }
                 None => return,
             },
             Some(()) = events.recv() => {
@@ -70,25 +75,38 @@ async fn settle(events: &mut mpsc::Receiver<()>, shutdown: &mut Shutdown) {
     }
 }
 
-fn follow(watcher: Option<&mut RecommendedWatcher>, watched: &mut HashSet<PathBuf>, list: Vec<PathBuf>) {
-    let Some(watcher) = watcher else { return };
-    let wanted: HashSet<PathBuf> = list.into_iter().collect();
-    for gone in watched.difference(&wanted) {
-        // A folder that was deleted has lost its watch by itself.
-        let _ = watcher.unwatch(gone);
-    }
-    let mut now = HashSet::new();
-    for folder in wanted {
-        // Watching again is harmless and heals a folder that was replaced.
-        match watcher.watch(&folder, RecursiveMode::NonRecursive) {
-            Ok(()) => {
-                now.insert(folder);
-            }
-            Err(error) => {
-                let (folder, seconds) = (folder.display(), POLL.as_secs());
-                log::warn!("{folder}: changes there are only noticed every {seconds} s: {error}");
+#[derive(Default)]
+struct Watched {
+    folders: HashSet<PathBuf>,
+    /// Folders that cannot be watched, and whose owner knows.
+    unwatchable: HashSet<PathBuf>,
+}
+
+impl Watched {
+    /// Watches these folders and no others; true when one of them was not watched before.
+    fn follow(&mut self, watcher: &mut impl notify::Watcher, list: Vec<PathBuf>) -> bool {
+        let wanted: HashSet<PathBuf> = list.into_iter().collect();
+        for gone in self.folders.difference(&wanted) {
+            // A folder that was deleted has lost its watch by itself.
+            let _ = watcher.unwatch(gone);
+        }
+        self.unwatchable.retain(|folder| wanted.contains(folder));
+        let before = std::mem::take(&mut self.folders);
+        for folder in wanted {
+            // Watching again is harmless and heals a folder that was replaced.
+            match watcher.watch(&folder, RecursiveMode::NonRecursive) {
+                Ok(()) => {
+                    self.unwatchable.remove(&folder);
+                    self.folders.insert(folder);
+                }
+                Err(error) => {
+                    if self.unwatchable.insert(folder.clone()) {
+                        let (folder, seconds) = (folder.display(), POLL.as_secs());
+                        log::warn!("{folder}: changes there are only noticed every {seconds} s: {error}");
+                    }
+                }
             }
         }
+        self.folders.difference(&before).next().is_some()
     }
-    *watched = now;
 }
