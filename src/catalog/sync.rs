@@ -124,3 +124,6 @@ pub struct Wakes {
     /// The minute's comparison.
     pub minute: mpsc::Receiver<()>,
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,7 +177,7 @@ impl<S: CatalogStore> Follower<S> {
                 self.at_rest();
             }
         }
-        if passed(&mut self.publish_by, now) {
+        if self.publish_by.is_some_and(|by| by <= now) {
             self.publish_anyway().await;
         }
         if self.memory.due().is_some_and(|due| due <= now) {
@@ -271,7 +271,8 @@ impl<S: CatalogStore> Follower<S> {
         self.make_file_entries().await;
         // A store that is known to be away is not waited for.
         let patience = if self.retry_at.is_some() { Duration::ZERO } else { PATIENCE };
-        self.publish_by = Some(Instant::now() + patience);
+        let by = Instant::now() + patience;
+        self.publish_by = Some(self.publish_by.map_or(by, |before| before.min(by)));
     }
 
     pub(super) async fn make_file_entries(&mut self) {
