@@ -220,3 +220,6 @@ impl FileSource for ConfigSource {
         parts.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
