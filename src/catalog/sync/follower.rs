@@ -328,7 +328,7 @@ impl<S: CatalogStore> Follower<S> {
 
     fn changes(&mut self, old: &Snapshot) -> Changes {
         let mut states = std::mem::take(&mut self.rows.states);
-        let ids = match std::mem::replace(&mut self.touched, Some(HashSet::new())) {
+        let ids = match self.touched.replace(HashSet::new()) {
             Some(ids) => ids,
             None => old.monitors.keys().chain(self.file_entries.keys()).copied().chain(self.rows.ids()).collect(),
         };
