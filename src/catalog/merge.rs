@@ -1,15 +1,21 @@
 //! Makes the set of monitors out of the file's definitions and the database's rows. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use super::{Entry, FileRow, MonitorRow};
-use crate::model::{Cadence, Monitor, MonitorId, MonitorKey, Source, UserId};
+use crate::model::{Cadence, Monitor, MonitorId, MonitorKey, SYSTEM_USER, Source, UserId};
 use crate::settings::definition::Definition;
 
 /// `interval_seconds` of a monitor that runs on a cron schedule: the column's default, unused.
 const UNUSED_INTERVAL: i32 = 300;
+
+/// The id and owner of keys, as the store or `catalog.json` gives them.
+pub type Ids = HashMap<MonitorKey, (MonitorId, UserId)>;
+
+/// Monitors by id.
+pub type Entries = HashMap<MonitorId, Arc<Entry>>;
 
 /// The rows that the file's monitors have in the database.
 #[must_use]
@@ -82,34 +88,77 @@ pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Sour
     Entry { monitor, prepared, fingerprint: hasher.finish(), secrets }
 }
 
-/// The file's monitors by id. A key without a known id gets the one it would be created with.
+/// The file's monitors by id. A key without a known id gets the one it would be created with, unless that is known to
+/// be another's: then only the store can say its id, and until then it is left out. What did not change keeps its entry
+/// of `before`.
 #[must_use]
-pub fn file_entries(
-    definitions: &[Definition],
-    ids: &HashMap<MonitorKey, (MonitorId, UserId)>,
-) -> HashMap<MonitorId, Arc<Entry>> {
-    let known = |key: &MonitorKey| ids.get(key).copied();
-    let id_of = |key: &MonitorKey| known(key).map_or_else(|| MonitorId::of_key(key), |(id, _)| id);
-    let entries = definitions.iter().filter_map(|definition| {
-        let key = definition.key.as_ref()?;
-        // Before the first contact with the store a renamed monitor is found under its former key.
-        let (id, owner) = known(key)
-            .or_else(|| definition.renamed_from.as_ref().and_then(known))
-            .unwrap_or_else(|| (MonitorId::of_key(key), crate::model::SYSTEM_USER));
-        Some((id, entry(definition, id, owner, Source::File, |key| Some(id_of(key)))))
-    });
-    entries.collect()
+pub fn file_entries(definitions: &[Definition], ids: &Ids, before: &Entries) -> Entries {
+    let resolved = resolve(definitions, ids);
+    let mut entries = HashMap::with_capacity(definitions.len());
+    for definition in definitions {
+        let Some((id, owner)) = definition.key.as_ref().and_then(|key| resolved.get(key)).copied() else { continue };
+        let new = entry(definition, id, owner, Source::File, |key| resolved.get(key).map(|found| found.0));
+        let same = before.get(&id).filter(|old| old.fingerprint == new.fingerprint);
+        entries.insert(id, same.map_or(new, Arc::clone));
+    }
+    entries
+}
+
+/// The id of every key, by the rules of the store's merge as far as they can be applied without it: own row first, then
+/// that of the former key unless it is in use, then a new one. No two keys get one id.
+fn resolve<'a>(definitions: &'a [Definition], ids: &Ids) -> HashMap<&'a MonitorKey, (MonitorId, UserId)> {
+    let keys: HashSet<&MonitorKey> = definitions.iter().filter_map(|definition| definition.key.as_ref()).collect();
+    let mut resolved = HashMap::with_capacity(definitions.len());
+    // A damaged memory may give one id to two keys.
+    let mut claimed = HashSet::with_capacity(definitions.len());
+    let mut strangers = Vec::new();
+    for definition in definitions {
+        let Some(key) = &definition.key else { continue };
+        match ids.get(key).filter(|(id, _)| claimed.insert(*id)) {
+            Some(known) => drop(resolved.insert(key, *known)),
+            None => strangers.push((key, definition.renamed_from.as_ref())),
+        }
+    }
+    let taken: HashSet<MonitorId> = ids.values().map(|(id, _)| *id).collect();
+    for (key, renamed_from) in strangers {
+        let former = renamed_from.filter(|former| !keys.contains(former)).and_then(|former| ids.get(former).copied());
+        let former = former.filter(|(id, _)| !claimed.contains(id));
+        let fresh = || Some((MonitorId::of_key(key), SYSTEM_USER)).filter(|(id, _)| !taken.contains(id));
+        if let Some(found) = former.or_else(fresh).filter(|(id, _)| claimed.insert(*id)) {
+            resolved.insert(key, found);
+        }
+    }
+    resolved
+}
+
+/// Whether a file monitor's row is what the file says. Where it is not, somebody else has written to it.
+#[must_use]
+pub fn is_as_written(row: &MonitorRow, definition: &Definition, owner: UserId) -> bool {
+    file_row(definition).is_some_and(|file| {
+        row.user_id == owner
+            && row.key.as_deref() == Some(file.key.as_str())
+            && row.name == file.name
+            && row.url == file.url
+            && row.interval_seconds == file.interval_seconds
+            && row.timeout_seconds == file.timeout_seconds
+            && row.is_active == file.is_active
+            && row.kind.as_ref() == Some(&file.kind)
+            && row.tags == file.tags
+            && row.spec == file.spec
+    })
 }
 
 /// What became of a row that is not the file's.
 #[derive(Clone)]
 pub struct RowOutcome {
-    /// The revision that was read.
-    pub revision: i64,
+    /// The revision that was read; none: it must be read again before it counts.
+    pub revision: Option<i64>,
     /// The monitor, or why it is none.
     pub result: Result<Arc<Entry>, String>,
     /// `invalid_reason` as it stands in the database.
     pub stored_reason: Option<String>,
+    /// Whether it names keys that it depends on, whose ids may become others.
+    pub depends: bool,
 }
 
 /// Reads a row. `read` is `settings::monitor::read_row` with the file's defaults.
@@ -118,6 +167,8 @@ pub fn row_outcome(
     read: impl Fn(&MonitorRow) -> Result<Definition, String>,
     dependency: impl Fn(&MonitorKey) -> Option<MonitorId>,
 ) -> RowOutcome {
-    let result = read(row).map(|definition| entry(&definition, row.id, row.user_id, row.source, dependency));
-    RowOutcome { revision: row.revision, result, stored_reason: row.invalid_reason.clone() }
+    let definition = read(row);
+    let depends = definition.as_ref().is_ok_and(|definition| !definition.depends_on.is_empty());
+    let result = definition.map(|definition| entry(&definition, row.id, row.user_id, row.source, dependency));
+    RowOutcome { revision: Some(row.revision), result, stored_reason: row.invalid_reason.clone(), depends }
 }

@@ -1,5 +1,6 @@
 //! The configuration as the catalogue's loop sees it: read whole, validated, and only then applied.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,10 +9,11 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::catalog::MonitorRow;
-use crate::catalog::sync::{FileContent, FileReading, FileSource};
+use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource};
 use crate::cli::{self, Exit, Stop};
 use crate::probe::net::{EgressOptions, Net, NetOptions};
 use crate::settings::definition::Definition;
+use crate::settings::diagnostic::SourceText;
 use crate::settings::file::{self, Presence, Sources};
 use crate::settings::model::{Refusal, Settings};
 use crate::settings::monitor;
@@ -39,7 +41,12 @@ pub(super) struct Links {
 struct Inner {
     hash: [u8; 32],
     found: bool,
-    refused: Option<[u8; 32]>,
+    /// Names of the sources in force that are not empty.
+    filled: HashSet<String>,
+    /// Why the last reading was refused; none when it was not.
+    refused: Option<String>,
+    /// What the daemon was started with: parts of it hold until the next start.
+    started: Arc<Settings>,
     /// Without its monitors: those are the catalogue's.
     settings: Arc<Settings>,
     /// Read, and not yet applied.
@@ -90,12 +97,15 @@ impl ConfigSource {
     pub(super) fn new(first: First, environment: &cli::Environment, links: Links) -> (Self, FileContent) {
         let mut settings = first.settings;
         let definitions = std::mem::take(&mut settings.monitors);
-        let content = FileContent { definitions, folders: first.sources.folders.into_iter().collect() };
+        let content = FileContent { definitions, folders: first.sources.folders.iter().cloned().collect() };
+        let settings = Arc::new(settings);
         let inner = Inner {
             hash: first.sources.hash,
             found: first.sources.found,
+            filled: filled(&first.sources),
             refused: None,
-            settings: Arc::new(settings),
+            started: Arc::clone(&settings),
+            settings,
             next: None,
         };
         let source = Self {
@@ -118,50 +128,68 @@ impl ConfigSource {
     }
 
     /// Everything that must be right before anything of it counts.
-    fn validate(&self, sources: &Sources, had_file: bool) -> Result<(Settings, Net), String> {
-        if had_file && !sources.found {
-            let path = self.path.display();
-            return Err(format!("{path}: the file is gone; restore it (an empty configuration must be a started one)"));
-        }
+    fn validate(&self, sources: &Sources) -> Result<(Settings, Net), String> {
+        let (had_file, filled_before) = {
+            let inner = self.lock();
+            (inner.found, inner.filled.clone())
+        };
         let settings = read_settings(sources, &self.environment).map_err(|refusal| refusal.to_string())?;
-        if had_file && sources.texts.iter().all(|source| source.text.trim().is_empty()) {
-            return Err(format!("{}: the file is empty; to watch nothing, restart with it", self.path.display()));
+        if had_file && !sources.found {
+            return Err(format!("{}: the file is gone; restore it, or restart to run without it", self.path.display()));
+        }
+        // Also what a reader sees while somebody writes the file anew.
+        let is_empty = |source: &&SourceText| source.text.trim().is_empty() && filled_before.contains(&source.name);
+        if let Some(emptied) = sources.texts.iter().find(is_empty) {
+            return Err(format!(
+                "{}: the file was emptied; fill it, or restart to run without its content",
+                emptied.name
+            ));
         }
         let net = net_of(&settings, self.links.own.clone())?;
         Ok((settings, net))
     }
+
+    fn outcome(&self, sources: &Sources, force: bool) -> FileOutcome {
+        {
+            let mut inner = self.lock();
+            let same = inner.hash == sources.hash && inner.found == sources.found && sources.problems.is_empty();
+            if same && !force {
+                inner.refused = None;
+                return FileOutcome::Unchanged;
+            }
+        }
+        // What was refused is read again even if it is the same: what it refers to may be there now.
+        let validated = self.validate(sources);
+        let mut inner = self.lock();
+        match validated {
+            Ok((mut settings, net)) => {
+                let definitions = std::mem::take(&mut settings.monitors);
+                inner.hash = sources.hash;
+                inner.found = sources.found;
+                inner.filled = filled(sources);
+                inner.refused = None;
+                inner.next = Some((Arc::new(settings), net));
+                FileOutcome::Content(definitions)
+            }
+            Err(findings) if !force && inner.refused.as_ref() == Some(&findings) => FileOutcome::StillRefused,
+            Err(findings) => {
+                inner.refused = Some(findings.clone());
+                FileOutcome::Refused(findings)
+            }
+        }
+    }
+}
+
+fn filled(sources: &Sources) -> HashSet<String> {
+    let filled = sources.texts.iter().filter(|source| !source.text.trim().is_empty());
+    filled.map(|source| source.name.clone()).collect()
 }
 
 impl FileSource for ConfigSource {
     fn read(&self, force: bool) -> FileReading {
         let sources = file::read(&self.path, self.presence);
-        let had_file = {
-            let mut inner = self.lock();
-            if !force && inner.hash == sources.hash && sources.problems.is_empty() && inner.found == sources.found {
-                inner.refused = None;
-                return FileReading::Unchanged;
-            }
-            if !force && inner.refused == Some(sources.hash) {
-                return FileReading::StillRefused;
-            }
-            inner.found
-        };
-        let outcome = self.validate(&sources, had_file);
-        let mut inner = self.lock();
-        match outcome {
-            Ok((mut settings, net)) => {
-                let definitions = std::mem::take(&mut settings.monitors);
-                inner.hash = sources.hash;
-                inner.found = sources.found;
-                inner.refused = None;
-                inner.next = Some((Arc::new(settings), net));
-                FileReading::Content(FileContent { definitions, folders: sources.folders.into_iter().collect() })
-            }
-            Err(findings) => {
-                inner.refused = Some(sources.hash);
-                FileReading::Refused(findings)
-            }
-        }
+        let outcome = self.outcome(&sources, force);
+        FileReading { folders: sources.folders.into_iter().collect(), outcome }
     }
 
     fn read_row(&self, row: &MonitorRow) -> Result<Definition, String> {
@@ -175,7 +203,8 @@ impl FileSource for ConfigSource {
     fn apply(&self) -> Vec<String> {
         let mut inner = self.lock();
         let Some((settings, net)) = inner.next.take() else { return Vec::new() };
-        let before = std::mem::replace(&mut inner.settings, Arc::clone(&settings));
+        inner.settings = Arc::clone(&settings);
+        let before = Arc::clone(&inner.started);
         drop(inner);
         self.links.net.store(Arc::new(net));
         self.links.max_in_flight.send_if_modified(|limit| {
@@ -191,3 +220,6 @@ impl FileSource for ConfigSource {
         parts.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -97,6 +97,9 @@ impl Admin for View {
                 .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
         }
         notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
+        if !report.needs_restart.is_empty() {
+            notes.push(reason("restart_needed", format!("for changes of {}", report.needs_restart.join(", "))));
+        }
         if report.invalid > 0 {
             notes.push(reason("invalid_monitors", format!("{} rows, see monitors.invalid_reason", report.invalid)));
         }

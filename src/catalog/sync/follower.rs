@@ -1,0 +1,404 @@
+//! The loop itself: what wakes it, what it publishes, and when.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::memory::Memory;
+use super::rows::{self, Rows};
+use super::talk::{Answer, Due, Question};
+use super::{FileContent, FileOutcome, FileReading, FileSource, Links, ReloadRequest, Wakes};
+use crate::catalog::diff::diff;
+use crate::catalog::merge::{self, Entries, Ids};
+use crate::catalog::remember::{self, Remembered};
+use crate::catalog::{CatalogStore, Changes, Entry, MonitorRow, Reloaded, Removal, Snapshot, Update};
+use crate::model::{IncidentUid, MonitorId, Source, StoreFault};
+use crate::settings::definition::Definition;
+use crate::shutdown::Shutdown;
+
+/// After the store failed; doubles up to [`RETRY_MOST`].
+const RETRY_LEAST: Duration = Duration::from_millis(250);
+/// Longest wait before the store is asked again.
+const RETRY_MOST: Duration = Duration::from_secs(5);
+/// Rows written one by one are gathered for so long (contract: picked up within two seconds).
+const GATHER: Duration = Duration::from_millis(100);
+/// The same when comparing is slow: it takes a tenth of the time at most.
+const GATHER_MOST: Duration = Duration::from_secs(1);
+/// A change of the file waits so long for a store that does not answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Who asks for a reload is taken in while fewer wait for their answer.
+const MOST_ASKED: usize = 64;
+/// For the last `catalog.json`.
+const FINISH: Duration = Duration::from_secs(2);
+
+/// The loop's state.
+pub struct Follower<S> {
+    pub(super) file: Arc<dyn FileSource>,
+    pub(super) store: Arc<S>,
+    pub(super) links: Links,
+    pub(super) definitions: Arc<[Definition]>,
+    file_entries: Entries,
+    pub(super) keys: Arc<Ids>,
+    pub(super) rows: Rows,
+    /// Rows of `catalog.json`, until the store or memory is the first to be read.
+    pub(super) remembered: Vec<MonitorRow>,
+    /// Whether the store's rows have been read.
+    pub(super) loaded: bool,
+    pub(super) due: Due,
+    question: Option<Question>,
+    /// What may differ from the snapshot; none: everything.
+    pub(super) touched: Option<HashSet<MonitorId>>,
+    pub(super) dismissed: Vec<(MonitorId, IncidentUid)>,
+    /// Dismissed, and the followers know.
+    pub(super) told: HashSet<(MonitorId, IncidentUid)>,
+    /// When to publish what the file says, whether the store has answered or not.
+    publish_by: Option<Instant>,
+    asked: Vec<ReloadRequest>,
+    retry_at: Option<Instant>,
+    retry_wait: Duration,
+    compare_at: Option<Instant>,
+    pub(super) compare_cost: Duration,
+    listen_at: Option<Instant>,
+    listen_wait: Duration,
+    pub(super) merged_at: Option<Instant>,
+    pub(super) merge_fault: Option<String>,
+    memory: Memory,
+}
+
+impl<S: CatalogStore> Follower<S> {
+    /// A catalogue that knows what `remembered` tells and nothing else yet.
+    #[must_use]
+    pub fn new(file: Arc<dyn FileSource>, store: Arc<S>, links: Links, remembered: Option<Remembered>) -> Self {
+        let remembered = remembered.unwrap_or_default();
+        let memory = Memory::new(links.remember_at.clone(), links.states.clone());
+        Self {
+            file,
+            store,
+            links,
+            definitions: Arc::from([]),
+            file_entries: Entries::new(),
+            keys: Arc::new(remembered.keys),
+            rows: Rows::remembered(remembered.states),
+            remembered: remembered.rows,
+            loaded: false,
+            due: Due::everything(),
+            question: None,
+            touched: None,
+            dismissed: Vec::new(),
+            told: HashSet::new(),
+            publish_by: None,
+            asked: Vec::new(),
+            retry_at: None,
+            retry_wait: RETRY_LEAST,
+            compare_at: None,
+            compare_cost: Duration::ZERO,
+            listen_at: None,
+            listen_wait: RETRY_LEAST,
+            merged_at: None,
+            merge_fault: None,
+            memory,
+        }
+    }
+
+    /// Publishes the first snapshot (from the store, or from memory when it is away), then follows changes until shutdown.
+    pub async fn run(mut self, first: FileContent, mut wakes: Wakes, mut shutdown: Shutdown) {
+        let began = async {
+            // The watcher ends only at shutdown.
+            let _ = self.links.folders.send(first.folders).await;
+            self.rows.own(&self.keys);
+            self.take_definitions(first.definitions).await;
+        };
+        tokio::select! {
+            () = shutdown.wait() => return,
+            () = began => {}
+        }
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.wait() => break,
+                () = self.turn(&mut wakes) => {}
+            }
+        }
+        let remembered = self.remembering();
+        let _ = timeout(FINISH, self.memory.finish(remembered)).await;
+    }
+
+    /// Does what is due and waits for one thing to happen.
+    async fn turn(&mut self, wakes: &mut Wakes) {
+        self.advance().await;
+        let store = Arc::clone(&self.store);
+        let deaf = self.retry_at.is_some() || self.compare_at.is_some() || self.listen_at.is_some();
+        let timers = [self.retry_at, self.compare_at, self.listen_at, self.publish_by, self.memory.due()];
+        let asking = self.asked.len() < MOST_ASKED;
+        tokio::select! {
+            answer = answered(&mut self.question) => {
+                self.question = None;
+                if let Err(fault) = self.take(answer).await {
+                    self.away(&fault).await;
+                }
+            }
+            Some(()) = wakes.file.recv() => self.reread(false).await,
+            Some(request) = wakes.reload.recv(), if asking => {
+                self.asked.push(request);
+                while self.asked.len() < MOST_ASKED && let Ok(request) = wakes.reload.try_recv() {
+                    self.asked.push(request);
+                }
+                self.reread(true).await;
+            }
+            Some(()) = wakes.minute.recv() => {
+                self.due.merge |= std::mem::take(&mut self.due.merge_later);
+                self.due.look();
+            }
+            heard = store.changed(), if !deaf => self.heard(heard),
+            () = self.memory.written() => {}
+            () = wait_until(timers.into_iter().flatten().min()) => {}
+        }
+    }
+
+    /// Acts on timers that have passed, asks the store the next question, or publishes when there is none.
+    async fn advance(&mut self) {
+        let now = Instant::now();
+        passed(&mut self.listen_at, now);
+        let (again, compare) = (passed(&mut self.retry_at, now), passed(&mut self.compare_at, now));
+        if again || compare {
+            // Nothing was heard while the store was away.
+            self.due.look();
+        }
+        if self.question.is_none() && self.retry_at.is_none() {
+            self.question = self.next_question();
+            if self.question.is_none() {
+                self.publish().await;
+                self.question = self.last_question();
+            }
+            if self.question.is_none() {
+                self.at_rest();
+            }
+        }
+        if self.publish_by.is_some_and(|by| by <= now) {
+            self.publish_anyway().await;
+        }
+        if self.memory.due().is_some_and(|due| due <= now) {
+            let remembered = self.remembering();
+            self.memory.write(remembered);
+        }
+    }
+
+    /// Everything that was due is done.
+    fn at_rest(&mut self) {
+        if self.retry_wait > RETRY_LEAST {
+            log::info!("the catalogue reaches the store again");
+        }
+        self.retry_wait = RETRY_LEAST;
+        let (fault, merged) = (self.merge_fault.clone(), self.merged_at.is_some());
+        self.links.report.edit(|report| (report.store_fault, report.merged) = (fault, merged));
+    }
+
+    /// A notification, or the end of hearing any.
+    fn heard(&mut self, heard: Result<(), StoreFault>) {
+        let now = Instant::now();
+        match heard {
+            Ok(()) => self.listen_wait = RETRY_LEAST,
+            Err(fault) => {
+                log::debug!("changes of rows are not told for {:?}: {fault}", self.listen_wait);
+                self.listen_at = Some(now + self.listen_wait);
+                self.listen_wait = (self.listen_wait * 2).min(RETRY_MOST);
+            }
+        }
+        self.compare_at = Some(now + (self.compare_cost * 9).clamp(GATHER, GATHER_MOST));
+    }
+
+    async fn away(&mut self, fault: &StoreFault) {
+        if self.retry_wait == RETRY_LEAST {
+            log::warn!("the catalogue cannot reach the store: {fault}");
+        }
+        self.links.report.edit(|report| report.store_fault = Some(fault.to_string()));
+        self.retry_at = Some(Instant::now() + self.retry_wait);
+        self.retry_wait = (self.retry_wait * 2).min(RETRY_MOST);
+        if self.publish_by.is_some() {
+            self.publish_anyway().await;
+        } else if self.loaded {
+            // What was learned before the fault counts.
+            self.publish().await;
+        }
+    }
+
+    /// Reads the sources again and applies what differs. Who asked is answered here, or with the publication.
+    async fn reread(&mut self, force: bool) {
+        let file = Arc::clone(&self.file);
+        let outcome = match spawn_blocking(move || file.read(force)).await {
+            Ok(FileReading { folders, outcome }) => {
+                let _ = self.links.folders.send(folders).await;
+                outcome
+            }
+            // A file that our reader cannot bear is a bad one.
+            Err(error) => FileOutcome::Refused(format!("reading the sources failed: {error}")),
+        };
+        let error = match outcome {
+            FileOutcome::Content(definitions) => {
+                let needs_restart = self.file.apply();
+                for part in &needs_restart {
+                    log::warn!("{part} has changed: it takes effect at the next start");
+                }
+                self.links.report.edit(|report| report.needs_restart = needs_restart);
+                self.take_definitions(definitions).await;
+                // The defaults may be others.
+                let rows = self.rows.all();
+                self.reread_rows(rows).await;
+                return;
+            }
+            FileOutcome::Unchanged => {
+                self.links.report.edit(|report| report.file_error = None);
+                None
+            }
+            FileOutcome::StillRefused => self.links.report.get().file_error,
+            FileOutcome::Refused(findings) => {
+                log::error!("the configuration is not applied, the one before stays:\n{findings}");
+                self.links.report.edit(|report| report.file_error = Some(findings.clone()));
+                Some(findings)
+            }
+        };
+        let answer = Reloaded { applied: error.is_none(), error, ..Reloaded::default() };
+        self.answer(&answer);
+    }
+
+    async fn take_definitions(&mut self, definitions: Vec<Definition>) {
+        self.definitions = definitions.into();
+        self.links.report.edit(|report| report.file_error = None);
+        self.due.merge = true;
+        self.make_file_entries().await;
+        // A store that is known to be away is not waited for.
+        let patience = if self.retry_at.is_some() { Duration::ZERO } else { PATIENCE };
+        let by = Instant::now() + patience;
+        self.publish_by = Some(self.publish_by.map_or(by, |before| before.min(by)));
+    }
+
+    pub(super) async fn make_file_entries(&mut self) {
+        let (definitions, keys) = (Arc::clone(&self.definitions), Arc::clone(&self.keys));
+        let before = std::mem::take(&mut self.file_entries);
+        self.file_entries = off_loop(move || merge::file_entries(&definitions, &keys, &before)).await;
+        self.touched = None;
+    }
+
+    /// Publishes without what the store would say: at the start with what `catalog.json` remembers.
+    async fn publish_anyway(&mut self) {
+        if !self.loaded && !self.remembered.is_empty() {
+            // A row that says it is the file's is not one that a file has.
+            let rows = std::mem::take(&mut self.remembered).into_iter().filter(|row| row.source != Source::File);
+            let rows: Vec<_> = rows.map(Arc::new).collect();
+            for row in &rows {
+                if let Some(state) = rows::checked_before(row) {
+                    self.rows.states.entry(row.id).or_insert(state);
+                }
+            }
+            let read = self.read_rows(rows).await;
+            self.rows.put(read);
+            self.touched = None;
+        }
+        if !self.loaded {
+            log::warn!("the database is away: what is checked comes from the configuration and from catalog.json");
+        }
+        self.publish().await;
+    }
+
+    /// Tells the followers what differs from the snapshot, and who asked what a reload did.
+    async fn publish(&mut self) {
+        let old = self.links.snapshot.load_full();
+        let mut changes = self.changes(&old);
+        let counts = (changes.added.len(), changes.changed.len(), changes.removed.len());
+        let fresh: HashSet<MonitorId> = changes.added.iter().map(|(entry, _)| entry.monitor.id).collect();
+        let dismissed = std::mem::take(&mut self.dismissed);
+        // Who has just come brings the state of before.
+        let news = dismissed.iter().filter(|pair| fresh.contains(&pair.0) || !self.told.contains(pair));
+        changes.dismissed = news.copied().collect();
+        if !changes.is_empty() || old.generation == 0 {
+            self.told.extend(&changes.dismissed);
+            self.send(old.after(&changes), changes).await;
+            self.memory.changed();
+        }
+        if self.publish_by.take().is_some() {
+            let (added, changed, removed) = counts;
+            log::info!(added, changed, removed; "configuration applied");
+            let needs_restart = self.links.report.get().needs_restart;
+            self.answer(&Reloaded { applied: true, added, changed, removed, needs_restart, error: None });
+        }
+    }
+
+    fn changes(&mut self, old: &Snapshot) -> Changes {
+        let mut states = std::mem::take(&mut self.rows.states);
+        let ids = match self.touched.replace(HashSet::new()) {
+            Some(ids) => ids,
+            None => old.monitors.keys().chain(self.file_entries.keys()).copied().chain(self.rows.ids()).collect(),
+        };
+        // A row of others with the id that a file monitor would have is not the file monitor.
+        let new = |id: MonitorId| -> Option<&Arc<Entry>> {
+            self.rows.entry(id).unwrap_or_else(|| self.file_entries.get(&id))
+        };
+        let removal = |id: MonitorId| match old.monitors.get(&id) {
+            _ if self.rows.has(id) => Removal::Invalid,
+            Some(entry) if entry.monitor.source == Source::File => Removal::Archived,
+            _ => Removal::Deleted,
+        };
+        diff(old, ids, new, |id| states.remove(&id).unwrap_or_default(), removal)
+    }
+
+    async fn send(&mut self, snapshot: Snapshot, changes: Changes) {
+        if snapshot.generation == 1 {
+            log::info!("watching {} monitors", snapshot.monitors.len());
+        }
+        let update = Update { snapshot: Arc::new(snapshot), changes: Arc::new(changes) };
+        self.links.snapshot.store(Arc::clone(&update.snapshot));
+        for follower in &self.links.updates {
+            // A follower that has ended does so at shutdown.
+            let _ = follower.send(update.clone()).await;
+        }
+    }
+
+    /// Answers all who asked for a reload; one that has gone away was served all the same.
+    fn answer(&mut self, answer: &Reloaded) {
+        for request in self.asked.drain(..) {
+            let _ = request.send(answer.clone());
+        }
+    }
+
+    fn remembering(&self) -> impl FnOnce() -> Remembered + Send + 'static {
+        let (keys, rows) = (Arc::clone(&self.keys), self.rows.all());
+        let unread = self.remembered.clone();
+        move || Remembered {
+            version: remember::VERSION,
+            keys: Ids::clone(&keys),
+            rows: rows.iter().map(|row| MonitorRow::clone(row)).chain(unread).collect(),
+            states: std::collections::HashMap::new(),
+        }
+    }
+}
+
+/// Runs what may take long on a thread where nothing waits for it.
+pub(super) async fn off_loop<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(done) => done,
+        // Only a bug's panic; cancelled work belongs to a runtime that ends.
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn passed(timer: &mut Option<Instant>, now: Instant) -> bool {
+    timer.take_if(|at| *at <= now).is_some()
+}
+
+async fn answered(question: &mut Option<Question>) -> Answer {
+    match question {
+        Some(question) => question.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wait_until(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,240 @@
+//! The rows of `monitors` as they were last read, and what they mean together with the file.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::FileSource;
+use crate::catalog::merge::{self, Ids, RowOutcome};
+use crate::catalog::{Entry, MonitorRow};
+use crate::model::{MonitorId, MonitorState, Source};
+use crate::settings::definition::Definition;
+
+/// A row that says it is the file's, and is not.
+const FOREIGN: &str = "source is 'file', but no [[monitor]] of the configuration has this row; \
+    write source = 'database' for monitors that are not the file's";
+
+/// Which rows an answer of the store is about.
+pub(super) enum Asked {
+    All,
+    These(HashSet<MonitorId>),
+}
+
+/// What a comparison of revisions found.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Difference {
+    /// New, changed or gone.
+    pub(super) ids: HashSet<MonitorId>,
+    /// Rows of the file's monitors that are gone.
+    pub(super) file_gone: bool,
+}
+
+/// A row that says it is the file's.
+struct OfFile {
+    revision: i64,
+    stored_reason: Option<String>,
+}
+
+/// A row that is not the file's, with what it means.
+pub(super) type Read = (Arc<MonitorRow>, RowOutcome);
+
+/// All rows that are not archived.
+#[derive(Default)]
+pub(super) struct Rows {
+    others: HashMap<MonitorId, Read>,
+    of_file: HashMap<MonitorId, OfFile>,
+    /// Ids of the file's monitors.
+    owned: HashSet<MonitorId>,
+    /// States that came with rows, until the next publication: later they are old.
+    pub(super) states: HashMap<MonitorId, MonitorState>,
+}
+
+/// Reads rows; may take long for many.
+pub(super) fn read(file: &dyn FileSource, rows: Vec<Arc<MonitorRow>>, ids: &Ids) -> Vec<Read> {
+    let dependency = |key: &_| ids.get(key).map(|(id, _)| *id);
+    let outcome = |row: &MonitorRow| merge::row_outcome(row, |row| file.read_row(row), dependency);
+    rows.into_iter().map(|row| (Arc::clone(&row), outcome(&row))).collect()
+}
+
+/// Whether every row of a file monitor is as the file says.
+pub(super) fn undisturbed(rows: &[MonitorRow], definitions: &[Definition], ids: &Ids) -> bool {
+    if rows.is_empty() {
+        return true;
+    }
+    let keyed = definitions.iter().filter_map(|definition| Some((definition.key.as_ref()?.as_str(), definition)));
+    let by_key: HashMap<&str, &Definition> = keyed.collect();
+    rows.iter().all(|row| {
+        let definition = row.key.as_deref().and_then(|key| by_key.get(key));
+        let known = definition.and_then(|definition| ids.get(definition.key.as_ref()?));
+        match (definition, known) {
+            (Some(definition), Some((id, owner))) => *id == row.id && merge::is_as_written(row, definition, *owner),
+            // Without a key the merge does not know it either.
+            _ => row.key.is_none() && !ids.values().any(|(id, _)| *id == row.id),
+        }
+    })
+}
+
+impl Rows {
+    /// Knows what `catalog.json` remembers, to be read by [`Self::put`].
+    pub(super) fn remembered(states: HashMap<MonitorId, MonitorState>) -> Self {
+        Self { states, ..Self::default() }
+    }
+
+    /// Tells which ids are the file's.
+    pub(super) fn own(&mut self, ids: &Ids) {
+        self.owned = ids.values().map(|(id, _)| *id).collect();
+    }
+
+    /// The monitor of a row; the outer none: there is no row that is not the file's.
+    pub(super) fn entry(&self, id: MonitorId) -> Option<Option<&Arc<Entry>>> {
+        self.others.get(&id).map(|(_, outcome)| outcome.result.as_ref().ok())
+    }
+
+    /// Whether there is such a row, valid or not.
+    pub(super) fn has(&self, id: MonitorId) -> bool {
+        self.others.contains_key(&id)
+    }
+
+    /// Ids of rows that are not the file's.
+    pub(super) fn ids(&self) -> impl Iterator<Item = MonitorId> {
+        self.others.keys().copied()
+    }
+
+    /// Rows that are not the file's.
+    pub(super) fn all(&self) -> Vec<Arc<MonitorRow>> {
+        self.others.values().map(|(row, _)| Arc::clone(row)).collect()
+    }
+
+    /// Rows whose meaning hangs on the ids of keys.
+    pub(super) fn dependent(&self) -> Vec<Arc<MonitorRow>> {
+        self.others.values().filter(|(_, outcome)| outcome.depends).map(|(row, _)| Arc::clone(row)).collect()
+    }
+
+    /// How many are no valid monitors.
+    pub(super) fn invalid(&self) -> usize {
+        let foreign = self.of_file.keys().filter(|id| !self.owned.contains(id)).count();
+        self.others.values().filter(|(_, outcome)| outcome.result.is_err()).count() + foreign
+    }
+
+    /// Compares with the revisions as they are now.
+    pub(super) fn differing(&self, now: &[(MonitorId, i64)]) -> Difference {
+        let mut difference = Difference::default();
+        let mut seen = 0;
+        for (id, revision) in now {
+            let of_file = self.of_file.get(id).map(|row| Some(row.revision));
+            let known = of_file.or_else(|| self.others.get(id).map(|(_, outcome)| outcome.revision));
+            seen += usize::from(known.is_some());
+            if known.flatten() != Some(*revision) {
+                difference.ids.insert(*id);
+            }
+        }
+        if seen < self.others.len() + self.of_file.len() {
+            let now: HashSet<MonitorId> = now.iter().map(|(id, _)| *id).collect();
+            let gone = self.others.keys().chain(self.of_file.keys()).filter(|id| !now.contains(id));
+            difference.ids.extend(gone.copied());
+            difference.file_gone = self.of_file.keys().any(|id| self.owned.contains(id) && !now.contains(id));
+        }
+        difference
+    }
+
+    /// Forgets what the store was asked about, and takes in its answer.
+    pub(super) fn take(&mut self, asked: &Asked, others: Vec<Read>, of_file: &[MonitorRow]) {
+        match asked {
+            Asked::All => {
+                self.others.clear();
+                self.of_file.clear();
+            }
+            Asked::These(ids) => {
+                for id in ids {
+                    self.others.remove(id);
+                    self.of_file.remove(id);
+                }
+            }
+        }
+        for row in of_file {
+            let stored_reason = row.invalid_reason.clone();
+            self.of_file.insert(row.id, OfFile { revision: row.revision, stored_reason });
+        }
+        self.put(others);
+    }
+
+    /// Takes in rows as they were read anew.
+    pub(super) fn put(&mut self, rows: Vec<Read>) {
+        for (row, outcome) in rows {
+            if let Err(reason) = &outcome.result
+                && outcome.stored_reason.as_ref() != Some(reason)
+            {
+                log::warn!(monitor = row.name.as_str(), monitor_id:% = row.id;
+                    "a monitor of the database is invalid and not checked: {reason}");
+            }
+            self.others.insert(row.id, (row, outcome));
+        }
+    }
+
+    /// Takes in rows that were read with other defaults or keys, unless newer ones have come. One that was invalid and is
+    /// no longer must come with its state: it is read from the store first. Its id is among those returned.
+    pub(super) fn reread(&mut self, rows: Vec<Read>) -> HashSet<MonitorId> {
+        let mut wanted = HashSet::new();
+        let mut current = Vec::with_capacity(rows.len());
+        for (row, outcome) in rows {
+            let Some((there, before)) = self.others.get_mut(&row.id) else { continue };
+            if !Arc::ptr_eq(there, &row) {
+                continue;
+            }
+            if before.result.is_err() && outcome.result.is_ok() {
+                before.revision = None;
+                wanted.insert(row.id);
+            } else {
+                let stored_reason = before.stored_reason.clone();
+                current.push((row, RowOutcome { stored_reason, revision: before.revision, ..outcome }));
+            }
+        }
+        self.put(current);
+        wanted
+    }
+
+    /// What `invalid_reason` shall be where it is not.
+    pub(super) fn reasons(&self) -> Vec<(MonitorId, Option<String>)> {
+        let others = self.others.iter().filter(|(_, (_, outcome))| outcome.revision.is_some());
+        let others = others.map(|(id, (_, outcome))| {
+            (*id, outcome.result.as_ref().err().map(String::as_str), outcome.stored_reason.as_deref())
+        });
+        let of_file = self.of_file.iter().map(|(id, row)| {
+            let foreign = !self.owned.contains(id);
+            (*id, foreign.then_some(FOREIGN), row.stored_reason.as_deref())
+        });
+        let wrong = others.chain(of_file).filter(|(_, wanted, stored)| wanted != stored);
+        wrong.map(|(id, wanted, _)| (id, wanted.map(str::to_owned))).collect()
+    }
+
+    /// The store has these reasons now.
+    pub(super) fn marked(&mut self, reasons: Vec<(MonitorId, Option<String>)>) {
+        for (id, reason) in reasons {
+            if let Some((_, outcome)) = self.others.get_mut(&id) {
+                outcome.stored_reason = reason;
+            } else if let Some(row) = self.of_file.get_mut(&id) {
+                row.stored_reason = reason;
+            }
+        }
+    }
+}
+
+/// Splits the store's answer: states, rows that are not the file's, rows that say they are.
+pub(super) fn split(
+    rows: Vec<MonitorRow>,
+    states: &mut HashMap<MonitorId, MonitorState>,
+) -> (Vec<Arc<MonitorRow>>, Vec<MonitorRow>) {
+    let (mut others, mut of_file) = (Vec::new(), Vec::new());
+    for mut row in rows {
+        if let Some(state) = row.state.take().or_else(|| checked_before(&row)) {
+            states.insert(row.id, state);
+        }
+        if row.source == Source::File { of_file.push(row) } else { others.push(Arc::new(row)) }
+    }
+    (others, of_file)
+}
+
+/// A database from before has no state, and yet was checked.
+pub(super) fn checked_before(row: &MonitorRow) -> Option<MonitorState> {
+    let last_checked = Some(row.last_checked?);
+    Some(MonitorState { last_checked, ..MonitorState::default() })
+}

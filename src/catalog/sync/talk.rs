@@ -1,0 +1,244 @@
+//! The conversation with the store: one question at a time, in the background of the loop, which therefore answers,
+//! reads the file and ends while the store is silent. What is due is kept as flags that are taken when a question is
+//! asked and set again when it fails, so that a change which comes meanwhile is not forgotten.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::time::Instant;
+
+use super::follower::{Follower, off_loop};
+use super::rows::{self, Asked, Read};
+use crate::catalog::{CatalogStore, Merged, MonitorRow, merge};
+use crate::model::{IncidentUid, MonitorId, StoreFault};
+
+/// Rows of the file that others wrote to are set right at most so often, the minute's comparison apart: two daemons
+/// whose files differ must not keep undoing each other.
+const MERGE_AGAIN: Duration = Duration::from_secs(10);
+
+/// What is to be asked.
+pub(super) struct Due {
+    /// To bring the file's rows to what the file says.
+    pub(super) merge: bool,
+    /// The same at the next minute.
+    pub(super) merge_later: bool,
+    /// To compare revisions.
+    pub(super) compare: bool,
+    /// To load every row.
+    pub(super) load_all: bool,
+    /// To load these.
+    pub(super) load: HashSet<MonitorId>,
+    /// To ask for incidents that people resolved.
+    pub(super) dismissed: bool,
+    /// To write reasons of invalid rows.
+    pub(super) mark: bool,
+}
+
+impl Due {
+    /// All of it, as at the start.
+    pub(super) fn everything() -> Self {
+        let load = HashSet::new();
+        Self { merge: true, merge_later: false, compare: false, load_all: true, load, dismissed: true, mark: true }
+    }
+
+    /// To look for what others did.
+    pub(super) fn look(&mut self) {
+        (self.compare, self.dismissed, self.mark) = (true, true, true);
+    }
+}
+
+/// A question under way.
+pub(super) type Question = BoxFuture<'static, Answer>;
+
+/// What the store said.
+pub(super) enum Answer {
+    Merged(Result<Merged, StoreFault>),
+    Revisions(Duration, Result<Vec<(MonitorId, i64)>, StoreFault>),
+    Loaded(Asked, Result<Vec<MonitorRow>, StoreFault>),
+    Dismissed(Result<Vec<(MonitorId, IncidentUid)>, StoreFault>),
+    Marked(Vec<(MonitorId, Option<String>)>, Result<(), StoreFault>),
+}
+
+impl<S: CatalogStore> Follower<S> {
+    /// The next question of what must be known before the next publication.
+    pub(super) fn next_question(&mut self) -> Option<Question> {
+        let store = Arc::clone(&self.store);
+        if std::mem::take(&mut self.due.merge) {
+            let definitions = Arc::clone(&self.definitions);
+            return Some(Box::pin(async move {
+                let rows = off_loop(move || merge::file_rows(&definitions)).await;
+                Answer::Merged(store.merge(&rows).await)
+            }));
+        }
+        if !self.due.load_all && std::mem::take(&mut self.due.compare) {
+            return Some(Box::pin(async move {
+                let asked_at = Instant::now();
+                let revisions = store.revisions().await;
+                Answer::Revisions(asked_at.elapsed(), revisions)
+            }));
+        }
+        if std::mem::take(&mut self.due.load_all) {
+            (self.due.compare, self.due.load) = (false, HashSet::new());
+            return Some(Box::pin(async move { Answer::Loaded(Asked::All, store.load(None).await) }));
+        }
+        if !self.due.load.is_empty() {
+            let ids = std::mem::take(&mut self.due.load);
+            return Some(Box::pin(async move {
+                let list: Vec<MonitorId> = ids.iter().copied().collect();
+                let rows = store.load(Some(&list)).await;
+                Answer::Loaded(Asked::These(ids), rows)
+            }));
+        }
+        if std::mem::take(&mut self.due.dismissed) {
+            return Some(Box::pin(async move { Answer::Dismissed(store.dismissed().await) }));
+        }
+        None
+    }
+
+    /// What the store is told after the publication, which does not wait for it.
+    pub(super) fn last_question(&mut self) -> Option<Question> {
+        if !std::mem::take(&mut self.due.mark) {
+            return None;
+        }
+        let invalid = self.rows.invalid();
+        self.links.report.edit(|report| report.invalid = invalid);
+        let reasons = self.rows.reasons();
+        if reasons.is_empty() {
+            return None;
+        }
+        let store = Arc::clone(&self.store);
+        Some(Box::pin(async move {
+            let result = store.mark_invalid(&reasons).await;
+            Answer::Marked(reasons, result)
+        }))
+    }
+
+    /// Takes an answer in. An error is the store's, and whatever was asked is due again.
+    pub(super) async fn take(&mut self, answer: Answer) -> Result<(), StoreFault> {
+        match answer {
+            Answer::Merged(Ok(merged)) => self.merged(merged).await,
+            Answer::Merged(Err(StoreFault::Refused(why))) => {
+                // The rows of others do not suffer from what is wrong with the file's.
+                log::error!("the database refuses the monitors of the configuration, tried again in a minute: {why}");
+                self.merge_fault = Some(StoreFault::Refused(why).to_string());
+                self.due.merge_later = true;
+            }
+            Answer::Merged(Err(fault)) => {
+                self.due.merge = true;
+                return Err(fault);
+            }
+            Answer::Revisions(took, Ok(now)) => {
+                self.compare_cost = took;
+                let difference = self.rows.differing(&now);
+                self.due.load.extend(difference.ids);
+                if difference.file_gone {
+                    self.disturbed();
+                }
+            }
+            Answer::Revisions(_, Err(fault)) => {
+                self.due.compare = true;
+                return Err(fault);
+            }
+            Answer::Loaded(asked, Ok(rows)) => self.loaded(asked, rows).await,
+            Answer::Loaded(asked, Err(fault)) => {
+                match asked {
+                    Asked::All => self.due.load_all = true,
+                    Asked::These(ids) => self.due.load.extend(ids),
+                }
+                return Err(fault);
+            }
+            Answer::Dismissed(Ok(dismissed)) => {
+                self.told.retain(|pair| dismissed.contains(pair));
+                self.dismissed = dismissed;
+            }
+            Answer::Marked(reasons, Ok(())) => self.rows.marked(reasons),
+            // What cannot work must not keep the rest from working; it is tried again when something is due.
+            Answer::Dismissed(Err(StoreFault::Refused(why))) => {
+                log::error!("incidents that people resolved cannot be read: {why}");
+            }
+            Answer::Marked(_, Err(StoreFault::Refused(why))) => {
+                log::error!("monitors.invalid_reason cannot be written: {why}");
+            }
+            Answer::Dismissed(Err(fault)) => {
+                self.due.dismissed = true;
+                return Err(fault);
+            }
+            Answer::Marked(_, Err(fault)) => {
+                self.due.mark = true;
+                return Err(fault);
+            }
+        }
+        Ok(())
+    }
+
+    async fn merged(&mut self, merged: Merged) {
+        if !merged.archived.is_empty() {
+            log::info!(monitors = merged.archived.len(); "monitors left the configuration and are archived");
+        }
+        self.merged_at = Some(Instant::now());
+        self.merge_fault = None;
+        self.due.merge_later = false;
+        // What was written has other revisions now, and what returned has a state.
+        self.due.look();
+        if merged.ids == *self.keys {
+            return;
+        }
+        self.keys = Arc::new(merged.ids);
+        self.rows.own(&self.keys);
+        self.make_file_entries().await;
+        let dependent = self.rows.dependent();
+        self.reread_rows(dependent).await;
+    }
+
+    async fn loaded(&mut self, asked: Asked, rows: Vec<MonitorRow>) {
+        if matches!(asked, Asked::All) {
+            // What catalog.json remembered may be of another database.
+            self.rows.states.clear();
+            (self.loaded, self.remembered) = (true, Vec::new());
+        }
+        let (others, of_file) = rows::split(rows, &mut self.rows.states);
+        let read = self.read_rows(others).await;
+        let (definitions, keys) = (Arc::clone(&self.definitions), Arc::clone(&self.keys));
+        let (undisturbed, of_file) =
+            off_loop(move || (rows::undisturbed(&of_file, &definitions, &keys), of_file)).await;
+        match (&asked, &mut self.touched) {
+            (Asked::These(ids), Some(touched)) => touched.extend(ids),
+            _ => self.touched = None,
+        }
+        self.rows.take(&asked, read, &of_file);
+        if !undisturbed && !self.due.merge {
+            self.disturbed();
+        }
+    }
+
+    /// Somebody wrote to rows of the file.
+    fn disturbed(&mut self) {
+        if self.merged_at.is_none_or(|at| at.elapsed() >= MERGE_AGAIN) {
+            self.due.merge = true;
+        } else {
+            self.due.merge_later = true;
+        }
+    }
+
+    /// Reads rows with the defaults in force.
+    pub(super) async fn read_rows(&mut self, rows: Vec<Arc<MonitorRow>>) -> Vec<Read> {
+        if rows.is_empty() {
+            return Vec::new();
+        }
+        let (file, keys) = (Arc::clone(&self.file), Arc::clone(&self.keys));
+        off_loop(move || rows::read(&*file, rows, &keys)).await
+    }
+
+    /// Reads rows again that were read with other defaults or keys.
+    pub(super) async fn reread_rows(&mut self, rows: Vec<Arc<MonitorRow>>) {
+        let ids: Vec<MonitorId> = rows.iter().map(|row| row.id).collect();
+        let read = self.read_rows(rows).await;
+        self.due.load.extend(self.rows.reread(read));
+        self.due.mark = true;
+        if let Some(touched) = &mut self.touched {
+            touched.extend(ids);
+        }
+    }
+}
