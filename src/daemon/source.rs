@@ -39,6 +39,7 @@ pub(super) struct Links {
 struct Inner {
     hash: [u8; 32],
     found: bool,
+    filled: bool,
     refused: Option<[u8; 32]>,
     /// Without its monitors: those are the catalogue's.
     settings: Arc<Settings>,
@@ -69,6 +70,12 @@ fn read_settings(sources: &Sources, environment: &cli::Environment) -> Result<Se
     cli::with_environment(environment, |environment| sources.settings(environment))
 }
 
+/// Whether the sources say anything: comments and blank lines do not.
+fn is_filled(sources: &Sources) -> bool {
+    let says = |line: &str| !line.trim_start().is_empty() && !line.trim_start().starts_with('#');
+    sources.texts.iter().any(|source| source.text.lines().any(says))
+}
+
 /// The network layer of a configuration. An error names the setting or the file.
 pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, String> {
     Net::new(NetOptions {
@@ -90,10 +97,12 @@ impl ConfigSource {
     pub(super) fn new(first: First, environment: &cli::Environment, links: Links) -> (Self, FileContent) {
         let mut settings = first.settings;
         let definitions = std::mem::take(&mut settings.monitors);
+        let filled = is_filled(&first.sources);
         let content = FileContent { definitions, folders: first.sources.folders.into_iter().collect() };
         let inner = Inner {
             hash: first.sources.hash,
             found: first.sources.found,
+            filled,
             refused: None,
             settings: Arc::new(settings),
             next: None,
@@ -118,13 +127,13 @@ impl ConfigSource {
     }
 
     /// Everything that must be right before anything of it counts.
-    fn validate(&self, sources: &Sources, had_file: bool) -> Result<(Settings, Net), String> {
+    fn validate(&self, sources: &Sources, had_file: bool, was_filled: bool) -> Result<(Settings, Net), String> {
         if had_file && !sources.found {
             let path = self.path.display();
             return Err(format!("{path}: the file is gone; restore it (an empty configuration must be a started one)"));
         }
         let settings = read_settings(sources, &self.environment).map_err(|refusal| refusal.to_string())?;
-        if had_file && sources.texts.iter().all(|source| source.text.trim().is_empty()) {
+        if was_filled && !is_filled(sources) {
             return Err(format!("{}: the file is empty; to watch nothing, restart with it", self.path.display()));
         }
         let net = net_of(&settings, self.links.own.clone())?;
@@ -135,7 +144,7 @@ impl ConfigSource {
 impl FileSource for ConfigSource {
     fn read(&self, force: bool) -> FileReading {
         let sources = file::read(&self.path, self.presence);
-        let had_file = {
+        let (had_file, was_filled) = {
             let mut inner = self.lock();
             if !force && inner.hash == sources.hash && sources.problems.is_empty() && inner.found == sources.found {
                 inner.refused = None;
@@ -144,15 +153,16 @@ impl FileSource for ConfigSource {
             if !force && inner.refused == Some(sources.hash) {
                 return FileReading::StillRefused;
             }
-            inner.found
+            (inner.found, inner.filled)
         };
-        let outcome = self.validate(&sources, had_file);
+        let outcome = self.validate(&sources, had_file, was_filled);
         let mut inner = self.lock();
         match outcome {
             Ok((mut settings, net)) => {
                 let definitions = std::mem::take(&mut settings.monitors);
                 inner.hash = sources.hash;
                 inner.found = sources.found;
+                inner.filled = is_filled(&sources);
                 inner.refused = None;
                 inner.next = Some((Arc::new(settings), net));
                 FileReading::Content(FileContent { definitions, folders: sources.folders.into_iter().collect() })
