@@ -256,24 +256,22 @@ impl Pipeline {
 
     /// Waits for a task that ends although nobody asked it to.
     pub(super) async fn ended_early(&mut self) -> Stop {
-        loop {
-            tokio::select! {
-                biased;
-                Some(stop) = self.stops.1.recv() => return stop,
-                ended = self.tasks.join_next_with_id() => {
-                    // A reason may have been given just before.
-                    if let Ok(stop) = self.stops.1.try_recv() {
-                        return stop;
-                    }
-                    let (id, how) = match ended {
-                        Some(Ok((id, ()))) => (Some(id), "ended"),
-                        Some(Err(error)) if error.is_panic() => (Some(error.id()), "panicked"),
-                        Some(Err(error)) => (Some(error.id()), "was cancelled"),
-                        None => (None, "ended"),
-                    };
-                    let name = id.and_then(|id| self.names.get(&id)).copied().unwrap_or("every task");
-                    return Stop::new(Exit::Failure, format!("the task {name:?} {how} unexpectedly"));
+        tokio::select! {
+            biased;
+            Some(stop) = self.stops.1.recv() => stop,
+            ended = self.tasks.join_next_with_id() => {
+                // A reason may have been given just before.
+                if let Ok(stop) = self.stops.1.try_recv() {
+                    return stop;
                 }
+                let (id, how) = match ended {
+                    Some(Ok((id, ()))) => (Some(id), "ended"),
+                    Some(Err(error)) if error.is_panic() => (Some(error.id()), "panicked"),
+                    Some(Err(error)) => (Some(error.id()), "was cancelled"),
+                    None => (None, "ended"),
+                };
+                let name = id.and_then(|id| self.names.get(&id)).copied().unwrap_or("every task");
+                Stop::new(Exit::Failure, format!("the task {name:?} {how} unexpectedly"))
             }
         }
     }
@@ -287,12 +285,13 @@ impl Pipeline {
         self.join(deadline, &outlive).await;
         self.backlog.close();
         self.join(Instant::now() + RECORDER_GRACE, outlive.get(1..).unwrap_or_default()).await;
-        let left = self.backlog.depth().records;
+        let left = self.backlog.depth().records as u64 + self.view.recorder.in_hand();
         if left > 0 {
             log::error!(records = left; "the database did not take the last results in time: they are lost");
         }
         self.rest.0.fire();
-        self.join(Instant::now() + Duration::from_secs(4), &[]).await;
+        // A recorder that is still there has had its time.
+        self.join(Instant::now() + Duration::from_secs(4), &["recorder"]).await;
         self.tasks.shutdown().await;
     }
 

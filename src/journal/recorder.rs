@@ -36,6 +36,8 @@ pub struct RecorderStats {
     pub refused: AtomicU64,
     /// Records that wait for locked rows.
     pub delayed: AtomicU64,
+    /// Records of the batch that is being written.
+    writing: AtomicU64,
     away: AtomicBool,
     fenced: AtomicBool,
     fault: Mutex<Option<String>>,
@@ -46,6 +48,12 @@ impl RecorderStats {
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that were taken from the backlog and are not written yet.
+    #[must_use]
+    pub fn in_hand(&self) -> u64 {
+        self.writing.load(Ordering::Relaxed) + self.delayed.load(Ordering::Relaxed)
     }
 
     /// Whether another daemon has taken the lease.
@@ -169,6 +177,8 @@ impl<S: RecordStore> Recorder<S> {
                 continue;
             }
             let batch = Batch { id: BatchId(Uuid::new_v4()), records };
+            let writing = batch.records.len() + parts.iter().map(Vec::len).sum::<usize>();
+            self.stats.writing.store(writing as u64, Ordering::Relaxed);
             match self.bring(&batch).await {
                 Ok(recorded) => self.settle(batch.records, &recorded),
                 Err(fault) if batch.records.len() == 1 => self.refuse(batch.records, &fault),
@@ -180,6 +190,7 @@ impl<S: RecordStore> Recorder<S> {
                 }
             }
         }
+        self.stats.writing.store(0, Ordering::Relaxed);
     }
 
     /// Repeats the same batch while the store is away or leased to another. The id makes a repeat harmless when only
