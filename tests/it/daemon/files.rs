@@ -46,9 +46,10 @@ async fn an_edited_file_changes_what_is_checked_within_two_seconds() {
     until("c goes on", MOST, async || (target.hits("/c") > c + 2).then_some(())).await;
     assert_eq!((target.hits("/b"), target.hits("/d")), (asked, d));
 
-    // An unchanged monitor keeps its phase through all of this: it was asked every second, and never twice.
+    // An unchanged monitor keeps its phase through all of this: it was asked every second, and never twice. (The first
+    // check comes at once, not in the phase.)
     let times = target.times();
-    for pair in times["/a"].windows(2) {
+    for pair in times["/a"][1..].windows(2) {
         let gap = (pair[1] - pair[0]).num_milliseconds();
         assert!((500..1800).contains(&gap), "a was asked after {gap} ms: {:?}", times["/a"]);
     }
@@ -118,7 +119,7 @@ async fn a_bad_file_changes_nothing_and_the_fixed_one_is_applied() {
     let reload = home.output(&["reload"]);
     let text = String::from_utf8(reload.stderr).unwrap();
     assert_eq!(reload.status.code(), Some(1), "{text}");
-    let place = format!("{}:13:1:", home.config().display());
+    let place = format!("{}:14:1:", home.config().display());
     assert!(text.contains(&place) && text.contains("colour"), "{place}\n{text}");
     assert!(daemon.log().contains(&place), "{}", daemon.log());
     let status = home.output(&["status"]);

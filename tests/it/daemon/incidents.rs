@@ -67,9 +67,9 @@ async fn a_stopped_server_opens_one_incident_and_its_return_ends_it() {
     .await;
     assert_eq!(daemon.stop().await.code(), Some(0));
     // At the end they are exact.
-    let exact = "SELECT bool_and(uptime_percentage = floor(calculate_uptime_percentage(id, 30)) \
-        AND uptime = to_char(trunc(calculate_uptime_percentage(id, 30), 2), 'FM990.00') || '%' \
-        AND last_checked = (SELECT max(checked_at) FROM monitor_checks WHERE monitor_id = id)) FROM monitors";
+    let exact = "SELECT bool_and(uptime_percentage = floor(calculate_uptime_percentage(m.id, 30)) \
+        AND uptime = to_char(trunc(calculate_uptime_percentage(m.id, 30), 2), 'FM990.00') || '%' \
+        AND last_checked = (SELECT max(checked_at) FROM monitor_checks c WHERE c.monitor_id = m.id)) FROM monitors m";
     assert!(db.get::<bool>(exact).await);
     assert_eq!(db.get::<String>("SELECT uptime FROM monitors WHERE key = 'other'").await, "100.00%");
 }

@@ -98,3 +98,19 @@ async fn a_monitor_keeps_its_phase_across_a_restart() {
         assert!(off.abs() < 500, "{off} ms off its phase: {times:?}");
     }
 }
+
+#[tokio::test]
+async fn no_gap_covers_what_was_recorded_before_a_kill() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    // A steady monitor: its state is stored seldom, its checks are not.
+    let home = Home::new(&on(&db.url, &monitor("a", &target.url("/a"))));
+    let mut daemon = home.start();
+    until("checks between two renewals of the lease", MOST, async || (rows(&db, "a").await >= 4).then_some(())).await;
+    daemon.kill().await;
+    let mut daemon = home.start();
+    wait_sql(&db, "the gap is there", "SELECT count(*) = 1 FROM monitor_gaps").await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    let within = "SELECT count(*) FROM monitor_checks c, monitor_gaps g WHERE c.checked_at > g.from_at AND c.checked_at < g.to_at";
+    assert_eq!(db.get::<i64>(within).await, 0);
+}

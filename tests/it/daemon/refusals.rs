@@ -142,7 +142,7 @@ async fn a_bad_configuration_names_every_error() {
     let mut daemon = home.start();
     assert_eq!(daemon.ended().await.code(), Some(78));
     let log = daemon.log();
-    for place in [":3:1:", ":5:6:", ":7:7:"] {
+    for place in [":3:1:", ":4:1:", ":5:6:", ":8:7:"] {
         assert!(log.contains(&format!("{}{place}", home.config().display())), "{place}\n{log}");
     }
     assert!(!log.contains("panicked"));
