@@ -78,6 +78,9 @@ pub struct CatalogReport {
     pub merged: bool,
     /// Rows that are no valid monitors.
     pub invalid: usize,
+    /// Monitors of the file that may have no row yet: their results must wait for it, or they would be taken for those of
+    /// a deleted monitor.
+    pub unmerged: Arc<HashSet<MonitorId>>,
 }
 
 /// Shared with those who show it.
@@ -249,7 +252,12 @@ impl<S: CatalogStore> Follower<S> {
         self.definitions = content.definitions;
         self.file_entries = merge::file_entries(&self.definitions, &self.keys);
         self.merge_due = true;
-        self.links.report.edit(|report| report.file_error = None);
+        let is_new = |id: &&MonitorId| !self.file_revisions.contains_key(*id);
+        let unmerged = Arc::new(self.file_entries.keys().filter(is_new).copied().collect());
+        self.links.report.edit(|report| {
+            report.file_error = None;
+            report.unmerged = unmerged;
+        });
         // The watcher ends only at shutdown.
         let _ = self.links.folders.send(content.folders).await;
     }
@@ -305,7 +313,12 @@ impl<S: CatalogStore> Follower<S> {
     async fn refresh_inner(&mut self) -> Result<(usize, usize, usize), StoreFault> {
         if self.merge_due {
             let rows = merge::file_rows(&self.definitions);
-            let merged = self.store.merge(&rows).await?;
+            let merged = self.store.merge(&rows).await;
+            if !matches!(merged, Err(StoreFault::Away(_))) {
+                // Merged, or never to be: nothing may wait for it any longer.
+                self.links.report.edit(|report| report.unmerged = Arc::default());
+            }
+            let merged = merged?;
             if !merged.archived.is_empty() {
                 log::info!(monitors = merged.archived.len(); "monitors left the configuration and are archived");
             }

@@ -229,7 +229,7 @@ impl<S: RecordStore> Recorder<S> {
         let (late, written): (Vec<Record>, Vec<Record>) = records.into_iter().partition(is_delayed);
         self.columns.note(&written, Instant::now());
         let monitors: HashSet<MonitorId> = late.iter().filter_map(Record::monitor).collect();
-        log::debug!(monitors = monitors.len(); "rows are locked by somebody: their results wait");
+        log::debug!(monitors = monitors.len(); "rows are locked by somebody, or not made yet: their results wait");
         for record in late {
             if let Some(monitor) = record.monitor() {
                 self.delay(monitor, record);

@@ -208,3 +208,50 @@ async fn an_incident_that_memory_forgot_is_not_opened_twice() {
     assert_eq!(server.get::<DateTime<Utc>>("SELECT started_at FROM incidents").await, started);
     assert_eq!(server.get::<String>("SELECT status FROM incidents").await, "resolved");
 }
+
+#[tokio::test]
+async fn an_edit_while_postgres_is_away_counts_at_once_and_loses_nothing() {
+    let server = OwnPostgres::start();
+    let target = Target::start().await;
+    let home = Home::new(&on(&server.url, &(monitor("a", &target.url("/a")) + &monitor("b", &target.url("/b")))));
+    let mut daemon = home.start();
+    daemon.wait_status("a", "up").await;
+    daemon.wait_status("b", "up").await;
+    daemon.wait_ready("it is ready", |status, _| status == 200).await;
+    server.stop();
+    daemon.wait_ready("the loss is told", |status, _| status == 503).await;
+    // b goes, c comes.
+    home.write(&on(&server.url, &(monitor("a", &target.url("/a")) + &monitor("c", &target.url("/c")))));
+    goes_on(&target, "/c", 3).await;
+    let gone = target.hits("/b");
+    goes_on(&target, "/c", 2).await;
+    assert_eq!(target.hits("/b"), gone);
+    server.resume();
+    daemon.wait_ready("it is ready again", |status, _| status == 200).await;
+    goes_on(&target, "/c", 2).await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    let answers = i64::try_from(target.all_answers()).unwrap();
+    assert_eq!(
+        server.get::<i64>("SELECT count(*) FROM monitor_checks").await,
+        answers,
+        "also those of the new monitor"
+    );
+    assert!(server.get::<bool>("SELECT bool_and((archived_at IS NULL) = (key <> 'b')) FROM monitors").await);
+}
+
+#[tokio::test]
+async fn a_first_start_without_postgres_loses_nothing() {
+    let server = OwnPostgres::start();
+    server.stop();
+    let target = Target::start().await;
+    let home = Home::new(&on(&server.url, &monitor("a", &target.url("/a"))));
+    let mut daemon = home.start();
+    goes_on(&target, "/a", 4).await;
+    server.resume();
+    daemon.wait_ready("it is ready", |status, _| status == 200).await;
+    goes_on(&target, "/a", 2).await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    let answers = i64::try_from(target.all_answers()).unwrap();
+    assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_checks").await, answers);
+    assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_gaps").await, 0, "it ran all the time");
+}
