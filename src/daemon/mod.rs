@@ -43,7 +43,10 @@ pub fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Sto
     let lock = StateLock::acquire(&state).map_err(|error| match error {
         // Not the directory's fault.
         ClusterError::Running { .. } => Stop::new(Exit::Unavailable, error.to_string()),
-        error => cluster_stop(&error),
+        error => {
+            let text = format!("the state directory cannot be used: {error}; set daemon.state_directory to another");
+            Stop::new(Exit::StateDirectory, text)
+        }
     })?;
     let socket = cli::admin_socket(lock.dir())?;
     // Not in a task: the embedded database's life hangs on the thread that starts it, which is this one.

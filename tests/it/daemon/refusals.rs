@@ -46,7 +46,7 @@ async fn a_state_directory_that_cannot_be() {
     let home = Home::new(&on(&db.url, ""));
     std::fs::write(home.state(), "not a folder").unwrap();
     let state = home.state().display().to_string();
-    refused(home.start(), 73, &[&state]).await;
+    refused(home.start(), 73, &[&state, "daemon.state_directory"]).await;
     // A folder that not even root can write to.
     let home = Home::new("");
     let text =
