@@ -46,9 +46,10 @@ async fn two_hundred_monitors_are_each_checked_once_a_second() {
         at(0.995),
         at(1.0)
     );
-    // The promise of 100 ms is measured on a quiet machine with a release build; here other tests run beside this one.
-    assert!(at(0.5) <= 100, "half of the intervals are off by more than {} ms", at(0.5));
-    assert!(at(0.98) <= 400, "2 % of the intervals are off by more than {} ms", at(0.98));
+    // Promised are 100 ms for 99.5 %: measured here were 6 ms. Other tests run beside this one, hence the room.
+    assert!(at(0.5) <= 50, "half of the intervals are off by more than {} ms", at(0.5));
+    assert!(at(0.95) <= 100, "5 % of the intervals are off by more than {} ms", at(0.95));
+    assert!(at(0.995) <= 400, "0.5 % of the intervals are off by more than {} ms", at(0.995));
 
     // Phases are spread: no tenth of a second has more than three times its share.
     let mut tenths = [0_usize; 10];
