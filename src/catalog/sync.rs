@@ -10,12 +10,14 @@
 //!                       store (one question at a time)
 //! ```
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
+use crate::model::MonitorId;
 use crate::settings::definition::Definition;
 
 mod follower;
@@ -81,6 +83,9 @@ pub struct CatalogReport {
     pub merged: bool,
     /// Rows that are no valid monitors.
     pub invalid: usize,
+    /// Monitors of the file that may have no row yet: their results must wait for it, or they would be taken for those of
+    /// a deleted monitor.
+    pub unmerged: Arc<HashSet<MonitorId>>,
 }
 
 /// Shared with those who show it.

@@ -18,8 +18,8 @@ pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environmen
         Some(_) => None,
         None => Some(embedded(&settings, environment)?),
     };
-    let store = store(&settings, environment)?;
     small_runtime()?.block_on(async {
+        let store = store(&settings, environment)?;
         let text = if dry_run {
             store.migrate_dry_run().await.map_err(|error| start_stop(&error))?
         } else {

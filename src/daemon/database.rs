@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{interval, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, timeout};
 
 use crate::cli::{Exit, Stop};
 use crate::model::StoreFault;
@@ -67,7 +67,7 @@ pub(super) enum Begun {
 impl Keeper {
     /// The first attempt. A store that can never be used stops the daemon.
     pub(super) async fn begin(&self) -> Result<Begun, Stop> {
-        match timeout(PATIENCE, self.attempt()).await {
+        match timeout(PATIENCE, self.attempt(Instant::now())).await {
             Ok(Ok(begun)) => Ok(begun),
             Ok(Err(stop)) => Err(stop),
             Err(_) => {
@@ -77,7 +77,8 @@ impl Keeper {
         }
     }
 
-    async fn attempt(&self) -> Result<Begun, Stop> {
+    /// `checking_since`: from then on the time is no gap.
+    async fn attempt(&self, checking_since: Instant) -> Result<Begun, Stop> {
         match self.store.prepare(self.auto_migrate).await {
             Ok(_) => {}
             Err(error) if error.is_away() => {
@@ -97,7 +98,7 @@ impl Keeper {
                 return Ok(Begun::Away);
             }
         }
-        match self.store.record_downtime().await {
+        match self.store.record_downtime(checking_since.elapsed()).await {
             Ok(Some(gap)) => {
                 let seconds = (gap.to_at - gap.from_at).num_seconds();
                 log::info!(
@@ -118,8 +119,12 @@ impl Keeper {
 
     /// Waits until the lease is ours; errors are final.
     pub(super) async fn wait_until_active(&self) -> Result<(), Stop> {
+        // Checks run already unless we are a standby, whose time is a gap until it takes over.
+        let began = Instant::now();
+        let standby = matches!(self.role.get(), Role::Standby(_));
         loop {
-            if let Begun::Active = self.attempt().await? {
+            let checking_since = if standby { Instant::now() } else { began };
+            if let Begun::Active = self.attempt(checking_since).await? {
                 return Ok(());
             }
             sleep(RETRY).await;

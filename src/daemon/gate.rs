@@ -1,23 +1,62 @@
 //! The store's ports, closed until this daemon may write: until the schema is ours and the lease is held.
 
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
-use crate::model::{Batch, IncidentUid, MonitorId, StoreFault};
+use crate::model::{Batch, BatchId, IncidentUid, MonitorId, Record, StoreFault};
 use crate::store::Store;
+
+/// A batch and the monitors in it whose records wait; none before the first.
+type Waiting = Option<(BatchId, HashSet<MonitorId>)>;
 
 /// A store behind a gate.
 #[derive(Clone)]
 pub(super) struct Gated {
     store: Store,
     open: watch::Receiver<bool>,
+    catalog: Arc<SharedReport>,
+    /// Whose records of the latest batch wait. A repeat of a batch must hold back the same ones: if only the answer of the
+    /// first try was lost, the store knows the batch.
+    waiting: Arc<Mutex<Waiting>>,
 }
 
 impl Gated {
-    pub(super) const fn new(store: Store, open: watch::Receiver<bool>) -> Self {
-        Self { store, open }
+    pub(super) fn new(store: Store, open: watch::Receiver<bool>, catalog: Arc<SharedReport>) -> Self {
+        Self { store, open, catalog, waiting: Arc::default() }
+    }
+
+    /// Monitors of a batch whose rows the catalogue has yet to make.
+    fn without_rows(&self, batch: &Batch) -> HashSet<MonitorId> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((id, monitors)) = &*waiting
+            && *id == batch.id
+        {
+            return monitors.clone();
+        }
+        let unmerged = self.catalog.get().unmerged;
+        let monitors = batch.records.iter().filter_map(Record::monitor).filter(|id| unmerged.contains(id));
+        let monitors: HashSet<MonitorId> = monitors.collect();
+        *waiting = Some((batch.id, monitors.clone()));
+        monitors
+    }
+
+    async fn record_free(&self, batch: &Batch) -> Result<Recorded, StoreFault> {
+        let store = self.store()?;
+        let waiting = self.without_rows(batch);
+        if waiting.is_empty() {
+            return store.record(batch).await;
+        }
+        let is_free = |record: &&Record| record.monitor().is_none_or(|id| !waiting.contains(&id));
+        let free = Batch { id: batch.id, records: batch.records.iter().filter(is_free).cloned().collect() };
+        let mut recorded = if free.records.is_empty() { Recorded::default() } else { store.record(&free).await? };
+        recorded.delayed.extend(waiting);
+        Ok(recorded)
     }
 
     /// The store, once the gate is open. No write can go wrong for want of a table, and be refused for good.
@@ -59,7 +98,7 @@ impl CatalogStore for Gated {
 
 impl RecordStore for Gated {
     fn record<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Recorded, StoreFault>> {
-        Box::pin(async move { self.store()?.record(batch).await })
+        Box::pin(self.record_free(batch))
     }
 
     fn write_status<'a>(&'a self, rows: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {

@@ -228,7 +228,13 @@ async fn store_addresses(url: Option<&Secret>) -> Vec<SocketAddr> {
 /// How an embedded database that does not start ends a command.
 pub(crate) fn cluster_stop(error: &ClusterError) -> Stop {
     let exit = if error.exit_code() == Exit::Unavailable.code() { Exit::Unavailable } else { Exit::StateDirectory };
-    Stop::new(exit, error.to_string())
+    let text = match error {
+        ClusterError::State { .. } => {
+            format!("the state directory cannot be used: {error}; set daemon.state_directory to another")
+        }
+        error => error.to_string(),
+    };
+    Stop::new(exit, text)
 }
 
 /// Who this state directory's daemon is to the lease: made once, kept for ever.

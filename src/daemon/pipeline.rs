@@ -119,7 +119,7 @@ impl Pipeline {
         let rollup = jobs.job("roll-up", "20 * * * * *");
         let partitions = jobs.job("partitions", "40 0 * * * *");
 
-        let store = Arc::new(Gated::new(parts.store, parts.gate_open.clone()));
+        let store = Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&report)));
         let journal: Arc<dyn Journal> = Arc::clone(&backlog) as Arc<dyn Journal>;
         let inputs = Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: limit };
         let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);
@@ -284,12 +284,13 @@ impl Pipeline {
         self.join(deadline, &outlive).await;
         self.backlog.close();
         self.join(Instant::now() + RECORDER_GRACE, outlive.get(1..).unwrap_or_default()).await;
-        let left = self.backlog.depth().records;
+        let left = self.backlog.depth().records as u64 + self.view.recorder.in_hand();
         if left > 0 {
             log::error!(records = left; "the database did not take the last results in time: they are lost");
         }
         self.rest.0.fire();
-        self.join(Instant::now() + Duration::from_secs(4), &[]).await;
+        // A recorder that is still there has had its time.
+        self.join(Instant::now() + Duration::from_secs(4), &["recorder"]).await;
         self.tasks.shutdown().await;
     }
 

@@ -138,7 +138,7 @@ impl ConfigSource {
             return Err(format!("{}: the file is gone; restore it, or restart to run without it", self.path.display()));
         }
         // Also what a reader sees while somebody writes the file anew.
-        let is_empty = |source: &&SourceText| source.text.trim().is_empty() && filled_before.contains(&source.name);
+        let is_empty = |source: &&SourceText| !says_something(source) && filled_before.contains(&source.name);
         if let Some(emptied) = sources.texts.iter().find(is_empty) {
             return Err(format!(
                 "{}: the file was emptied; fill it, or restart to run without its content",
@@ -181,8 +181,12 @@ impl ConfigSource {
 }
 
 fn filled(sources: &Sources) -> HashSet<String> {
-    let filled = sources.texts.iter().filter(|source| !source.text.trim().is_empty());
-    filled.map(|source| source.name.clone()).collect()
+    sources.texts.iter().filter(|source| says_something(source)).map(|source| source.name.clone()).collect()
+}
+
+/// Comments and blank lines say nothing.
+fn says_something(source: &SourceText) -> bool {
+    source.text.lines().map(str::trim_start).any(|line| !line.is_empty() && !line.starts_with('#'))
 }
 
 impl FileSource for ConfigSource {

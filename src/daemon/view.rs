@@ -136,7 +136,7 @@ impl Admin for View {
                 "dropped": load(&self.recorder.dropped),
                 "refused": load(&self.recorder.refused),
                 "delayed": load(&self.recorder.delayed),
-                "waiting_records": depth.records,
+                "waiting_records": depth.records as u64 + self.recorder.in_hand(),
                 "waiting_bytes": depth.bytes,
                 "thinned": depth.thinned,
             },

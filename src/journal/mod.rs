@@ -25,8 +25,8 @@ pub struct Recorded {
     pub checks: usize,
     /// Records dropped because their monitor is gone.
     pub dropped: usize,
-    /// Monitors whose rows somebody holds locked: none of their records of this batch were written, and the caller
-    /// brings them again, in order, in a later batch.
+    /// Monitors whose rows somebody holds locked, or that are yet to be made: none of their records of this batch were
+    /// written, and the caller brings them again, in order, in a later batch.
     pub delayed: HashSet<MonitorId>,
 }
 

@@ -36,6 +36,8 @@ pub struct RecorderStats {
     pub refused: AtomicU64,
     /// Records that wait for locked rows.
     pub delayed: AtomicU64,
+    /// Records of the batch that is being written.
+    writing: AtomicU64,
     away: AtomicBool,
     fenced: AtomicBool,
     fault: Mutex<Option<String>>,
@@ -46,6 +48,12 @@ impl RecorderStats {
     #[must_use]
     pub fn fault(&self) -> Option<String> {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that were taken from the backlog and are not written yet.
+    #[must_use]
+    pub fn in_hand(&self) -> u64 {
+        self.writing.load(Ordering::Relaxed) + self.delayed.load(Ordering::Relaxed)
     }
 
     /// Whether another daemon has taken the lease.
@@ -148,7 +156,14 @@ impl<S: RecordStore> Recorder<S> {
             }
             record => record,
         };
-        self.delayed.entry(monitor).or_default().push_back(record);
+        let records = self.delayed.entry(monitor).or_default();
+        if let (Record::Gap(new), Some(Record::Gap(last))) = (&record, records.back_mut())
+            && (new.reason, last.reason) == (GapReason::StoreFull, GapReason::StoreFull)
+        {
+            last.to_at = last.to_at.max(new.to_at);
+            return;
+        }
+        records.push_back(record);
         self.delayed_records += 1;
         self.stats.delayed.store(self.delayed_records as u64, Ordering::Relaxed);
     }
@@ -169,6 +184,8 @@ impl<S: RecordStore> Recorder<S> {
                 continue;
             }
             let batch = Batch { id: BatchId(Uuid::new_v4()), records };
+            let writing = batch.records.len() + parts.iter().map(Vec::len).sum::<usize>();
+            self.stats.writing.store(writing as u64, Ordering::Relaxed);
             match self.bring(&batch).await {
                 Ok(recorded) => self.settle(batch.records, &recorded),
                 Err(fault) if batch.records.len() == 1 => self.refuse(batch.records, &fault),
@@ -180,6 +197,7 @@ impl<S: RecordStore> Recorder<S> {
                 }
             }
         }
+        self.stats.writing.store(0, Ordering::Relaxed);
     }
 
     /// Repeats the same batch while the store is away or leased to another. The id makes a repeat harmless when only
@@ -218,7 +236,7 @@ impl<S: RecordStore> Recorder<S> {
         let (late, written): (Vec<Record>, Vec<Record>) = records.into_iter().partition(is_delayed);
         self.columns.note(&written, Instant::now());
         let monitors: HashSet<MonitorId> = late.iter().filter_map(Record::monitor).collect();
-        log::debug!(monitors = monitors.len(); "rows are locked by somebody: their results wait");
+        log::debug!(monitors = monitors.len(); "rows are locked by somebody, or not made yet: their results wait");
         for record in late {
             if let Some(monitor) = record.monitor() {
                 self.delay(monitor, record);

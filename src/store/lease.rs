@@ -28,9 +28,10 @@ const RENEW: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), \
     expires_at = clock_timestamp() + make_interval(secs => $3) WHERE scope = $1 AND epoch = $2";
 const RELEASE: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() \
     WHERE scope = $1 AND epoch = $2";
-/// The latest sign of life before we came: a renewal, or a check.
+/// The latest sign of life before we came: a renewal, a check, or a batch (states are stored less often than checks).
 const DOWN_SINCE: &str = "SELECT greatest(l.down_since, \
-        (SELECT max(s.last_checked) FROM monitor_state s WHERE s.region = $1 AND s.last_checked <= now())), now() \
+        (SELECT max(s.last_checked) FROM monitor_state s WHERE s.region = $1 AND s.last_checked <= now()), \
+        (SELECT max(b.recorded_at) FROM recorded_batches b WHERE b.scope = $1)), now() - make_interval(secs => $3) \
     FROM daemon_lease l WHERE l.scope = $1 AND l.epoch = $2 AND l.down_since IS NOT NULL FOR UPDATE";
 const GAP: &str = "INSERT INTO monitor_gaps AS g (region, from_at, to_at, reason) VALUES ($1, $2, $3, $4) \
     ON CONFLICT (region, reason, from_at) WHERE monitor_id IS NULL \
@@ -112,25 +113,30 @@ impl Store {
         .await
     }
 
-    /// After [`Self::acquire`]: writes one gap of all monitors, `not_running`, from the last sign of life until now. None
+    /// After [`Self::acquire`]: writes one gap of all monitors, `not_running`, from the last sign of life until this daemon
+    /// began to check, which it has done for `checking` already if the database was away until now. None
     /// on the very first start, or when it was written already. Killed in between, the next start writes the whole of it.
     ///
     /// # Errors
     /// [`StoreFault`] as every call.
-    pub async fn record_downtime(&self) -> Result<Option<Gap>, StoreFault> {
+    pub async fn record_downtime(&self, checking: Duration) -> Result<Option<Gap>, StoreFault> {
         within(DEADLINE, async {
             let mut conn = self.pool.acquire().await?;
             let mut tx = conn.begin().await?;
-            let result = self.write_downtime(&mut tx).await;
+            let result = self.write_downtime(&mut tx, checking).await;
             finish(tx, result).await
         })
         .await
     }
 
-    async fn write_downtime(&self, tx: &mut PgConnection) -> Result<Option<Gap>, Problem> {
+    async fn write_downtime(&self, tx: &mut PgConnection, checking: Duration) -> Result<Option<Gap>, Problem> {
         self.fence(tx).await?;
-        let span: Option<(DateTime<Utc>, DateTime<Utc>)> =
-            sqlx::query_as(DOWN_SINCE).bind(&*self.region).bind(self.epoch()).fetch_optional(&mut *tx).await?;
+        let span: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(DOWN_SINCE)
+            .bind(&*self.region)
+            .bind(self.epoch())
+            .bind(checking.as_secs_f64())
+            .fetch_optional(&mut *tx)
+            .await?;
         let Some((from_at, to_at)) = span else { return Ok(None) };
         let gap = Gap { monitor: None, from_at: from_at.min(to_at), to_at, reason: GapReason::NotRunning };
         sqlx::query(GAP)

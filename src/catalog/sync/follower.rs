@@ -64,6 +64,8 @@ pub struct Follower<S> {
     listen_at: Option<Instant>,
     listen_wait: Duration,
     pub(super) merged_at: Option<Instant>,
+    /// Ids that the last merge gave rows to.
+    pub(super) stored: HashSet<MonitorId>,
     pub(super) merge_fault: Option<String>,
     memory: Memory,
 }
@@ -98,6 +100,7 @@ impl<S: CatalogStore> Follower<S> {
             listen_at: None,
             listen_wait: RETRY_LEAST,
             merged_at: None,
+            stored: HashSet::new(),
             merge_fault: None,
             memory,
         }
@@ -280,6 +283,13 @@ impl<S: CatalogStore> Follower<S> {
         let before = std::mem::take(&mut self.file_entries);
         self.file_entries = off_loop(move || merge::file_entries(&definitions, &keys, &before)).await;
         self.touched = None;
+        self.tell_unmerged();
+    }
+
+    /// Results of monitors that have no row yet wait for it.
+    pub(super) fn tell_unmerged(&self) {
+        let unmerged = self.file_entries.keys().filter(|id| !self.stored.contains(id)).copied().collect();
+        self.links.report.edit(|report| report.unmerged = Arc::new(unmerged));
     }
 
     /// Publishes without what the store would say: at the start with what `catalog.json` remembers.

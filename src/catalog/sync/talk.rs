@@ -124,6 +124,8 @@ impl<S: CatalogStore> Follower<S> {
                 log::error!("the database refuses the monitors of the configuration, tried again in a minute: {why}");
                 self.merge_fault = Some(StoreFault::Refused(why).to_string());
                 self.due.merge_later = true;
+                // They may never have rows; nothing waits for that.
+                self.links.report.edit(|report| report.unmerged = Arc::default());
             }
             Answer::Merged(Err(fault)) => {
                 self.due.merge = true;
@@ -178,12 +180,13 @@ impl<S: CatalogStore> Follower<S> {
             log::info!(monitors = merged.archived.len(); "monitors left the configuration and are archived");
         }
         self.merged_at = Some(Instant::now());
+        self.stored = merged.ids.values().map(|(id, _)| *id).collect();
         self.merge_fault = None;
         self.due.merge_later = false;
         // What was written has other revisions now, and what returned has a state.
         self.due.look();
         if merged.ids == *self.keys {
-            return;
+            return self.tell_unmerged();
         }
         self.keys = Arc::new(merged.ids);
         self.rows.own(&self.keys);

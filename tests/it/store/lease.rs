@@ -1,5 +1,7 @@
 //! The lease: who may write, and the gap of the time when nobody did.
 
+use std::time::Duration;
+
 use lamplighter::catalog::CatalogStore as _;
 use lamplighter::journal::RecordStore as _;
 use lamplighter::model::{GapReason, Record, StoreFault};
@@ -57,17 +59,17 @@ async fn downtime_is_one_gap_from_the_last_sign_of_life() {
     let db = TestDb::new().await;
     let store = store_at(&db.url, "r", "public");
     store.acquire("one").await.unwrap();
-    assert_eq!(store.record_downtime().await.unwrap(), None);
+    assert_eq!(store.record_downtime(Duration::ZERO).await.unwrap(), None);
 
     db.sql("UPDATE daemon_lease SET renewed_at = now() - interval '1 hour'").await;
     store.acquire("one").await.unwrap();
     // Killed before the gap was written: the next start writes the whole of it.
     store.acquire("one").await.unwrap();
-    let gap = store.record_downtime().await.unwrap().unwrap();
+    let gap = store.record_downtime(Duration::ZERO).await.unwrap().unwrap();
     assert_eq!((gap.monitor, gap.reason), (None, GapReason::NotRunning));
     let long = (gap.to_at - gap.from_at).num_seconds();
     assert!((3590..3700).contains(&long), "{long}");
-    assert_eq!(store.record_downtime().await.unwrap(), None);
+    assert_eq!(store.record_downtime(Duration::ZERO).await.unwrap(), None);
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_gaps WHERE reason = 'not_running'").await, 1);
 
     // A check after the last renewal is a sign of life as well.
@@ -79,7 +81,20 @@ async fn downtime_is_one_gap_from_the_last_sign_of_life() {
     )
     .await;
     store.acquire("one").await.unwrap();
-    let gap = store.record_downtime().await.unwrap().unwrap();
+    let gap = store.record_downtime(Duration::ZERO).await.unwrap().unwrap();
     let long = (gap.to_at - gap.from_at).num_seconds();
     assert!((590..700).contains(&long), "{long}");
+
+    // So is a batch. And a daemon that has been checking since, without a database, was running.
+    db.sql(
+        "INSERT INTO recorded_batches (id, scope, recorded_at, checks, dropped)
+         VALUES (gen_random_uuid(), 'r', now() - interval '5 minutes', 1, 0),
+            (gen_random_uuid(), 'elsewhere', now(), 1, 0);
+         UPDATE daemon_lease SET renewed_at = now() - interval '1 hour'",
+    )
+    .await;
+    store.acquire("one").await.unwrap();
+    let gap = store.record_downtime(Duration::from_secs(60)).await.unwrap().unwrap();
+    let long = (gap.to_at - gap.from_at).num_seconds();
+    assert!((235..245).contains(&long), "{long}");
 }

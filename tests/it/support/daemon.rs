@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
 use super::target::until;
 
@@ -61,18 +62,27 @@ impl Home {
         command
     }
 
+    /// The socket that commands use.
+    pub fn socket(&self) -> PathBuf {
+        self.state().join("admin.sock")
+    }
+
     pub fn output(&self, arguments: &[&str]) -> Output {
         self.command(arguments).output().unwrap()
     }
 
     /// Starts the daemon; it may fail, see [`Daemon::ended`].
     pub fn start(&self) -> Daemon {
-        let mut child =
-            self.command(&["run"]).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        self.start_as(self.command(&["run"]))
+    }
+
+    /// Starts the daemon by a command of one's own.
+    pub fn start_as(&self, mut command: Command) -> Daemon {
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         follow(child.stdout.take().unwrap(), Arc::clone(&log));
         follow(child.stderr.take().unwrap(), Arc::clone(&log));
-        Daemon { child, log, config: self.config() }
+        Daemon { child, log, config: self.config(), socket: self.socket() }
     }
 }
 
@@ -92,6 +102,7 @@ pub struct Daemon {
     child: Child,
     log: Arc<Mutex<String>>,
     config: PathBuf,
+    socket: PathBuf,
 }
 
 impl Daemon {
@@ -129,6 +140,22 @@ impl Daemon {
         serde_json::from_slice(&output.stdout).ok()
     }
 
+    /// `/readyz` as the daemon's own user sees it; none while it does not answer.
+    pub async fn readiness(&self) -> Option<(u16, serde_json::Value)> {
+        let stream = tokio::net::UnixStream::connect(&self.socket).await.ok()?;
+        let answer = ask(stream, "GET", "/readyz").await;
+        Some((answer.status, serde_json::from_str(&answer.body).ok()?))
+    }
+
+    /// Waits until `/readyz` has (or has not) this code among its reasons or notes.
+    pub async fn wait_ready(&self, what: &str, mut condition: impl FnMut(u16, &serde_json::Value) -> bool) {
+        until(what, Duration::from_secs(30), async || {
+            let (status, body) = self.readiness().await?;
+            condition(status, &body).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until a monitor has this status in the daemon's view.
     pub async fn wait_status(&self, monitor: &str, status: &str) -> serde_json::Value {
         until(&format!("{monitor} is {status}"), Duration::from_secs(30), async || {
@@ -161,6 +188,32 @@ impl Daemon {
         self.signal(rustix::process::Signal::KILL);
         self.ended().await;
     }
+}
+
+/// An answer of the admin server.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// In lower case.
+    pub head: String,
+    pub body: String,
+}
+
+/// Asks the admin server on an open connection.
+pub async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, method: &str, path: &str) -> Answer {
+    let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+/// Whether a code is among the reasons or notes of `/readyz`.
+pub fn has_code(readiness: &serde_json::Value, code: &str) -> bool {
+    let listed = |list: &str| readiness[list].as_array().unwrap().iter().any(|reason| reason["code"] == code);
+    listed("reasons") || listed("notes")
 }
 
 impl Drop for Daemon {

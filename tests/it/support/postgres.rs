@@ -148,6 +148,90 @@ impl TestDb {
     }
 }
 
+/// A cluster of one test, which may be stopped, frozen and started again. Its database is empty at first.
+pub struct OwnPostgres {
+    dir: tempfile::TempDir,
+    pub url: String,
+    /// The cluster's life hangs on the thread that starts it: that one takes orders.
+    orders: Option<std::sync::mpsc::SyncSender<(bool, std::sync::mpsc::SyncSender<()>)>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl OwnPostgres {
+    pub fn start() -> Self {
+        let dir = state_dir();
+        let path = dir.path().to_owned();
+        let (orders, taken) = std::sync::mpsc::sync_channel::<(bool, std::sync::mpsc::SyncSender<()>)>(1);
+        let thread = std::thread::spawn(move || {
+            let lock = StateLock::acquire(&path).unwrap();
+            let mut cluster = None;
+            while let Ok((run, done)) = taken.recv() {
+                drop(cluster.take());
+                cluster = run.then(|| Cluster::start(&lock, &cluster_options()).unwrap());
+                let _ = done.send(());
+            }
+        });
+        let own = Self { url: url_text(dir.path()), dir, orders: Some(orders), thread: Some(thread) };
+        own.order(true);
+        own
+    }
+
+    fn order(&self, run: bool) {
+        let (done, finished) = std::sync::mpsc::sync_channel(1);
+        self.orders.as_ref().unwrap().send((run, done)).unwrap();
+        finished.recv().expect("the cluster did not start");
+    }
+
+    /// Stops it; connections are cut.
+    pub fn stop(&self) {
+        self.order(false);
+    }
+
+    /// Starts it again.
+    pub fn resume(&self) {
+        self.order(true);
+    }
+
+    /// Freezes every process of it (or lets them go on): connections stay, nobody answers.
+    pub fn freeze(&self, frozen: bool) {
+        let pid_file = std::fs::read_to_string(self.dir.path().join("postgres/data/postmaster.pid")).unwrap();
+        let postmaster = pid_file.lines().next().unwrap().to_owned();
+        let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children")).unwrap();
+        let signal = if frozen { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        for pid in std::iter::once(postmaster.as_str()).chain(children.split_whitespace()) {
+            let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+            // One may have ended meanwhile.
+            let _ = rustix::process::kill_process(pid, signal);
+        }
+    }
+
+    /// One value; a connection each, because they are cut.
+    pub async fn get<T>(&self, sql: &str) -> T
+    where
+        T: Send + Unpin + for<'r> sqlx::Decode<'r, sqlx::Postgres> + sqlx::Type<sqlx::Postgres>,
+    {
+        let mut conn = PgConnection::connect(&self.url).await.unwrap();
+        let value = sqlx::query_scalar(AssertSqlSafe(sql.to_owned())).fetch_one(&mut conn).await.unwrap();
+        conn.close().await.unwrap();
+        value
+    }
+
+    pub async fn sql(&self, sql: &str) {
+        let mut conn = PgConnection::connect(&self.url).await.unwrap();
+        conn.execute(AssertSqlSafe(sql.to_owned())).await.unwrap();
+        conn.close().await.unwrap();
+    }
+}
+
+impl Drop for OwnPostgres {
+    fn drop(&mut self) {
+        self.orders.take();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 impl Drop for TestDb {
     fn drop(&mut self) {
         let sql = format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name);

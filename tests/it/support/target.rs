@@ -15,16 +15,20 @@ use hyper::service::service_fn;
 use hyper::{Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+/// Paths with the time they were asked for.
+type Log = Arc<Mutex<Vec<(String, DateTime<Utc>)>>>;
 
 /// The server.
 pub struct Target {
     pub address: SocketAddr,
-    log: Arc<Mutex<Vec<(String, DateTime<Utc>)>>>,
+    asked: Log,
+    answered: Log,
     status: Arc<AtomicU16>,
-    /// Answers wait for a permit while holding.
-    gate: Arc<Semaphore>,
+    /// Answers wait while this is true.
+    holding: watch::Sender<bool>,
     task: Option<JoinHandle<()>>,
 }
 
@@ -32,9 +36,10 @@ impl Target {
     pub async fn start() -> Self {
         let mut target = Self {
             address: ([127, 0, 0, 1], 0).into(),
-            log: Arc::default(),
+            asked: Arc::default(),
+            answered: Arc::default(),
             status: Arc::new(AtomicU16::new(200)),
-            gate: Arc::new(Semaphore::new(Semaphore::MAX_PERMITS)),
+            holding: watch::Sender::new(false),
             task: None,
         };
         target.resume().await;
@@ -45,16 +50,22 @@ impl Target {
     pub async fn resume(&mut self) {
         let listener = TcpListener::bind(self.address).await.unwrap();
         self.address = listener.local_addr().unwrap();
-        let (log, status, gate) = (Arc::clone(&self.log), Arc::clone(&self.status), Arc::clone(&self.gate));
+        let (asked, answered) = (Arc::clone(&self.asked), Arc::clone(&self.answered));
+        let (status, holding) = (Arc::clone(&self.status), self.holding.subscribe());
         self.task = Some(tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                let (log, status, gate) = (Arc::clone(&log), Arc::clone(&status), Arc::clone(&gate));
+                let (asked, answered) = (Arc::clone(&asked), Arc::clone(&answered));
+                let (status, holding) = (Arc::clone(&status), holding.clone());
                 let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-                    log.lock().unwrap().push((request.uri().path().to_owned(), Utc::now()));
-                    let (status, gate) = (status.load(Ordering::SeqCst), Arc::clone(&gate));
+                    let path = request.uri().path().to_owned();
+                    asked.lock().unwrap().push((path.clone(), Utc::now()));
+                    let (status, answered) = (status.load(Ordering::SeqCst), Arc::clone(&answered));
+                    let mut holding = holding.clone();
                     async move {
-                        let _permit = gate.acquire().await;
+                        // An error means that the target is gone.
+                        let _ = holding.wait_for(|holding| !holding).await;
+                        answered.lock().unwrap().push((path, Utc::now()));
                         let mut response = Response::new(Full::new(Bytes::from_static(b"all is well\n")));
                         *response.status_mut() = StatusCode::from_u16(status).unwrap();
                         Ok::<_, Infallible>(response)
@@ -82,11 +93,11 @@ impl Target {
 
     /// Requests are accepted and not answered until `release`.
     pub fn hold(&self) {
-        self.gate.forget_permits(Semaphore::MAX_PERMITS);
+        self.holding.send_replace(true);
     }
 
     pub fn release(&self) {
-        self.gate.add_permits(Semaphore::MAX_PERMITS - self.gate.available_permits());
+        self.holding.send_replace(false);
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -95,13 +106,23 @@ impl Target {
 
     /// How often a path was asked for.
     pub fn hits(&self, path: &str) -> usize {
-        self.log.lock().unwrap().iter().filter(|(asked, _)| asked == path).count()
+        self.asked.lock().unwrap().iter().filter(|(asked, _)| asked == path).count()
+    }
+
+    /// How many answers a path got.
+    pub fn answers(&self, path: &str) -> usize {
+        self.answered.lock().unwrap().iter().filter(|(asked, _)| asked == path).count()
+    }
+
+    /// How many answers there were.
+    pub fn all_answers(&self) -> usize {
+        self.answered.lock().unwrap().len()
     }
 
     /// When each path was asked for.
     pub fn times(&self) -> HashMap<String, Vec<DateTime<Utc>>> {
         let mut times: HashMap<String, Vec<DateTime<Utc>>> = HashMap::new();
-        for (path, at) in self.log.lock().unwrap().iter() {
+        for (path, at) in self.asked.lock().unwrap().iter() {
             times.entry(path.clone()).or_default().push(*at);
         }
         times

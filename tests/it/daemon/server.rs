@@ -1,0 +1,86 @@
+//! The admin server over TCP.
+
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::{monitor, on};
+use crate::support::daemon::{Answer, Home, ask, has_code};
+use crate::support::postgres::TestDb;
+use crate::support::target::Target;
+
+async fn get(address: &str, method: &str, path: &str) -> Answer {
+    let stream = TcpStream::connect(address.strip_prefix("http://").unwrap()).await.unwrap();
+    ask(stream, method, path).await
+}
+
+#[tokio::test]
+async fn routes_answer_as_the_contract_says() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let home = Home::new(&on(&db.url, &monitor("a", &target.url("/a"))));
+    let mut daemon = home.start();
+    let address = daemon.address().await;
+    daemon.wait_status("a", "up").await;
+
+    let answer = get(&address, "GET", "/healthz").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "ok\n"));
+    let answer = get(&address, "HEAD", "/healthz").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, ""));
+    let answer = get(&address, "GET", "/").await;
+    assert!(answer.status == 200 && answer.body.contains("/readyz"));
+
+    // Codes for everybody, details for those on this machine.
+    std::fs::write(home.config(), "broken = [\n").unwrap();
+    daemon.wait_ready("the file is refused", |status, body| status == 200 && has_code(body, "config_refused")).await;
+    let answer = get(&address, "GET", "/readyz").await;
+    let body: Value = serde_json::from_str(&answer.body).unwrap();
+    assert!(answer.status == 200 && answer.head.contains("content-type: application/json"), "{answer:?}");
+    assert_eq!((&body["ready"], &body["role"]), (&true.into(), &"active".into()));
+    assert!(has_code(&body, "config_refused"));
+    assert!(!answer.body.contains("detail") && !answer.body.contains("config.toml"), "{}", answer.body);
+    let (_, local) = daemon.readiness().await.unwrap();
+    assert!(local["notes"][0]["detail"].as_str().unwrap().contains("config.toml:1:"), "{local}");
+
+    for path in ["/metrics", "/api/v1/monitors", "/status/x", "/badge/x", "/ping/x", "/probe?target=x"] {
+        let answer = get(&address, "GET", path).await;
+        assert_eq!(answer.status, 501, "{path}");
+        assert!(answer.head.contains("content-type: application/problem+json"), "{}", answer.head);
+        let body: Value = serde_json::from_str(&answer.body).unwrap();
+        assert_eq!((&body["title"], &body["status"]), (&"not built yet".into(), &501.into()), "{path}");
+    }
+    // What the socket may, a stranger may not: neither the view nor a reload.
+    for (method, path) in [("GET", "/api/v1/overview"), ("POST", "/api/v1/reload")] {
+        assert_eq!(get(&address, method, path).await.status, 501, "{path}");
+    }
+    for path in ["/nowhere", "/healthz/x", "/metricsx", "//"] {
+        let answer = get(&address, "GET", path).await;
+        assert!(answer.status == 404 && answer.head.contains("problem+json"), "{path}: {answer:?}");
+    }
+    for method in ["POST", "PUT", "DELETE"] {
+        let answer = get(&address, method, "/readyz").await;
+        assert!(answer.status == 405 && answer.head.contains("allow: get, head"), "{answer:?}");
+    }
+    let socket = tokio::net::UnixStream::connect(home.socket()).await.unwrap();
+    let answer = ask(socket, "GET", "/api/v1/reload").await;
+    assert!(answer.status == 405 && answer.head.contains("allow: post"), "{answer:?}");
+    assert_eq!(daemon.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn an_idle_connection_does_not_keep_the_daemon() {
+    let db = TestDb::new().await;
+    let home = Home::new(&on(&db.url, ""));
+    let mut daemon = home.start();
+    let address = daemon.address().await;
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        // More than are served at once: the rest wait in the kernel.
+        idle.push(TcpStream::connect(address.strip_prefix("http://").unwrap()).await.unwrap());
+    }
+    // The socket has places of its own.
+    daemon.wait_ready("it answers", |status, _| status == 200).await;
+    let began = std::time::Instant::now();
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "{:?}", began.elapsed());
+    drop(idle);
+}
