@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Environment, Exit, Stop, exit, small_runtime, state};
 use crate::catalog::Reloaded;
-use crate::web::client::{self, ClientError, Method};
+use crate::web::client::{self, ClientError};
 
 /// A file at its limits takes seconds to read.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -9,7 +9,6 @@ use serde::Deserialize;
 
 use super::{Environment, Exit, Stop, exit, reload, small_runtime, state};
 use crate::telemetry::escape;
-use crate::web::client::Method;
 use crate::web::{Readiness, client};
 
 const DEADLINE: Duration = Duration::from_secs(30);

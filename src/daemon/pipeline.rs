@@ -37,6 +37,7 @@ use crate::schedule::dispatch::{Dispatcher, Inputs};
 use crate::schedule::jobs::{Jobs, Wake};
 use crate::shutdown::{self, Shutdown, Trigger};
 use crate::store::Store;
+use crate::verdict::Finished;
 use crate::verdict::board::Board;
 use crate::verdict::stage::Stage;
 use crate::web::Admin;
@@ -70,6 +71,9 @@ pub(super) struct Pipeline {
     /// Ends what must outlive the intake: keeper, server.
     rest: (Trigger, Shutdown),
     stages: Option<Stages>,
+    /// The stage ends when nobody can send it results. The catalogue asks it for states at its own end, so this is kept
+    /// until then.
+    stage_hold: Option<mpsc::Sender<Finished>>,
     backlog: Arc<Backlog>,
     view: Arc<View>,
     file_wake: mpsc::Sender<()>,
@@ -124,6 +128,7 @@ impl Pipeline {
         let inputs = Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: limit };
         let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);
         let dispatch = dispatcher.stats();
+        let stage_hold = finished.clone();
         let pool = Pool { net, wall: Arc::clone(&wall), finished, grace: POOL_GRACE };
         let stage = Stage {
             finished: finished_end,
@@ -182,6 +187,7 @@ impl Pipeline {
             intake,
             rest,
             stages: Some(Stages { loops, jobs, wall }),
+            stage_hold: Some(stage_hold),
             backlog,
             view,
             file_wake,
@@ -280,8 +286,11 @@ impl Pipeline {
         self.intake.0.fire();
         // A second more than the pool takes for itself.
         let deadline = Instant::now() + POOL_GRACE + Duration::from_secs(1);
-        let outlive = ["recorder", "lease keeper", "admin server", "admin socket"];
-        self.join(deadline, &outlive).await;
+        let ends_later = ["probe pool", "verdict stage", "recorder", "lease keeper", "admin server", "admin socket"];
+        let outlive = ends_later.get(2..).unwrap_or_default();
+        self.join(deadline, &ends_later).await;
+        self.stage_hold = None;
+        self.join(deadline, outlive).await;
         self.backlog.close();
         self.join(Instant::now() + RECORDER_GRACE, outlive.get(1..).unwrap_or_default()).await;
         let left = self.backlog.depth().records as u64 + self.view.recorder.in_hand();

@@ -64,6 +64,8 @@ pub struct Follower<S> {
     listen_at: Option<Instant>,
     listen_wait: Duration,
     pub(super) merged_at: Option<Instant>,
+    /// When to merge again, because somebody wrote to rows of the file right after the last time.
+    pub(super) merge_at: Option<Instant>,
     /// Ids that the last merge gave rows to.
     pub(super) stored: HashSet<MonitorId>,
     pub(super) merge_fault: Option<String>,
@@ -100,6 +102,7 @@ impl<S: CatalogStore> Follower<S> {
             listen_at: None,
             listen_wait: RETRY_LEAST,
             merged_at: None,
+            merge_at: None,
             stored: HashSet::new(),
             merge_fault: None,
             memory,
@@ -134,7 +137,8 @@ impl<S: CatalogStore> Follower<S> {
         self.advance().await;
         let store = Arc::clone(&self.store);
         let deaf = self.retry_at.is_some() || self.compare_at.is_some() || self.listen_at.is_some();
-        let timers = [self.retry_at, self.compare_at, self.listen_at, self.publish_by, self.memory.due()];
+        let timers =
+            [self.retry_at, self.compare_at, self.listen_at, self.publish_by, self.merge_at, self.memory.due()];
         let asking = self.asked.len() < MOST_ASKED;
         tokio::select! {
             answer = answered(&mut self.question) => {
@@ -165,6 +169,7 @@ impl<S: CatalogStore> Follower<S> {
     async fn advance(&mut self) {
         let now = Instant::now();
         passed(&mut self.listen_at, now);
+        self.due.merge |= passed(&mut self.merge_at, now);
         let (again, compare) = (passed(&mut self.retry_at, now), passed(&mut self.compare_at, now));
         if again || compare {
             // Nothing was heard while the store was away.

@@ -218,10 +218,10 @@ impl<S: CatalogStore> Follower<S> {
 
     /// Somebody wrote to rows of the file.
     fn disturbed(&mut self) {
-        if self.merged_at.is_none_or(|at| at.elapsed() >= MERGE_AGAIN) {
-            self.due.merge = true;
-        } else {
-            self.due.merge_later = true;
+        match self.merged_at {
+            // Not at the speed of notifications: two daemons with different files would fight.
+            Some(at) if at.elapsed() < MERGE_AGAIN => self.merge_at = Some(at + MERGE_AGAIN),
+            _ => self.due.merge = true,
         }
     }
 
