@@ -1,15 +1,16 @@
 //! Gets the store ready and keeps the lease: prepare, acquire, renew.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, interval, sleep, timeout};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::cli::{Exit, Stop};
 use crate::model::StoreFault;
 use crate::shutdown::Shutdown;
-use crate::store::{LEASE_SECONDS, Lease, StartError, Store};
+use crate::store::{Found, LEASE_SECONDS, Lease, StartError, Store};
 
 /// `run` starts degraded when the store is not ready by then.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -27,64 +28,104 @@ pub(super) enum Role {
     Active,
 }
 
-/// The role, shared with those who show it.
+/// The role, and why the lease could not be renewed the last time; shared with those who show it.
 #[derive(Debug)]
-pub(super) struct SharedRole(Mutex<Role>);
+pub(super) struct SharedRole(Mutex<(Role, Option<String>)>);
 
 impl SharedRole {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Role::Starting("not asked yet".to_owned())))
+        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, (Role, Option<String>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn get(&self) -> Role {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().0.clone()
+    }
+
+    /// Why the store did not answer the last renewal.
+    pub(super) fn fault(&self) -> Option<String> {
+        self.lock().1.clone()
     }
 
     fn set(&self, role: Role) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = role;
+        *self.lock() = (role, None);
+    }
+
+    fn renewed(&self, fault: Option<String>) {
+        self.lock().1 = fault;
     }
 }
 
 /// Keeps the store usable for this daemon.
 pub(super) struct Keeper {
-    pub(super) store: Store,
-    pub(super) auto_migrate: bool,
-    pub(super) holder: String,
-    pub(super) role: std::sync::Arc<SharedRole>,
-    pub(super) gate: watch::Sender<bool>,
+    store: Store,
+    auto_migrate: bool,
+    holder: String,
+    role: Arc<SharedRole>,
+    gate: watch::Sender<bool>,
+    /// A preparation that is under way. It goes on when nobody waits for it: an adoption may take long, and must not be
+    /// cut off and begun again.
+    preparing: tokio::sync::Mutex<Option<JoinHandle<Result<Found, StartError>>>>,
 }
 
 /// How far a first attempt came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Begun {
     /// The lease is ours.
     Active,
-    /// The store is away: start from memory.
+    /// The store is away, or still being prepared: start from memory.
     Away,
     /// Another daemon is active: wait.
     Standby,
 }
 
 impl Keeper {
+    /// A keeper that opens the gate when this daemon may write.
+    pub(super) fn new(
+        store: Store,
+        auto_migrate: bool,
+        holder: String,
+        role: Arc<SharedRole>,
+        gate: watch::Sender<bool>,
+    ) -> Self {
+        Self { store, auto_migrate, holder, role, gate, preparing: tokio::sync::Mutex::new(None) }
+    }
+
     /// The first attempt. A store that can never be used stops the daemon.
     pub(super) async fn begin(&self) -> Result<Begun, Stop> {
         match timeout(PATIENCE, self.attempt(Instant::now())).await {
-            Ok(Ok(begun)) => Ok(begun),
-            Ok(Err(stop)) => Err(stop),
+            Ok(begun) => begun,
             Err(_) => {
-                self.role.set(Role::Starting(format!("no answer within {} s", PATIENCE.as_secs())));
+                let text = format!("it does not answer, or is still being prepared, after {} s", PATIENCE.as_secs());
+                self.role.set(Role::Starting(text));
                 Ok(Begun::Away)
             }
         }
     }
 
+    async fn prepare(&self) -> Result<Found, StartError> {
+        let mut preparing = self.preparing.lock().await;
+        let task = preparing.get_or_insert_with(|| {
+            let (store, auto_migrate) = (self.store.clone(), self.auto_migrate);
+            tokio::spawn(async move { store.prepare(auto_migrate).await })
+        });
+        let ended = task.await;
+        *preparing = None;
+        ended.unwrap_or_else(|error| Err(StartError::Migration(error.to_string())))
+    }
+
     /// `checking_since`: from then on the time is no gap.
     async fn attempt(&self, checking_since: Instant) -> Result<Begun, Stop> {
-        match self.store.prepare(self.auto_migrate).await {
+        let away = |why: String| {
+            self.role.set(Role::Starting(why));
+            Ok(Begun::Away)
+        };
+        match self.prepare().await {
             Ok(_) => {}
-            Err(error) if error.is_away() => {
-                self.role.set(Role::Starting(error.to_string()));
-                return Ok(Begun::Away);
-            }
+            Err(error) if error.is_away() => return away(error.to_string()),
             Err(error) => return Err(start_stop(&error)),
         }
         match self.store.acquire(&self.holder).await {
@@ -93,69 +134,66 @@ impl Keeper {
                 self.role.set(Role::Standby(format!("daemon {holder} is active, its lease lasts until {until}")));
                 return Ok(Begun::Standby);
             }
-            Err(fault) => {
-                self.role.set(Role::Starting(fault.to_string()));
-                return Ok(Begun::Away);
-            }
+            Err(fault) => return away(fault.to_string()),
         }
         match self.store.record_downtime(checking_since.elapsed()).await {
             Ok(Some(gap)) => {
-                let seconds = (gap.to_at - gap.from_at).num_seconds();
-                log::info!(
-                    "nothing was checked for {seconds} s, since {}: noted as a gap",
-                    gap.from_at.format("%F %T UTC")
-                );
+                let (seconds, since) = ((gap.to_at - gap.from_at).num_seconds(), gap.from_at.format("%F %T UTC"));
+                log::info!("nothing was checked for {seconds} s, since {since}: noted as a gap");
             }
             Ok(None) => {}
-            Err(fault) => {
-                self.role.set(Role::Starting(fault.to_string()));
-                return Ok(Begun::Away);
-            }
+            Err(fault) => return away(fault.to_string()),
         }
         self.role.set(Role::Active);
         self.gate.send_replace(true);
         Ok(Begun::Active)
     }
 
-    /// Waits until the lease is ours; errors are final.
-    pub(super) async fn wait_until_active(&self) -> Result<(), Stop> {
-        // Checks run already unless we are a standby, whose time is a gap until it takes over.
+    /// Waits until the lease is ours; errors are final. A daemon that checks already steps down when another is active:
+    /// what it saw meanwhile must not be written beside the other's history.
+    async fn wait_until_active(&self, begun: Begun) -> Result<(), Stop> {
         let began = Instant::now();
-        let standby = matches!(self.role.get(), Role::Standby(_));
         loop {
-            let checking_since = if standby { Instant::now() } else { began };
-            if let Begun::Active = self.attempt(checking_since).await? {
-                return Ok(());
+            // The time of a standby is a gap until it takes over.
+            let checking_since = if begun == Begun::Standby { Instant::now() } else { began };
+            match self.attempt(checking_since).await? {
+                Begun::Active => return Ok(()),
+                Begun::Standby if begun == Begun::Away => {
+                    let text = "another daemon became active on this database while it was away from this one: this daemon \
+                        ends, and what it saw meanwhile is not recorded; started again it waits as a standby";
+                    return Err(Stop::new(Exit::Failure, text));
+                }
+                Begun::Standby | Begun::Away => sleep(RETRY).await,
             }
-            sleep(RETRY).await;
         }
     }
 
     /// Gets the lease if it is not ours yet, then renews it until shutdown. An error ends the daemon.
-    pub(super) async fn keep(self, mut shutdown: Shutdown) -> Result<(), Stop> {
+    pub(super) async fn keep(self, begun: Begun, mut shutdown: Shutdown) -> Result<(), Stop> {
         let keeping = async {
-            if !matches!(self.role.get(), Role::Active) {
-                self.wait_until_active().await?;
+            if begun != Begun::Active {
+                self.wait_until_active(begun).await?;
                 log::info!("the database is there: this daemon is active");
             }
             let mut ticks = interval(Duration::from_secs(u64::from(LEASE_SECONDS) / 3));
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
                 match self.store.renew().await {
-                    Ok(()) | Err(StoreFault::Away(_)) => {}
-                    Err(fault @ (StoreFault::Fenced(_) | StoreFault::Refused(_))) => {
+                    Ok(()) => self.role.renewed(None),
+                    Err(fault @ StoreFault::Fenced(_)) => {
                         self.gate.send_replace(false);
-                        let text = format!("{fault}: this daemon steps down; start it again to wait as a standby");
+                        let text = format!("{fault}: this daemon ends; started again it waits as a standby");
                         return Err(Stop::new(Exit::Failure, text));
                     }
+                    Err(fault) => self.role.renewed(Some(fault.to_string())),
                 }
             }
         };
         tokio::select! {
-            () = shutdown.wait() => {}
-            ended = keeping => return ended,
+            () = shutdown.wait() => Ok(()),
+            ended = keeping => ended,
         }
-        Ok(())
     }
 }
 

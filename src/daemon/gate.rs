@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use super::database::{Role, SharedRole};
 use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
@@ -20,6 +21,7 @@ type Waiting = Option<(BatchId, HashSet<MonitorId>)>;
 pub(super) struct Gated {
     store: Store,
     open: watch::Receiver<bool>,
+    role: Arc<SharedRole>,
     catalog: Arc<SharedReport>,
     /// Whose records of the latest batch wait. A repeat of a batch must hold back the same ones: if only the answer of the
     /// first try was lost, the store knows the batch.
@@ -27,8 +29,13 @@ pub(super) struct Gated {
 }
 
 impl Gated {
-    pub(super) fn new(store: Store, open: watch::Receiver<bool>, catalog: Arc<SharedReport>) -> Self {
-        Self { store, open, catalog, waiting: Arc::default() }
+    pub(super) fn new(
+        store: Store,
+        open: watch::Receiver<bool>,
+        role: Arc<SharedRole>,
+        catalog: Arc<SharedReport>,
+    ) -> Self {
+        Self { store, open, role, catalog, waiting: Arc::default() }
     }
 
     /// Monitors of a batch whose rows the catalogue has yet to make.
@@ -61,7 +68,14 @@ impl Gated {
 
     /// The store, once the gate is open. No write can go wrong for want of a table, and be refused for good.
     pub(super) fn store(&self) -> Result<&Store, StoreFault> {
-        if *self.open.borrow() { Ok(&self.store) } else { Err(StoreFault::Away("it is not ready yet".to_owned())) }
+        if *self.open.borrow() {
+            return Ok(&self.store);
+        }
+        Err(match self.role.get() {
+            Role::Starting(why) => StoreFault::Away(why),
+            Role::Standby(who) => StoreFault::Fenced(who),
+            Role::Active => StoreFault::Fenced("this daemon has stepped down".to_owned()),
+        })
     }
 }
 

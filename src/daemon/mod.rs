@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 pub(crate) use self::database::start_stop;
 pub(crate) use self::source::net_of;
@@ -22,7 +22,6 @@ use self::database::{Begun, Keeper, SharedRole};
 use self::pipeline::{Parts, Pipeline};
 use self::source::First;
 use crate::cli::{self, Environment, Exit, Stop};
-use crate::model::Secret;
 use crate::settings::sections::Listen;
 use crate::store::cluster::{Cluster, ClusterError, ClusterOptions, StateLock};
 use crate::store::{Store, StoreSettings};
@@ -73,8 +72,6 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
             (Some(cluster), url)
         }
     };
-    let mut own = store_addresses(database.url.as_ref()).await;
-    own.extend(listen.address);
     let store = Store::new(&StoreSettings {
         url,
         max_connections: database.max_connections,
@@ -82,28 +79,24 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
         region: first.settings.daemon.region.to_string(),
     })
     .map_err(|error| start_stop(&error))?;
+    let mut own = addresses(store.address()).await;
+    own.extend(listen.address);
     let (gate, gate_open) = tokio::sync::watch::channel(false);
     let role = Arc::new(SharedRole::new());
-    let keeper = Keeper {
-        store: store.clone(),
-        auto_migrate: database.auto_migrate,
-        holder: holder(lock.dir())?,
-        role: Arc::clone(&role),
-        gate,
-    };
-    let embedded = cluster.is_some();
-    let config = watched(&first);
+    let keeper = Keeper::new(store.clone(), database.auto_migrate, holder(lock.dir())?, Arc::clone(&role), gate);
+    let (config, embedded) = (watched(&first), cluster.is_some());
     let parts = Parts { first, environment, store: store.clone(), gate_open, role, own, state: lock.dir(), embedded };
     let mut pipeline = Pipeline::build(parts)?;
     pipeline.serve(listen.listener, admin);
 
     let begun = tokio::select! {
         begun = keeper.begin() => begun?,
-        () = signals.end() => return end(pipeline, &store, cluster.as_mut(), &mut signals).await,
+        () = signals.end() => return end(pipeline, &store, cluster, &mut signals).await,
     };
-    pipeline.keep(keeper, begun_now(&begun));
-    greet(&listen.shown, &config, &begun, embedded);
+    pipeline.keep(keeper, begun);
+    greet(&listen.shown, &config, begun, embedded);
     let mut look = interval(CLUSTER_WATCH);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let ended = loop {
         tokio::select! {
             asked = signals.next() => match asked {
@@ -114,13 +107,8 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
             _ = look.tick() => revive(&mut cluster, &lock, &cluster_options),
         }
     };
-    let exit = end(pipeline, &store, cluster.as_mut(), &mut signals).await?;
+    let exit = end(pipeline, &store, cluster, &mut signals).await?;
     ended.map(|()| exit)
-}
-
-/// Whether the pipeline may start now; a standby waits for its lease.
-const fn begun_now(begun: &Begun) -> bool {
-    !matches!(begun, Begun::Standby)
 }
 
 /// What is watched, for the greeting.
@@ -134,11 +122,11 @@ fn watched(first: &First) -> String {
     }
 }
 
-fn greet(address: &str, config: &str, begun: &Begun, embedded: bool) {
+fn greet(address: &str, config: &str, begun: Begun, embedded: bool) {
     let database = if embedded { "its private PostgreSQL" } else { "the database of database.url" };
     let state = match begun {
         Begun::Active => format!("on {database}"),
-        Begun::Away => "degraded: the database is away, checks run and results wait".to_owned(),
+        Begun::Away => "degraded: the database is not ready, checks run and results wait".to_owned(),
         Begun::Standby => "as a standby: another daemon is active on this database".to_owned(),
     };
     let version = env!("CARGO_PKG_VERSION");
@@ -156,7 +144,7 @@ fn greet(address: &str, config: &str, begun: &Begun, embedded: bool) {
 async fn end(
     pipeline: Pipeline,
     store: &Store,
-    cluster: Option<&mut Cluster>,
+    mut cluster: Option<Cluster>,
     signals: &mut Signals,
 ) -> Result<Exit, Stop> {
     log::info!("shutting down");
@@ -165,26 +153,33 @@ async fn end(
         // It expires by itself if the store is away.
         let _ = timeout(Duration::from_secs(2), store.release()).await;
         let _ = timeout(Duration::from_secs(2), store.close()).await;
+        if let Some(mut cluster) = cluster.take() {
+            // Stopping blocks, and a second signal must still be heard.
+            let _ = tokio::task::spawn_blocking(move || cluster.stop()).await;
+        }
     };
-    tokio::select! {
-        () = orderly => {}
-        () = signals.end() => return Err(Stop::new(Exit::Failure, "a second signal: ended at once")),
-    }
-    if let Some(cluster) = cluster {
-        cluster.stop();
+    let hurried = tokio::select! {
+        () = orderly => false,
+        () = signals.end() => true,
+    };
+    if hurried {
+        // Not stopped here, which would wait: it stops by itself when this process is gone.
+        std::mem::forget(cluster);
+        return Err(Stop::new(Exit::Failure, "a second signal: ended at once"));
     }
     log::info!("ended");
     Ok(Exit::Ok)
 }
 
-/// Starts the embedded database again when it has died. Blocks this thread only, which has nothing else to do.
+/// Starts the embedded database again when it has died. It must be this thread, which hears signals only afterwards;
+/// recovery takes well under a second unless much was written.
 fn revive(cluster: &mut Option<Cluster>, lock: &StateLock, options: &ClusterOptions) {
     let Some(running) = cluster else { return };
     let Some(status) = running.exited() else { return };
     log::error!("the embedded PostgreSQL ended ({status}) and is started again");
     match Cluster::start(lock, options) {
         Ok(again) => *running = again,
-        Err(error) => log::error!("the embedded PostgreSQL does not start: {error}"),
+        Err(error) => log::error!("the embedded PostgreSQL does not start, tried again: {error}"),
     }
 }
 
@@ -212,16 +207,15 @@ async fn bind(listen: &Listen) -> Result<Bound, Stop> {
     }
 }
 
-/// Where the store can be reached over TCP: rows must not probe it.
-async fn store_addresses(url: Option<&Secret>) -> Vec<SocketAddr> {
-    let Some(parsed) = url.and_then(|url| url::Url::parse(url.expose()).ok()) else { return Vec::new() };
-    let (Some(host), port) = (parsed.host_str().filter(|host| !host.is_empty()), parsed.port().unwrap_or(5432)) else {
-        return Vec::new();
-    };
-    let host = host.trim_matches(['[', ']']);
-    match timeout(LOOKUP, tokio::net::lookup_host((host, port))).await {
+/// The addresses of the store's host, if it is reached over TCP: rows must not probe it.
+async fn addresses(store: Option<(String, u16)>) -> Vec<SocketAddr> {
+    let Some(host_and_port) = store else { return Vec::new() };
+    match timeout(LOOKUP, tokio::net::lookup_host(host_and_port)).await {
         Ok(Ok(addresses)) => addresses.collect(),
-        _ => Vec::new(),
+        _ => {
+            log::warn!("the host of database.url has no address now, so monitors of the database are not kept from it");
+            Vec::new()
+        }
     }
 }
 
@@ -246,7 +240,10 @@ fn holder(state: &Path) -> Result<String, Stop> {
         return Ok(id.to_string());
     }
     let id = uuid::Uuid::new_v4().to_string();
-    std::fs::write(&path, format!("{id}\n"))
+    // By rename: half an id would be another daemon's.
+    let draft = path.with_extension("new");
+    std::fs::write(&draft, format!("{id}\n"))
+        .and_then(|()| std::fs::rename(&draft, &path))
         .map_err(|error| Stop::new(Exit::StateDirectory, format!("{}: {error}", path.display())))?;
     Ok(id)
 }

@@ -14,6 +14,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -21,7 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio::time::{Instant, timeout_at};
 
-use super::database::{Keeper, SharedRole};
+use super::database::{Begun, Keeper, SharedRole};
 use super::gate::Gated;
 use super::source::{ConfigSource, First, Links, net_of};
 use super::view::View;
@@ -123,7 +124,7 @@ impl Pipeline {
         let rollup = jobs.job("roll-up", "20 * * * * *");
         let partitions = jobs.job("partitions", "40 0 * * * *");
 
-        let store = Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&report)));
+        let store = Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&parts.role), Arc::clone(&report)));
         let journal: Arc<dyn Journal> = Arc::clone(&backlog) as Arc<dyn Journal>;
         let inputs = Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: limit };
         let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);
@@ -180,6 +181,7 @@ impl Pipeline {
             catalog: report,
             role: parts.role,
             reload,
+            running: Arc::default(),
         });
         Ok(Self {
             tasks: JoinSet::new(),
@@ -209,11 +211,12 @@ impl Pipeline {
     }
 
     /// Starts the loops now, or (a standby) when the gate opens, and keeps the lease.
-    pub(super) fn keep(&mut self, keeper: Keeper, now: bool) {
+    pub(super) fn keep(&mut self, keeper: Keeper, begun: Begun) {
+        let now = begun != Begun::Standby;
         let Some(stages) = self.stages.take() else { return };
         let (stop, stops) = (self.rest.1.clone(), self.stops.0.clone());
         self.spawn("lease keeper", async move {
-            if let Err(stop) = keeper.keep(stop).await {
+            if let Err(stop) = keeper.keep(begun, stop).await {
                 // Full: the daemon is ending for another reason.
                 let _ = stops.try_send(stop);
             }
@@ -234,11 +237,13 @@ impl Pipeline {
             });
         }
         let started = start(self.gate_open.clone(), self.intake.1.clone());
+        let running = Arc::clone(&self.view.running);
         let (mut stop, stops, wake) = (self.intake.1.clone(), self.stops.0.clone(), self.file_wake.clone());
         self.spawn("jobs", async move {
             if !started.await {
                 return;
             }
+            running.store(true, Ordering::Relaxed);
             // A standby may have waited for long: the file may be another.
             let _ = wake.try_send(());
             match stages.jobs.start(stages.wall, stop.clone()).await {
@@ -277,7 +282,7 @@ impl Pipeline {
             Some(Err(error)) => (Some(error.id()), "was cancelled"),
             None => (None, "ended"),
         };
-        let name = id.and_then(|id| self.names.get(&id)).copied().unwrap_or("every task");
+        let name = id.and_then(|id| self.names.remove(&id)).unwrap_or("every task");
         Stop::new(Exit::Failure, format!("the task {name:?} {how} unexpectedly"))
     }
 

@@ -1,6 +1,7 @@
 //! What the running daemon tells about itself.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
@@ -34,6 +35,8 @@ pub(super) struct View {
     pub(super) catalog: Arc<SharedReport>,
     pub(super) role: Arc<SharedRole>,
     pub(super) reload: mpsc::Sender<ReloadRequest>,
+    /// Whether the loops run: those of a standby wait.
+    pub(super) running: Arc<AtomicBool>,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
@@ -85,11 +88,14 @@ impl Admin for View {
         };
         let report = self.catalog.get();
         if role == "active" {
-            let fault = self.recorder.fault().or(report.store_fault);
+            let fault = self.recorder.fault().or(report.store_fault).or_else(|| self.role.fault());
             reasons.extend(fault.map(|fault| reason("store_away", fault)));
         }
         let overdue = self.dispatch.overdue(Instant::now());
-        if overdue.silent.as_secs() >= SILENT_SECONDS {
+        let running = self.running.load(Ordering::Relaxed);
+        if !running {
+            // Nothing is due yet.
+        } else if overdue.silent.as_secs() >= SILENT_SECONDS {
             reasons.push(reason("scheduler_stuck", format!("nothing was fired for {} s", overdue.silent.as_secs())));
         } else if overdue.count > 0 {
             let example = overdue.example.as_deref().unwrap_or_default();
@@ -103,6 +109,10 @@ impl Admin for View {
         if report.invalid > 0 {
             notes.push(reason("invalid_monitors", format!("{} rows, see monitors.invalid_reason", report.invalid)));
         }
+        let refused = self.recorder.refused.load(Ordering::Relaxed);
+        if refused > 0 {
+            notes.push(reason("results_refused", format!("{refused} results were refused by the database, see the log")));
+        }
         let thinned = self.backlog.depth().thinned;
         if thinned > 0 {
             notes.push(reason("results_thinned", format!("{thinned} checks became gaps while the store was away")));
@@ -114,7 +124,7 @@ impl Admin for View {
         let mut rows = self.board.rows();
         rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
         let depth = self.backlog.depth();
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
@@ -147,9 +157,12 @@ impl Admin for View {
     fn reload(&self) -> BoxFuture<'_, Reloaded> {
         Box::pin(async move {
             let failed = |text: &str| Reloaded { error: Some(text.to_owned()), ..Reloaded::default() };
+            if !self.running.load(Ordering::Relaxed) {
+                return failed("this daemon is not active yet; it reads the configuration when it is");
+            }
             let (ask, answer) = oneshot::channel();
             if self.reload.send(ask).await.is_err() {
-                return failed("the daemon is not active");
+                return failed("the daemon is ending");
             }
             answer.await.unwrap_or_else(|_| failed("the daemon is ending"))
         })

@@ -99,6 +99,14 @@ impl Store {
         })
     }
 
+    /// Host and port, if the store is reached over TCP.
+    #[must_use]
+    pub fn address(&self) -> Option<(String, u16)> {
+        let options = self.pool.connect_options();
+        let host = options.get_host();
+        (options.get_socket().is_none() && !host.starts_with('/')).then(|| (host.to_owned(), options.get_port()))
+    }
+
     /// Closes every connection, waiting for calls that are under way, 16 seconds at the most.
     pub async fn close(&self) {
         // Closing wakes a waiting `changed`, which then lets go of the slot.
