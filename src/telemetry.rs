@@ -6,6 +6,11 @@ use log::kv::{Key, Source, VisitSource};
 use log::{LevelFilter, Log, Metadata, Record};
 use systemd_journal_logger::{JournalLog, connected_to_journal};
 
+/// Log target of this program's modules.
+const OURS: &str = "lamplighter";
+/// Level of everything else.
+const LIBRARIES: LevelFilter = LevelFilter::Warn;
+
 /// Starts logging. Call once; a second call is an error of the caller and reported as text.
 pub fn start(level: LevelFilter) -> Result<(), String> {
     if connected_to_journal()
@@ -17,16 +22,15 @@ pub fn start(level: LevelFilter) -> Result<(), String> {
         return Ok(());
     }
     env_logger::Builder::new()
-        .filter_level(LevelFilter::Trace)
-        .filter_module("tokio_cron_scheduler", LevelFilter::Warn)
-        .filter_module("sqlx", LevelFilter::Warn)
-        .filter_module("rustls", LevelFilter::Warn)
-        .filter_module("hyper", LevelFilter::Warn)
+        // A level is a wish about this program. Of libraries only warnings are heard: a file watcher that logs every event
+        // would otherwise log the writing of the log.
+        .filter_level(LIBRARIES)
+        .filter_module(OURS, LevelFilter::Trace)
         .format(|out, record| {
             let style = out.default_level_style(record.level());
             let time = out.timestamp_millis();
             let text = record.args().to_string();
-            write!(out, "{time} {style}{:5}{style:#} {}", record.level(), escape(&text))?;
+            write!(out, "{time} {style}{:5}{style:#} {}", record.level(), lines(&text))?;
             let mut fields = String::new();
             // Collecting into a String cannot fail.
             let _ = record.key_values().visit(&mut Fields(&mut fields));
@@ -53,6 +57,12 @@ impl<'kvs> VisitSource<'kvs> for Fields<'_> {
     }
 }
 
+/// Several lines, such as the findings about a configuration: those after the first are indented, so that none looks like
+/// a line of its own.
+fn lines(text: &str) -> String {
+    text.lines().map(escape).collect::<Vec<_>>().join("\n    ")
+}
+
 /// Control characters and bidirectional overrides in foreign text cannot forge a line.
 #[must_use]
 pub fn escape(text: &str) -> std::borrow::Cow<'_, str> {
@@ -74,10 +84,13 @@ struct Journal(JournalLog);
 
 impl Log for Journal {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        (metadata.target().starts_with(OURS) || metadata.level() <= LIBRARIES) && self.0.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
         let fields = Renamed(record.key_values());
         let mut builder = record.to_builder();
         self.0.log(&builder.key_values(&fields).build());
@@ -116,6 +129,7 @@ mod tests {
     #[test]
     fn foreign_text_cannot_forge_a_line() {
         assert_eq!(escape("fine – ü"), "fine – ü");
+        assert_eq!(lines("one\ntwo\u{7}"), "one\n    two\\u{7}");
         assert_eq!(escape("a\nb\u{1b}[31m\u{202e}c"), "a\\nb\\u{1b}[31m\\u{202e}c");
     }
 }

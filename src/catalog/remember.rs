@@ -121,7 +121,7 @@ mod tests {
         let path = path(folder.path());
         let mut remembered = Remembered { version: VERSION, ..Remembered::default() };
         let evidence: crate::model::Evidence = serde_json::from_value(serde_json::json!({
-            "checked_at": "2026-11-22T12:00:00Z", "verdict": "up", "timings_us": [], "message": "x".repeat(5000)
+            "checked_at": "2026-11-22T12:00:00Z", "verdict": "up", "timings_us": {}, "message": "x".repeat(5000)
         }))
         .unwrap();
         let state = MonitorState { last_good: Some(Box::new(evidence)), failures: 3, ..MonitorState::default() };

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::{Environment, Exit, Stop, exit, load, small_runtime, state};
+use super::{Environment, Exit, Stop, exit, load, load_leniently, small_runtime, state};
 use crate::daemon::{cluster_stop, start_stop};
 use crate::settings::model::Settings;
 use crate::store::cluster::{self, Cluster, ClusterOptions, StateLock};
@@ -65,13 +65,17 @@ fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> 
 
 /// Prints how to reach the embedded database.
 pub(super) fn db_url(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
-    let settings = load(config, environment)?;
+    let settings = load_leniently(config, environment)?;
     if settings.database.url.is_some() {
         let text = "database.url is set: this daemon uses that database and has no embedded one";
         return Err(Stop::new(Exit::Failure, text));
     }
     let directory = state::directory(settings.daemon.state_directory.as_deref(), environment)?;
-    exit::say(&format!("{}\n", cluster::url_of(&directory).expose()));
+    let url = cluster::url_of(&directory);
+    let schema = settings.database.schema.as_str();
+    // So that psql finds the tables.
+    let path = if schema == "public" { String::new() } else { format!("&options=-csearch_path%3D{schema}") };
+    exit::say(&format!("{}{path}\n", url.expose()));
     Ok(Exit::Ok)
 }
 

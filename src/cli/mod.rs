@@ -144,7 +144,9 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         Command::Db { what: DbWhat::Dump(_) } => Err(not_built_yet("db dump")),
         Command::Db { what: DbWhat::Restore(_) } => Err(not_built_yet("db restore")),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut script);
+            exit::say(&String::from_utf8_lossy(&script));
             Ok(Exit::Ok)
         }
         Command::Import(_) => Err(not_built_yet("import")),
@@ -174,16 +176,21 @@ fn load(config: Option<&Path>, environment: &Environment) -> Result<Settings, St
         .map_err(|refusal| Stop::new(Exit::Config, refusal.to_string()))
 }
 
-/// The state directory of the daemon that a command talks to. The configuration may be bad by now, and the daemon runs
-/// on: then what can still be read of it counts.
-fn configured_state_directory(config: Option<&Path>, environment: &Environment) -> Result<PathBuf, Stop> {
+/// What can be read of the configuration, whatever is wrong with the rest: for commands that need little of it.
+fn load_leniently(config: Option<&Path>, environment: &Environment) -> Result<Settings, Stop> {
     let (path, presence) = locate(config, environment);
     let sources = file::read(&path, presence);
     if presence == Presence::Required && !sources.found {
         return Err(Stop::new(Exit::Config, format!("{}: no such file", path.display())));
     }
-    let configured = with_environment(environment, |environment| sources.state_directory(environment));
-    state::directory(configured.as_deref(), environment)
+    Ok(with_environment(environment, |environment| sources.settings_leniently(environment)))
+}
+
+/// The state directory of the daemon that a command talks to. The configuration may be bad by now, and the daemon runs
+/// on: then what can still be read of it counts.
+fn configured_state_directory(config: Option<&Path>, environment: &Environment) -> Result<PathBuf, Stop> {
+    let settings = load_leniently(config, environment)?;
+    state::directory(settings.daemon.state_directory.as_deref(), environment)
 }
 
 fn not_built_yet(what: &str) -> Stop {

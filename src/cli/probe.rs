@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
-use super::{Environment, Exit, Stop, exit, load, locate, small_runtime, with_environment};
+use super::{Environment, Exit, Stop, exit, load, load_leniently, small_runtime, with_environment};
 use crate::catalog::{Entry, merge};
 use crate::clock::{SystemWall, Wall as _};
 use crate::daemon::net_of;
@@ -19,7 +19,8 @@ use crate::settings::model::{self, Settings};
 use crate::verdict::Finished;
 
 /// Checks of `--all` that run at the same time.
-const AT_ONCE: usize = 64;
+/// More would show in each other's times.
+const AT_ONCE: usize = 16;
 
 /// Arguments of `probe`.
 #[derive(Debug, clap::Args)]
@@ -88,18 +89,12 @@ fn one(
         format!("[[monitor]]\nid = \"probe\"\nurl = {}\ntimeout = {}\nname = {0}\n", quoted(url), quoted(timeout));
     let sources = [SourceText::new("command line".to_owned(), text)];
     let read = with_environment(environment, |environment| model::read(&sources, Path::new("."), environment, &[]));
-    let mut settings = read.map_err(|refusal| Stop::new(Exit::Usage, refusal.to_string()))?;
-    // [probe] and [egress] of the configuration count here too; without a valid one the defaults do.
-    let (_, presence) = locate(config, environment);
-    match load(config, environment) {
-        Ok(configured) => {
-            settings.probe = configured.probe;
-            settings.egress = configured.egress;
-            settings.daemon = configured.daemon;
-        }
-        Err(stop) if presence == crate::settings::file::Presence::Required => return Err(stop),
-        Err(_) => {}
-    }
+    let mut settings = read.map_err(|refusal| Stop::new(Exit::Usage, plain(&refusal.messages)))?;
+    // [probe] and [egress] of the configuration count here too; what is wrong elsewhere in it does not matter.
+    let configured = load_leniently(config, environment)?;
+    settings.probe = configured.probe;
+    settings.egress = configured.egress;
+    settings.daemon = configured.daemon;
     let entries = settings.monitors.iter().map(|definition| {
         let mut entry =
             merge::build(definition, MonitorId::of_key(definition.key.as_ref()?), SYSTEM_USER, Source::File);
@@ -108,6 +103,14 @@ fn one(
     });
     let entries = entries.flatten().collect();
     Ok((settings, entries))
+}
+
+/// Findings without their places in a text that the user has never seen.
+fn plain(messages: &[String]) -> String {
+    let first_lines = messages.iter().filter_map(|message| message.lines().next());
+    let unplaced = first_lines.map(|line| line.split_once("monitor.").map_or(line, |(_, finding)| finding));
+    // The name is the URL once more.
+    unplaced.filter(|finding| !finding.starts_with("name:")).collect::<Vec<_>>().join("\n")
 }
 
 fn of_file(
@@ -128,9 +131,6 @@ fn of_file(
         .collect();
     if let (Some(id), true) = (id, entries.is_empty()) {
         return Err(Stop::new(Exit::Usage, format!("the configuration has no monitor {id:?}")));
-    }
-    if entries.is_empty() {
-        return Err(Stop::new(Exit::Usage, "the configuration has no active monitor"));
     }
     Ok((settings, entries))
 }

@@ -23,8 +23,8 @@ pub(super) struct StatusArgs {
     /// Print the daemon's answer as JSON
     #[arg(long)]
     json: bool,
-    /// Draw the table again every second until interrupted
-    #[arg(long, conflicts_with = "json")]
+    /// Draw the table again, or print JSON again, every second until interrupted
+    #[arg(long)]
     watch: bool,
 }
 
@@ -65,12 +65,12 @@ pub(super) fn run(arguments: &StatusArgs, config: Option<&Path>, environment: &E
             .map_err(|error| Stop::new(Exit::Failure, format!("the daemon's answer is not understood: {error}")))?;
         let text = if arguments.json { String::from_utf8_lossy(&body).into_owned() } else { table(&overview) };
         // Home and clear below, so that a redraw does not flicker.
-        let text = if arguments.watch { format!("\x1b[H\x1b[J{text}") } else { text };
+        let text = if arguments.watch && !arguments.json { format!("\x1b[H\x1b[J{text}") } else { text };
         if !exit::say(&text) || !arguments.watch {
             let down = overview.monitors.iter().any(|row| row.status == "down");
             return Ok(if down { Exit::Failure } else { Exit::Ok });
         }
-        runtime.block_on(tokio::time::sleep(REDRAW));
+        runtime.block_on(async { tokio::time::sleep(REDRAW).await });
     }
 }
 

@@ -124,7 +124,8 @@ impl Pipeline {
         let rollup = jobs.job("roll-up", "20 * * * * *");
         let partitions = jobs.job("partitions", "40 0 * * * *");
 
-        let store = Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&parts.role), Arc::clone(&report)));
+        let store =
+            Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&parts.role), Arc::clone(&report)));
         let journal: Arc<dyn Journal> = Arc::clone(&backlog) as Arc<dyn Journal>;
         let inputs = Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: limit };
         let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);

@@ -111,7 +111,10 @@ impl Admin for View {
         }
         let refused = self.recorder.refused.load(Ordering::Relaxed);
         if refused > 0 {
-            notes.push(reason("results_refused", format!("{refused} results were refused by the database, see the log")));
+            notes.push(reason(
+                "results_refused",
+                format!("{refused} results were refused by the database, see the log"),
+            ));
         }
         let thinned = self.backlog.depth().thinned;
         if thinned > 0 {

@@ -26,7 +26,9 @@ pub struct Evidence {
     /// HTTP status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status_code: Option<u16>,
-    /// Phases in microseconds, by name, those that were reached, then `total`.
+    /// Phases in microseconds, by name, those that were reached, then `total`. In JSON an object with every phase, null
+    /// where it was not reached (contract, section 2).
+    #[serde(with = "timings")]
     pub timings_us: Vec<(Box<str>, u64)>,
     /// Response headers, at most 32, values cut at 256 characters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -37,6 +39,33 @@ pub struct Evidence {
     /// Certificate facts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateFacts>,
+}
+
+mod timings {
+    use serde::de::{Deserialize, Deserializer};
+    use serde::ser::{SerializeMap as _, Serializer};
+
+    use crate::model::Phase;
+
+    type Timings = Vec<(Box<str>, u64)>;
+
+    fn names() -> impl Iterator<Item = &'static str> {
+        Phase::ALL.iter().map(|phase| phase.name()).chain(["total"])
+    }
+
+    pub(super) fn serialize<S: Serializer>(timings: &Timings, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut map = serializer.serialize_map(None)?;
+        for name in names() {
+            let time = timings.iter().find(|(known, _)| **known == *name).map(|(_, time)| *time);
+            map.serialize_entry(name, &time)?;
+        }
+        map.end()
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timings, D::Error> {
+        let map = std::collections::HashMap::<String, Option<u64>>::deserialize(deserializer)?;
+        Ok(names().filter_map(|name| Some((name.into(), (*map.get(name)?)?))).collect())
+    }
 }
 
 /// An incident opens.

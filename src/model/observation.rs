@@ -115,7 +115,8 @@ pub struct CertificateFacts {
     pub not_before: DateTime<Utc>,
     /// End of validity of the leaf.
     pub not_after: DateTime<Utc>,
-    /// Whole days until the first certificate of the presented chain expires, rounded down; negative when expired.
+    /// Whole days until the first certificate of the presented chain expires; when one has expired, the whole days since
+    /// then, at least 1, as a negative number.
     pub days_left: i64,
     /// SHA-256 of the leaf's DER, lower-case hex.
     pub fingerprint_sha256: String,

@@ -67,10 +67,10 @@ impl Sources {
         model::read(&self.texts, &self.base, environment, &self.problems)
     }
 
-    /// `daemon.state_directory` as far as it can be read, whatever else is wrong: for commands that look for a daemon
-    /// which runs on with the configuration of before.
-    pub fn state_directory(&self, environment: Environment<'_>) -> Option<PathBuf> {
-        model::read_whatever(&self.texts, &self.base, environment).daemon.state_directory
+    /// What can be read, whatever else is wrong: for commands that look for a daemon which runs on with the configuration
+    /// of before, or that need little of it.
+    pub fn settings_leniently(&self, environment: Environment<'_>) -> Settings {
+        model::read_whatever(&self.texts, &self.base, environment)
     }
 }
 

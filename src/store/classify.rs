@@ -105,8 +105,13 @@ fn judge(facts: &Facts, known: &[i64]) -> Found {
     let Some(first) = facts.relations.first() else { return Found::Empty };
     let kind = |column: &str| facts.columns.get(column).map(String::as_str);
     let Some((user, monitor)) = kind("users.id").zip(kind("monitors.id")) else {
-        let more = facts.relations.len() - 1;
-        return Found::Foreign(format!("it holds {first:?} and {more} more relations, but no users and monitors"));
+        let more = match facts.relations.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more relations"),
+        };
+        return Found::Foreign(format!(
+            "it holds {first:?}{more}, but not both a users and a monitors table with an id"
+        ));
     };
     let integer = |kind: &str| matches!(kind, "integer" | "bigint" | "smallint");
     if integer(user) && integer(monitor) {

@@ -18,7 +18,7 @@ const ANSWER_MAX_BYTES: usize = 512 * 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     /// Nobody listens: the daemon does not run with this state directory.
-    #[error("no daemon is running with the state directory of {path}")]
+    #[error("no daemon is running: nobody listens on {path}; is its state directory another one?")]
     NotRunning {
         /// The socket.
         path: String,

@@ -1,5 +1,7 @@
 //! Routes. Every route of the contract that is not here yet says so.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
@@ -23,7 +25,7 @@ type Reply = Response<Full<Bytes>>;
 /// First path segments of the contract's routes (section 5) that are built by later versions.
 const LATER: &[&str] = &["metrics", "probe", "api", "status", "badge", "ping"];
 
-pub(super) async fn route(request: Request<Incoming>, admin: &dyn Admin, trust: Trust) -> Reply {
+pub(super) async fn route(request: Request<Incoming>, admin: Arc<dyn Admin>, trust: Trust) -> Reply {
     let path = request.uri().path();
     let get = matches!(*request.method(), Method::GET | Method::HEAD);
     match path {

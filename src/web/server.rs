@@ -27,6 +27,8 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_MAX_BYTES: usize = 16 * 1024;
 /// How long open requests may go on at the end.
 const DRAIN: Duration = Duration::from_secs(3);
+/// A connection ends after so long; a reload takes a minute at the most.
+const LIFE: Duration = Duration::from_secs(120);
 /// After a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -125,7 +127,7 @@ fn connection<S>(
     let admin = Arc::clone(admin);
     let service = service_fn(move |request| {
         let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(routes::route(request, &*admin, trust).await) }
+        async move { Ok::<_, Infallible>(routes::route(request, admin, trust).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -134,8 +136,8 @@ fn connection<S>(
         .serve_connection(TokioIo::new(stream), service);
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
-        // A broken connection concerns its client only.
-        let _ = connection.await;
+        // A broken connection concerns its client only, and one that reads no answers does not keep its place.
+        let _ = tokio::time::timeout(LIFE, connection).await;
         drop(place);
     });
 }

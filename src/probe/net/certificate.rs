@@ -23,6 +23,12 @@ const MOST_NAME_CHARS: usize = 512;
 
 const DAY_SECONDS: i64 = 86_400;
 
+/// Whole days; what has ended has a negative number, also within the first day.
+fn days_until(end: DateTime<Utc>, now: DateTime<Utc>) -> i64 {
+    let seconds = (end - now).num_seconds();
+    if seconds < 0 { (seconds / DAY_SECONDS).min(-1) } else { seconds / DAY_SECONDS }
+}
+
 /// Facts of a chain, leaf first; none when the leaf is no X.509 certificate.
 pub(super) fn facts(chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Option<CertificateFacts> {
     let leaf = parse(chain.first()?)?;
@@ -35,7 +41,7 @@ pub(super) fn facts(chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Option<
         issuer: name(leaf.issuer()),
         not_before: time(validity.not_before),
         not_after: time(validity.not_after),
-        days_left: (first_end - now).num_seconds().div_euclid(DAY_SECONDS),
+        days_left: days_until(first_end, now),
         fingerprint_sha256: hex(&Sha256::digest(chain.first()?)),
         chain_length: chain.len(),
     })
@@ -212,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn days_left_are_those_of_the_weakest_rounded_down() {
+    fn days_left_are_those_of_the_weakest() {
         let leaf = certificate(&[(DnType::CommonName, "leaf")], (2027, 1, 1));
         let weaker = certificate(&[(DnType::CommonName, "ca")], (2026, 6, 2));
         let chain = [leaf, weaker];
@@ -221,7 +227,9 @@ mod tests {
             ("2026-06-01T00:00:01Z", 0),
             ("2026-06-02T00:00:00Z", 0),
             ("2026-06-02T00:00:01Z", -1),
+            ("2026-06-03T23:59:59Z", -1),
             ("2026-06-12T00:00:00Z", -10),
+            ("2026-06-12T20:00:00Z", -10),
         ] {
             assert_eq!(facts(&chain, at(now)).unwrap().days_left, days, "{now}");
         }
