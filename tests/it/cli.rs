@@ -90,9 +90,6 @@ async fn probe_of_a_file_prints_its_monitors_in_order() {
     home.write(&(up + &entry("down", "tcp://127.0.0.1:1")));
     let (code, out, _) = run(&home, &["probe", "--all"]).await;
     assert!(code == 1 && out.contains("DOWN down "), "{out}");
-    home.write("");
-    let (code, _, err) = run(&home, &["probe", "--all"]).await;
-    assert!(code == 64 && err.contains("no active monitor"), "{err}");
 }
 
 #[tokio::test]
@@ -106,7 +103,6 @@ async fn usage_errors_are_64_and_help_is_not() {
         &["probe", "gopher://x"],
         &["probe", "not a url"],
         &["probe", "http://127.0.0.1/", "--timeout", "soon"],
-        &["status", "--json", "--watch"],
         &["completions", "cobol"],
     ] {
         let (code, _, err) = run(&home, arguments).await;
@@ -191,4 +187,47 @@ async fn db_url_is_that_of_the_embedded_database_only() {
     home.write("database.url = \"postgres://u:geheim@db.example/x\"\n");
     let (code, out, err) = run(&home, &["db", "url"]).await;
     assert!(code == 1 && out.is_empty() && err.contains("database.url") && !err.contains("geheim"), "{err}");
+}
+
+#[tokio::test]
+async fn a_mistaken_url_is_complained_about_without_a_place_that_nobody_wrote() {
+    let home = Home::new("");
+    let (code, _, err) = run(&home, &["probe", "example.com"]).await;
+    assert_eq!(code, 64);
+    assert!(err.starts_with("lamplighter: url: ") && err.lines().count() == 1, "{err}");
+}
+
+#[tokio::test]
+async fn probe_needs_only_its_own_part_of_the_configuration() {
+    let target = Target::start().await;
+    let home = Home::new("[[monitor]]\nid = \"x\"\nurl = \"http://${LAMPLIGHTER_NOT_SET}/\"\n");
+    assert_eq!(run(&home, &["probe", &target.url("/")]).await.0, 0);
+    assert_eq!(run(&home, &["probe", "--all"]).await.0, 78);
+    assert_eq!(run(&home, &["db", "url"]).await.0, 0);
+}
+
+#[tokio::test]
+async fn nothing_to_probe_is_nothing_wrong() {
+    let home = Home::new("");
+    assert_eq!(run(&home, &["probe", "--all", "--json"]).await, (0, String::new(), String::new()));
+    assert_eq!(run(&home, &["probe", "--monitor", "x"]).await.0, 64);
+}
+
+#[tokio::test]
+async fn status_is_drawn_again_and_again() {
+    let db = TestDb::new().await;
+    let home = Home::new(&format!("database.url = {:?}\n", db.url));
+    let daemon = home.start();
+    daemon.overview().await;
+    let mut command = home.command(&["status", "--watch", "--json"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let out = child.stdout.take().unwrap();
+    let lines = tokio::task::spawn_blocking(move || {
+        std::io::BufRead::lines(std::io::BufReader::new(out)).take(3).map(Result::unwrap).collect::<Vec<_>>()
+    });
+    for line in lines.await.unwrap() {
+        assert!(serde_json::from_str::<Value>(&line).unwrap()["monitors"].is_array(), "{line}");
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

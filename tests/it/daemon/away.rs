@@ -255,3 +255,24 @@ async fn a_first_start_without_postgres_loses_nothing() {
     assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_checks").await, answers);
     assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_gaps").await, 0, "it ran all the time");
 }
+
+#[tokio::test]
+async fn of_two_that_started_while_it_was_away_only_one_writes() {
+    let server = OwnPostgres::start();
+    let (one, other) = (Target::start().await, Target::start().await);
+    server.stop();
+    let homes = [&one, &other].map(|target| Home::new(&on(&server.url, &monitor("shop", &target.url("/")))));
+    let mut daemons = homes.each_ref().map(Home::start);
+    for target in [&one, &other] {
+        goes_on(target, "/", 2).await;
+    }
+    server.resume();
+    let stepped_down = until("one steps down", MOST, async || (0..2).find(|index| daemons[*index].has_ended())).await;
+    assert_eq!(daemons[stepped_down].ended().await.code(), Some(1));
+    assert!(daemons[stepped_down].log().contains("another daemon became active"), "{}", daemons[stepped_down].log());
+    let stays = 1 - stepped_down;
+    daemons[stays].wait_ready("the other is active", |status, body| status == 200 && body["role"] == "active").await;
+    assert_eq!(daemons[stays].stop().await.code(), Some(0));
+    let answers = [&one, &other][stays].all_answers();
+    assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_checks").await, i64::try_from(answers).unwrap());
+}

@@ -96,7 +96,8 @@ async fn a_killed_postgres_is_started_again_and_no_result_is_lost() {
     }
     assert_eq!(count(&home, "SELECT count(*) FROM monitor_gaps").await, 0);
     let times = target.times();
-    for pair in times["/a"].windows(2) {
+    // The first check comes at once, the next in the monitor's phase.
+    for pair in times["/a"].windows(2).skip(1) {
         let gap = (pair[1] - pair[0]).num_milliseconds();
         assert!((300..2500).contains(&gap), "asked after {gap} ms: {:?}", times["/a"]);
     }

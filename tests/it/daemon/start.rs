@@ -88,6 +88,9 @@ async fn a_daemon_with_a_state_directory_of_its_own_stands_by_and_takes_over() {
     first.wait_status("a", "up").await;
     let mut second = second_home.start();
     second.wait_ready("the second stands by", |status, body| status == 503 && body["role"] == "standby").await;
+    let mut reload = second_home.command(&["reload"]);
+    let answer = tokio::task::spawn_blocking(move || reload.output().unwrap()).await.unwrap();
+    assert_eq!(answer.status.code(), Some(1), "a standby answers at once that it is none");
     assert_eq!(first.stop().await.code(), Some(0));
     let asked = target.hits("/a");
     second.wait_ready("the second is active", |status, body| status == 200 && body["role"] == "active").await;
