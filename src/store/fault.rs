@@ -69,6 +69,12 @@ pub(super) fn is_culprit(error: &Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("23503" | "55P03"))
 }
 
+/// Another transaction has written the name of this batch.
+pub(super) fn is_claimed(error: &Error) -> bool {
+    let Some(e) = error.as_database_error() else { return false };
+    e.code().as_deref() == Some("23505") && e.table() == Some("recorded_batches")
+}
+
 /// No partition for a row of `monitor_checks`: a check violation of no named constraint.
 pub(super) fn is_missing_partition(error: &Error) -> bool {
     let Some(e) = error.as_database_error() else { return false };
