@@ -12,7 +12,7 @@ use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::copy::{COPY, encode};
-use super::fault::{describe, fault_of, is_claimed, is_culprit, is_missing_partition};
+use super::fault::{describe, fault_of_batch, is_claimed, is_culprit, is_missing_partition};
 use super::turns::{Turn, write_turns};
 use super::{Problem, Store, clean_json, finish, within};
 use crate::journal::{RecordStore, Recorded, StatusRow};
@@ -131,7 +131,8 @@ impl Store {
                 Err(Problem::Sql(error)) if is_culprit(&error) && !careful => careful = true,
                 // An earlier try of this batch has committed by now: the next one finds its answer.
                 Err(Problem::Sql(error)) if is_claimed(&error) => return Err(StoreFault::Away(describe(&error))),
-                Err(problem) => return Err(problem.into()),
+                Err(Problem::Sql(error)) => return Err(fault_of_batch(&error)),
+                Err(Problem::Fault(fault)) => return Err(fault),
                 Ok(recorded) => return Ok(recorded),
             }
         }
@@ -191,7 +192,7 @@ impl Store {
             })
             .collect();
         let days: Vec<_> = days.into_iter().collect();
-        sqlx::query(PARTITIONS).bind(days).execute(&self.pool).await.map_err(fault_of)?;
+        sqlx::query(PARTITIONS).bind(days).execute(&self.pool).await.map_err(|e| StoreFault::Away(describe(&e)))?;
         Ok(())
     }
 

@@ -304,6 +304,29 @@ async fn a_server_that_only_reads_is_away() {
     store.record(&batch(vec![Record::Check(check(id, true, now()))])).await.unwrap();
 }
 
+/// What an operator can put right costs no record.
+#[tokio::test]
+async fn a_missing_table_or_permission_is_away() {
+    let db = TestDb::new().await;
+    let id = monitors(&db, 1).await[0];
+    let store = db.store().await;
+    let batch = batch(vec![Record::Check(check(id, true, now())), Record::State(id, Box::default())]);
+    for (broken, mended) in [
+        ("ALTER TABLE monitor_state RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO monitor_state"),
+        ("ALTER TABLE monitor_checks RENAME tls_us TO other", "ALTER TABLE monitor_checks RENAME other TO tls_us"),
+        (
+            "DELETE FROM rollup_progress",
+            "INSERT INTO rollup_progress (closed_to) VALUES (date_trunc('hour', now(), 'UTC'))",
+        ),
+    ] {
+        db.sql(broken).await;
+        let fault = store.record(&batch).await.unwrap_err();
+        assert!(matches!(fault, StoreFault::Away(_)), "{broken}: {fault:?}");
+        db.sql(mended).await;
+    }
+    assert_eq!(store.record(&batch).await.unwrap().checks, 1);
+}
+
 #[tokio::test]
 async fn killed_connections_are_made_anew() {
     let db = TestDb::new().await;
