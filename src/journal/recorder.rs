@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::backlog::Backlog;
-use super::status::StatusColumns;
+use super::status::{StatusColumns, WRITE_ROWS};
 use super::{RecordStore, Recorded};
 use crate::model::{Batch, BatchId, Check, Gap, GapReason, MonitorId, Record, StoreFault};
 
@@ -110,10 +110,11 @@ impl<S: RecordStore> Recorder<S> {
     /// gives up by dropping the future, and what was not written then is lost (and is a gap at the next start).
     pub async fn run(mut self) {
         loop {
+            let pause = if self.columns.more() { Duration::ZERO } else { DELAYED_EVERY };
             let more = tokio::select! {
                 biased;
                 records = self.backlog.next() => records,
-                () = tokio::time::sleep(DELAYED_EVERY) => Some(Vec::new()),
+                () = tokio::time::sleep(pause) => Some(Vec::new()),
             };
             let last = more.is_none();
             if let Some(records) = more {
@@ -252,13 +253,16 @@ impl<S: RecordStore> Recorder<S> {
 
     async fn write_columns(&mut self, all: bool) {
         let rows = self.columns.due(Instant::now(), all);
-        if rows.is_empty() {
-            return;
-        }
-        // No retry: the columns stay due and the next round brings newer values.
-        match self.store.write_status(&rows).await {
-            Ok(skipped) => self.columns.written(&rows, &skipped),
-            Err(fault) => log::debug!("status columns wait: {fault}"),
+        for rows in rows.chunks(WRITE_ROWS) {
+            // No retry: the columns stay due and the next round brings newer values.
+            match self.store.write_status(rows).await {
+                Ok(skipped) => self.columns.written(rows, &skipped, Instant::now()),
+                Err(fault) => {
+                    log::debug!("status columns wait: {fault}");
+                    self.columns.failed();
+                    break;
+                }
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ struct Fake {
     batches: Mutex<Vec<BatchId>>,
     records: Mutex<Vec<Record>>,
     columns: Mutex<Vec<StatusRow>>,
+    writes: Mutex<Vec<usize>>,
 }
 
 impl RecordStore for Fake {
@@ -50,6 +51,7 @@ impl RecordStore for Fake {
     fn write_status<'a>(&'a self, rows: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
         Box::pin(async move {
             self.columns.lock().unwrap().extend_from_slice(rows);
+            self.writes.lock().unwrap().push(rows.len());
             Ok(Vec::new())
         })
     }
@@ -194,4 +196,20 @@ async fn columns_are_written_on_a_change_or_every_ten_checks_or_thirty_seconds()
     assert_eq!((last.status, last.last_checked.unwrap().timestamp()), (Some(Status::Up), 11));
     backlog.close();
     task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_columns_are_written_in_parts() {
+    let (backlog, fake, _, task) = start(Fake::default());
+    let up = MonitorState { status: Status::Up, ..MonitorState::default() };
+    let states = |range: std::ops::RangeInclusive<u128>| {
+        range.map(|number| Record::State(id(number), Box::new(up.clone()))).collect::<Vec<_>>()
+    };
+    backlog.append(states(1..=4_500));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(*fake.writes.lock().unwrap(), [2_000, 2_000, 500]);
+    backlog.append(states(1..=4_500));
+    backlog.close();
+    task.await.unwrap();
+    assert_eq!(fake.writes.lock().unwrap()[3..], [2_000, 2_000, 500], "at the end as well");
 }
