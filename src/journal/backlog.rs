@@ -1,7 +1,7 @@
 //! The journal in memory: a bounded queue between the verdict stage and the recorder.
 //!
-//! Order: what was thinned (transitions, then the latest states) is older than all that is queued, so a batch takes
-//! from `kept` first, then `states`, then `queue`.
+//! Order: what was thinned is older than all that is queued, so a batch takes from `kept` first, a monitor's transitions
+//! and then its latest state, and from `queue` when that is empty.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -12,10 +12,13 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::Journal;
-use crate::model::{Gap, GapReason, MonitorId, MonitorState, Record};
+use super::kept::Kept;
+use crate::model::{Gap, GapReason, MonitorId, Record};
 
 /// Rows of one batch: enough for COPY to pay off, few enough to repeat (architecture: "several thousand").
 pub const BATCH_RECORDS: usize = 5_000;
+/// Checks that were lost are shown as a gap at most so long after the last one, though the monitor has no more records.
+const LOST_LATEST: Duration = Duration::from_secs(300);
 /// A record waits at most so long for company.
 pub const BATCH_WAIT: Duration = Duration::from_millis(250);
 
@@ -33,13 +36,16 @@ struct Inner {
     queue: VecDeque<Vec<Record>>,
     queued_records: usize,
     oldest: Option<Instant>,
-    /// Transitions of groups that were thinned, oldest first.
-    kept: VecDeque<Record>,
-    /// The latest state of monitors whose groups were thinned.
-    states: HashMap<MonitorId, Box<MonitorState>>,
-    /// Monitors whose checks were thinned: first and last lost check. The next check that is recorded ends the gap.
+    /// What stays of groups that were thinned, by monitor.
+    kept: HashMap<Option<MonitorId>, Kept>,
+    /// The keys of `kept`, each once, longest thinned first.
+    kept_order: VecDeque<Option<MonitorId>>,
+    kept_records: usize,
+    /// Monitors whose checks were thinned: start of the first and end of the last lost check. Their next record ends the
+    /// gap, or [`LOST_LATEST`].
     lost: HashMap<MonitorId, (DateTime<Utc>, DateTime<Utc>)>,
     thinned: u64,
+    thinned_at: Option<Instant>,
     closed: bool,
 }
 
@@ -64,10 +70,12 @@ impl Backlog {
             queue: VecDeque::new(),
             queued_records: 0,
             oldest: None,
-            kept: VecDeque::new(),
-            states: HashMap::new(),
+            kept: HashMap::new(),
+            kept_order: VecDeque::new(),
+            kept_records: 0,
             lost: HashMap::new(),
             thinned: 0,
+            thinned_at: None,
             closed: false,
         };
         Self { inner: Mutex::new(inner), appended: Notify::new() }
@@ -82,7 +90,7 @@ impl Backlog {
     #[must_use]
     pub fn depth(&self) -> Depth {
         let inner = self.lock();
-        let records = inner.queued_records + inner.kept.len() + inner.states.len();
+        let records = inner.queued_records + inner.kept_records;
         Depth { records, bytes: inner.bytes, thinned: inner.thinned }
     }
 
@@ -99,7 +107,7 @@ impl Backlog {
             let wake_at = {
                 let mut inner = self.lock();
                 let full = inner.queued_records >= BATCH_RECORDS;
-                let ripe = inner.oldest.map(|at| at + BATCH_WAIT);
+                let ripe = inner.oldest.map(|at| at + BATCH_WAIT).or(inner.lost_end());
                 if full || inner.closed || ripe.is_some_and(|at| at <= Instant::now()) {
                     let records = inner.take();
                     if !records.is_empty() {
@@ -151,31 +159,42 @@ impl Inner {
         let Some(group) = self.queue.pop_front() else { return false };
         self.queued_records -= group.len();
         for record in group {
-            let cost = record.cost();
-            match record {
-                Record::Check(check) => {
-                    self.bytes = self.bytes.saturating_sub(cost);
-                    self.thinned += 1;
-                    let span = self.lost.entry(check.monitor).or_insert((check.checked_at, check.checked_at));
-                    span.1 = check.checked_at;
-                }
-                Record::State(monitor, state) => {
-                    if self.states.insert(monitor, state).is_some() {
-                        self.bytes = self.bytes.saturating_sub(cost);
-                    }
-                }
-                transition => self.kept.push_back(transition),
-            }
+            let Record::Check(check) = &record else {
+                self.keep(record);
+                continue;
+            };
+            self.bytes = self.bytes.saturating_sub(record.cost());
+            self.thinned += 1;
+            self.thinned_at = Some(Instant::now());
+            let end = check.checked_at + check.timings.total;
+            let span = self.lost.entry(check.monitor).or_insert((check.checked_at, end));
+            span.1 = span.1.max(end);
         }
         true
     }
 
+    fn keep(&mut self, record: Record) {
+        let key = record.monitor();
+        let kept = self.kept.entry(key).or_insert_with(|| {
+            self.kept_order.push_back(key);
+            Kept::default()
+        });
+        let before = kept.len();
+        let freed = kept.merge(record);
+        self.kept_records += kept.len() - before;
+        self.bytes = self.bytes.saturating_sub(freed);
+    }
+
+    /// When gaps that nothing has ended yet are to be written.
+    fn lost_end(&self) -> Option<Instant> {
+        if self.lost.is_empty() { None } else { self.thinned_at.map(|at| at + LOST_LATEST) }
+    }
+
+    /// At most a batch, but for the last group; the rest waits for the next call.
     fn take(&mut self) -> Vec<Record> {
         let mut records: Vec<Record> = Vec::new();
-        let from_kept = self.kept.len().min(BATCH_RECORDS);
-        records.extend(self.kept.drain(..from_kept));
+        self.take_kept(&mut records);
         if self.kept.is_empty() {
-            records.extend(self.states.drain().map(|(monitor, state)| Record::State(monitor, state)));
             while records.len() < BATCH_RECORDS
                 && let Some(group) = self.queue.pop_front()
             {
@@ -187,21 +206,54 @@ impl Inner {
         if self.queue.is_empty() && self.kept.is_empty() {
             self.bytes = 0;
             self.oldest = None;
-            if self.closed {
-                let lost = self.lost.drain();
-                records.extend(lost.map(|(monitor, (from_at, to_at))| store_full(monitor, from_at, to_at)));
+            if self.closed || self.lost_end().is_some_and(|at| at <= Instant::now()) {
+                let ended: Vec<MonitorId> =
+                    self.lost.keys().copied().take(BATCH_RECORDS.saturating_sub(records.len())).collect();
+                for monitor in ended {
+                    let span = self.lost.remove(&monitor);
+                    records.extend(span.map(|(from_at, to_at)| store_full(monitor, from_at, to_at)));
+                }
             }
         }
         records
     }
 
-    /// The first check of a monitor that is recorded after lost ones ends their gap.
+    /// A monitor's remains are not divided among batches unless they are more than one batch.
+    fn take_kept(&mut self, records: &mut Vec<Record>) {
+        while let Some(key) = self.kept_order.front().copied() {
+            let room = BATCH_RECORDS.saturating_sub(records.len());
+            let Some(kept) = self.kept.get_mut(&key) else {
+                self.kept_order.pop_front();
+                continue;
+            };
+            if room == 0 || (kept.len() > room && !records.is_empty()) {
+                break;
+            }
+            let taken = kept.take(room);
+            self.kept_records = self.kept_records.saturating_sub(taken.len());
+            records.extend(taken);
+            if !kept.is_empty() {
+                break;
+            }
+            self.kept.remove(&key);
+            self.kept_order.pop_front();
+        }
+    }
+
+    /// The first record of a monitor after lost checks ends their gap.
     fn take_group(&mut self, group: Vec<Record>, records: &mut Vec<Record>) {
-        if !self.lost.is_empty()
-            && let Some(Record::Check(check)) = group.iter().find(|record| record.is_thinnable())
-            && let Some((from_at, _)) = self.lost.remove(&check.monitor)
-        {
-            records.push(store_full(check.monitor, from_at, check.checked_at));
+        if !self.lost.is_empty() {
+            for record in &group {
+                let Some(monitor) = record.monitor() else { continue };
+                let Some((from_at, to_at)) = self.lost.remove(&monitor) else { continue };
+                let end = match record {
+                    Record::Check(check) => check.checked_at,
+                    Record::Gap(gap) => gap.from_at,
+                    Record::Resolve(resolution) => resolution.resolved_at,
+                    Record::State(..) | Record::Open(_) => to_at,
+                };
+                records.push(store_full(monitor, from_at, end.max(to_at)));
+            }
         }
         records.extend(group);
     }
@@ -212,88 +264,4 @@ fn store_full(monitor: MonitorId, from_at: DateTime<Utc>, to_at: DateTime<Utc>) 
 }
 
 #[cfg(test)]
-mod tests {
-    use chrono::TimeDelta;
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::model::{Check, Resolution, ResolveReason, Timings, Verdict};
-
-    fn at(second: i64) -> DateTime<Utc> {
-        DateTime::<Utc>::UNIX_EPOCH + TimeDelta::seconds(second)
-    }
-
-    fn check(monitor: u128, second: i64) -> Record {
-        Record::Check(Check {
-            monitor: MonitorId(Uuid::from_u128(monitor)),
-            verdict: Verdict::Up,
-            failure: None,
-            message: None,
-            status_code: None,
-            timings: Timings::default(),
-            address: None,
-            http_version: None,
-            certificate: None,
-            attempt: 1,
-            checked_at: at(second),
-        })
-    }
-
-    fn resolve(monitor: u128) -> Record {
-        Record::Resolve(Resolution {
-            uid: Uuid::from_u128(monitor).into(),
-            monitor: MonitorId(Uuid::from_u128(monitor)),
-            resolved_at: at(0),
-            reason: ResolveReason::Recovered,
-        })
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_record_waits_a_quarter_second_for_company() {
-        let backlog = Backlog::new(1 << 20);
-        let start = Instant::now();
-        backlog.append(vec![check(1, 1)]);
-        assert_eq!(backlog.next().await.map(|records| records.len()), Some(1));
-        assert_eq!(start.elapsed(), BATCH_WAIT);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_batch_does_not_wait() {
-        let backlog = Backlog::new(usize::MAX);
-        for second in 0..BATCH_RECORDS as i64 {
-            backlog.append(vec![check(1, second)]);
-        }
-        let start = Instant::now();
-        assert_eq!(backlog.next().await.map(|records| records.len()), Some(BATCH_RECORDS));
-        assert_eq!(start.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_full_backlog_thins_checks_to_gaps_and_keeps_transitions() {
-        let cost = check(1, 0).cost();
-        let backlog = Backlog::new(cost * 10);
-        backlog.append(vec![check(1, 0), resolve(1), Record::State(MonitorId(Uuid::from_u128(1)), Box::default())]);
-        for second in 1..100 {
-            backlog.append(vec![check(1, second)]);
-        }
-        let depth = backlog.depth();
-        assert!(depth.bytes <= cost * 10, "{depth:?}");
-        backlog.close();
-        let records = backlog.next().await.unwrap();
-        assert_eq!(backlog.next().await, None);
-        assert!(matches!(records[0], Record::Resolve(_)), "transitions come first");
-        assert!(matches!(records[1], Record::State(..)));
-        let Record::Gap(gap) = &records[2] else { panic!("{records:?}") };
-        let Record::Check(first) = &records[3] else { panic!("{records:?}") };
-        assert_eq!((gap.from_at, gap.to_at, gap.reason), (at(0), first.checked_at, GapReason::StoreFull));
-        let kept = records.iter().filter(|record| record.is_thinnable()).count();
-        assert_eq!(kept as u64 + depth.thinned, 100);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn closed_and_empty_ends() {
-        let backlog = Backlog::new(1 << 20);
-        backlog.close();
-        assert_eq!(backlog.next().await, None);
-    }
-}
+mod tests;

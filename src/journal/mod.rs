@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use crate::model::{Batch, MonitorId, Record, Status, StoreFault};
 
 pub mod backlog;
+mod kept;
 pub mod recorder;
 mod status;
 

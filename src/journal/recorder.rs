@@ -10,9 +10,9 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::backlog::Backlog;
-use super::status::StatusColumns;
+use super::status::{StatusColumns, WRITE_ROWS};
 use super::{RecordStore, Recorded};
-use crate::model::{Batch, BatchId, Gap, GapReason, MonitorId, Record, StoreFault};
+use crate::model::{Batch, BatchId, Check, Gap, GapReason, MonitorId, Record, StoreFault};
 
 /// First wait after the store was away; doubles up to [`RETRY_MOST`].
 const RETRY_LEAST: Duration = Duration::from_millis(100);
@@ -110,14 +110,14 @@ impl<S: RecordStore> Recorder<S> {
     /// gives up by dropping the future, and what was not written then is lost (and is a gap at the next start).
     pub async fn run(mut self) {
         loop {
+            let pause = if self.columns.more() { Duration::ZERO } else { DELAYED_EVERY };
             let more = tokio::select! {
                 biased;
                 records = self.backlog.next() => records,
-                () = tokio::time::sleep(DELAYED_EVERY) => Some(Vec::new()),
+                () = tokio::time::sleep(pause) => Some(Vec::new()),
             };
             let last = more.is_none();
             if let Some(records) = more {
-                let records = self.hold_back(records);
                 self.write(records).await;
             }
             if !self.delayed.is_empty() && (last || self.delayed_at.elapsed() >= DELAYED_EVERY) {
@@ -150,10 +150,7 @@ impl<S: RecordStore> Recorder<S> {
 
     fn delay(&mut self, monitor: MonitorId, record: Record) {
         let record = match record {
-            Record::Check(check) if self.delayed_records >= DELAYED_MOST => {
-                let (from_at, to_at) = (check.checked_at, check.checked_at + check.timings.total);
-                Record::Gap(Gap { monitor: Some(monitor), from_at, to_at, reason: GapReason::StoreFull })
-            }
+            Record::Check(check) if self.delayed_records >= DELAYED_MOST => gap_of(&check, GapReason::StoreFull),
             record => record,
         };
         let records = self.delayed.entry(monitor).or_default();
@@ -180,6 +177,8 @@ impl<S: RecordStore> Recorder<S> {
     async fn write(&mut self, records: Vec<Record>) {
         let mut parts = vec![records];
         while let Some(records) = parts.pop() {
+            // A part before this one may have delayed a monitor of this one.
+            let records = self.hold_back(records);
             if records.is_empty() {
                 continue;
             }
@@ -188,13 +187,10 @@ impl<S: RecordStore> Recorder<S> {
             self.stats.writing.store(writing as u64, Ordering::Relaxed);
             match self.bring(&batch).await {
                 Ok(recorded) => self.settle(batch.records, &recorded),
-                Err(fault) if batch.records.len() == 1 => self.refuse(batch.records, &fault),
-                Err(_) => {
-                    let mut first = batch.records;
-                    let second = first.split_off(first.len() / 2);
-                    parts.push(second);
-                    parts.push(first);
-                }
+                Err(fault) => match halves(batch.records) {
+                    Ok((first, second)) => parts.extend([second, first]),
+                    Err(record) => parts.extend(self.refuse(&record, &fault).map(|gap| vec![gap])),
+                },
             }
         }
         self.stats.writing.store(0, Ordering::Relaxed);
@@ -244,25 +240,58 @@ impl<S: RecordStore> Recorder<S> {
         }
     }
 
-    fn refuse(&self, records: Vec<Record>, fault: &StoreFault) {
-        for record in records {
-            self.stats.refused.fetch_add(1, Ordering::Relaxed);
-            let monitor = record.monitor().map(|id| id.to_string()).unwrap_or_default();
-            log::error!(monitor_id = monitor; "a result cannot be recorded and is dropped: {fault}");
+    /// Drops a record; the gap that a dropped check leaves is to be written in its place.
+    fn refuse(&self, record: &Record, fault: &StoreFault) -> Option<Record> {
+        self.stats.refused.fetch_add(1, Ordering::Relaxed);
+        let monitor = record.monitor().map(|id| id.to_string()).unwrap_or_default();
+        log::error!(monitor_id = monitor; "a result cannot be recorded and is dropped: {fault}");
+        match record {
+            Record::Check(check) => Some(gap_of(check, GapReason::RecordingLost)),
+            _ => None,
         }
     }
 
     async fn write_columns(&mut self, all: bool) {
         let rows = self.columns.due(Instant::now(), all);
-        if rows.is_empty() {
-            return;
-        }
-        // No retry: the columns stay due and the next round brings newer values.
-        match self.store.write_status(&rows).await {
-            Ok(skipped) => self.columns.written(&rows, &skipped),
-            Err(fault) => log::debug!("status columns wait: {fault}"),
+        for rows in rows.chunks(WRITE_ROWS) {
+            // No retry: the columns stay due and the next round brings newer values.
+            match self.store.write_status(rows).await {
+                Ok(skipped) => self.columns.written(rows, &skipped, Instant::now()),
+                Err(fault) => {
+                    log::debug!("status columns wait: {fault}");
+                    self.columns.failed();
+                    break;
+                }
+            }
         }
     }
+}
+
+/// What stands for a check that will have no row.
+fn gap_of(check: &Check, reason: GapReason) -> Record {
+    let (from_at, to_at) = (check.checked_at, check.checked_at + check.timings.total);
+    Record::Gap(Gap { monitor: Some(check.monitor), from_at, to_at, reason })
+}
+
+/// Two halves of what the store refused, cut where a group ends: a check, its transition and the state after it are
+/// written together or not at all, also when we are killed between the halves. A group that is refused by itself is
+/// taken apart, to drop no more than must be; a single record comes back.
+fn halves(mut records: Vec<Record>) -> Result<(Vec<Record>, Vec<Record>), Record> {
+    let middle = records.len() / 2;
+    let starts_group = |at: &usize| match records.get(at - 1..=*at) {
+        Some([before, after]) => {
+            before.monitor() != after.monitor() || matches!(before, Record::State(..)) || after.is_thinnable()
+        }
+        _ => false,
+    };
+    let at = (1..records.len()).filter(starts_group).min_by_key(|at| at.abs_diff(middle)).unwrap_or(1);
+    if records.len() == 1
+        && let Some(record) = records.pop()
+    {
+        return Err(record);
+    }
+    let second = records.split_off(at.min(records.len()));
+    Ok((records, second))
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Which status columns are due: after 10 checks, after 30 s, or on a change (architecture, "recorder").
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -12,6 +12,10 @@ use crate::model::{MonitorId, Record, Status};
 const EVERY_CHECKS: u16 = 10;
 /// Longest time that a check's time waits for its column.
 const EVERY: Duration = Duration::from_secs(30);
+/// Rows of one write: well within the store's deadline, and few enough that batches need not wait.
+pub(super) const WRITE_ROWS: usize = 2_000;
+/// How often the rows are looked through, and a row that somebody holds is tried.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Twice the longest interval (contract: 1 d).
 const FORGET_AFTER: Duration = Duration::from_secs(2 * 86_400);
 
@@ -20,6 +24,8 @@ const FORGET_AFTER: Duration = Duration::from_secs(2 * 86_400);
 pub(super) struct StatusColumns {
     rows: HashMap<MonitorId, Tracked>,
     swept_at: Option<Instant>,
+    /// The last write was not all that is due.
+    more: bool,
 }
 
 #[derive(Debug)]
@@ -29,6 +35,8 @@ struct Tracked {
     checks: u16,
     /// When the oldest unwritten change came; none when all is written.
     dirty_since: Option<Instant>,
+    /// When somebody held the row; those that were not tried yet go first.
+    skipped_at: Option<Instant>,
     touched_at: Instant,
 }
 
@@ -53,6 +61,7 @@ impl StatusColumns {
                 written: None,
                 checks: 0,
                 dirty_since: None,
+                skipped_at: None,
                 touched_at: now,
             });
             tracked.dirty_since.get_or_insert(now);
@@ -75,31 +84,53 @@ impl StatusColumns {
         }
     }
 
-    /// The rows that are due; looks through all of them at most once a second unless `all`.
+    /// Rows that are due, longest waiting first, at most [`WRITE_ROWS`] unless `all`. Looks through them once a second, or
+    /// at once while there are more.
     pub(super) fn due(&mut self, now: Instant, all: bool) -> Vec<StatusRow> {
-        if !all && self.swept_at.is_some_and(|at| now - at < Duration::from_secs(1)) {
+        if !all && !self.more && self.swept_at.is_some_and(|at| now - at < SWEEP) {
             return Vec::new();
         }
         self.swept_at = Some(now);
         // A monitor that wrote nothing for longer than the longest interval is gone.
         self.rows.retain(|_, tracked| now - tracked.touched_at < FORGET_AFTER);
-        let due = self.rows.values().filter(|tracked| tracked.is_due(now) || all && tracked.dirty_since.is_some());
-        let mut rows: Vec<StatusRow> = due.map(|tracked| tracked.row.clone()).collect();
+        let is_due = |tracked: &&Tracked| {
+            let held = tracked.skipped_at.is_some_and(|at| now - at < SWEEP);
+            if all { tracked.dirty_since.is_some() } else { tracked.is_due(now) && !held }
+        };
+        let mut due: Vec<&Tracked> = self.rows.values().filter(is_due).collect();
+        self.more = !all && due.len() > WRITE_ROWS;
+        if self.more {
+            due.select_nth_unstable_by_key(WRITE_ROWS, |tracked| tracked.skipped_at.or(tracked.dirty_since));
+            due.truncate(WRITE_ROWS);
+        }
+        let mut rows: Vec<StatusRow> = due.into_iter().map(|tracked| tracked.row.clone()).collect();
         rows.sort_unstable_by_key(|row| row.monitor);
         rows
     }
 
+    /// Whether the next call of [`Self::due`] need not wait.
+    pub(super) const fn more(&self) -> bool {
+        self.more
+    }
+
+    /// Takes in that a write failed: the next is not before a second has passed.
+    pub(super) const fn failed(&mut self) {
+        self.more = false;
+    }
+
     /// Takes in that rows were written, but for those skipped.
-    pub(super) fn written(&mut self, rows: &[StatusRow], skipped: &[MonitorId]) {
+    pub(super) fn written(&mut self, rows: &[StatusRow], skipped: &[MonitorId], now: Instant) {
+        let skipped: HashSet<&MonitorId> = skipped.iter().collect();
         for row in rows {
+            let Some(tracked) = self.rows.get_mut(&row.monitor) else { continue };
             if skipped.contains(&row.monitor) {
+                tracked.skipped_at = Some(now);
                 continue;
             }
-            if let Some(tracked) = self.rows.get_mut(&row.monitor) {
-                tracked.written = row.status.or(tracked.written);
-                tracked.checks = 0;
-                tracked.dirty_since = None;
-            }
+            tracked.written = row.status.or(tracked.written);
+            tracked.checks = 0;
+            tracked.dirty_since = None;
+            tracked.skipped_at = None;
         }
     }
 }

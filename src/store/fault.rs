@@ -64,9 +64,29 @@ pub(super) fn fault_of(error: Error) -> StoreFault {
     }
 }
 
+/// For a batch, whose records are dropped when it is refused: only data (class 22) and constraints (class 23) are the
+/// records' own fault. All else, a missing table or permission as well, may be put right while the results wait.
+pub(super) fn fault_of_batch(error: &Error) -> StoreFault {
+    let text = describe(error);
+    match sqlstate(error) {
+        Some(code) if is_of_records(&code) && !is_missing_partition(error) => StoreFault::Refused(text),
+        _ => StoreFault::Away(text),
+    }
+}
+
+fn is_of_records(code: &str) -> bool {
+    code.starts_with("22") || code.starts_with("23")
+}
+
 /// One row is to blame, not the batch: a foreign key without its row, or a lock that somebody holds.
 pub(super) fn is_culprit(error: &Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("23503" | "55P03"))
+}
+
+/// Another transaction has written the name of this batch.
+pub(super) fn is_claimed(error: &Error) -> bool {
+    let Some(e) = error.as_database_error() else { return false };
+    e.code().as_deref() == Some("23505") && e.table() == Some("recorded_batches")
 }
 
 /// No partition for a row of `monitor_checks`: a check violation of no named constraint.
@@ -88,6 +108,17 @@ mod tests {
         for code in ["42P01", "23505", "23503", "42501", "22P02", "XX000"] {
             assert_eq!(meaning(code), Meaning::Refused, "{code}");
         }
+    }
+
+    #[test]
+    fn only_data_and_constraints_cost_a_record() {
+        for code in ["22003", "22P02", "22P05", "23502", "23503", "23514"] {
+            assert!(is_of_records(code), "{code}");
+        }
+        for code in ["42P01", "42501", "42703", "26000", "0A000", "XX000", "XX001", "25P02", "54000", "08006"] {
+            assert!(!is_of_records(code), "{code}");
+        }
+        assert!(matches!(fault_of_batch(&Error::RowNotFound), StoreFault::Away(_)));
     }
 
     #[test]

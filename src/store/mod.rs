@@ -15,6 +15,7 @@ mod record;
 mod rollup;
 mod start;
 mod status;
+mod turns;
 
 use std::future::Future;
 use std::str::FromStr as _;

@@ -12,22 +12,23 @@ use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
 use super::copy::{COPY, encode};
-use super::fault::{fault_of, is_culprit, is_missing_partition};
-use super::{Problem, Store, clean, clean_json, finish, within};
+use super::fault::{describe, fault_of_batch, is_claimed, is_culprit, is_missing_partition};
+use super::turns::{Turn, write_turns};
+use super::{Problem, Store, clean_json, finish, within};
 use crate::journal::{RecordStore, Recorded, StatusRow};
-use crate::model::{Batch, Check, Gap, IncidentUid, MonitorId, MonitorState, Opening, Record, Resolution, StoreFault};
+use crate::model::{Batch, Check, Gap, IncidentUid, MonitorId, MonitorState, Record, StoreFault};
 
 pub(super) const STATEMENTS: &[&str] = &[
     IMPATIENCE,
     RECORDED,
     CLOSED_TO,
     STATES,
-    OPEN,
-    RESOLVE,
+    super::turns::OPEN,
+    super::turns::RESOLVE,
     GAPS_ONE,
     GAPS_ALL,
     DIRTY,
-    REMEMBER,
+    CLAIM,
     FREE,
     PRESENT,
     OWNED,
@@ -49,19 +50,6 @@ const STATES: &str = "INSERT INTO monitor_state AS s (monitor_id, region, state,
     ON CONFLICT (monitor_id, region) DO UPDATE SET state = excluded.state, status = excluded.status, \
         since = excluded.since, failures = excluded.failures, incident = excluded.incident, \
         last_checked = excluded.last_checked, updated_at = now()";
-/// A repeat finds its uid. An open incident that our state does not know (it was lost) is taken over, not doubled.
-const OPEN: &str = "INSERT INTO incidents (uid, user_id, monitor_id, title, started_at, status, source, cause, caused_by, evidence) \
-    SELECT o.uid, m.user_id, m.id, o.title, o.started_at, 'open', 'daemon', o.cause, o.caused_by, o.evidence \
-    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[], $6::uuid[], $7::jsonb[]) \
-        AS o (uid, monitor_id, title, started_at, cause, caused_by, evidence) \
-    JOIN monitors m ON m.id = o.monitor_id \
-    WHERE NOT EXISTS (SELECT FROM incidents i WHERE i.uid = o.uid) \
-    ORDER BY m.id \
-    ON CONFLICT (monitor_id) WHERE resolved_at IS NULL AND source = 'daemon' DO UPDATE SET uid = excluded.uid";
-/// The trigger `lamplighter_resolve` adds status and duration.
-const RESOLVE: &str = "UPDATE incidents i SET resolved_at = r.resolved_at, resolve_reason = r.reason, updated_at = now() \
-    FROM unnest($1::uuid[], $2::timestamptz[], $3::text[]) AS r (uid, resolved_at, reason) \
-    WHERE i.uid = r.uid AND i.resolved_at IS NULL";
 const GAPS_ONE: &str = "INSERT INTO monitor_gaps AS g (monitor_id, region, from_at, to_at, reason) \
     SELECT id, $5, from_at, max(to_at), reason \
     FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::text[]) AS n (id, from_at, to_at, reason) \
@@ -78,7 +66,7 @@ const GAPS_ALL: &str = "INSERT INTO monitor_gaps AS g (region, from_at, to_at, r
 pub(super) const DIRTY: &str = "INSERT INTO rollup_dirty (monitor_id, hour) \
     SELECT id, hour FROM unnest($1::uuid[], $2::timestamptz[]) AS n (id, hour) ORDER BY hour, id \
     ON CONFLICT (monitor_id, hour) WHERE monitor_id IS NOT NULL DO UPDATE SET marked_at = now()";
-const REMEMBER: &str = "INSERT INTO recorded_batches (id, scope, checks, dropped, delayed) VALUES ($1, $2, $3, $4, $5)";
+const CLAIM: &str = "INSERT INTO recorded_batches (id, scope, checks, dropped, delayed) VALUES ($1, $2, $3, $4, $5)";
 pub(super) const FREE: &str = "SELECT id FROM monitors WHERE id = ANY($1) ORDER BY id FOR KEY SHARE SKIP LOCKED";
 pub(super) const PRESENT: &str = "SELECT id FROM monitors WHERE id = ANY($1)";
 /// Monitors whose owner can be referred to now.
@@ -100,12 +88,6 @@ impl RecordStore for Store {
     fn write_status<'a>(&'a self, rows: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
         Box::pin(within(DEADLINE, self.write_status_rows(rows)))
     }
-}
-
-/// A transition of one monitor.
-enum Turn<'a> {
-    Open(&'a Opening),
-    Resolve(&'a Resolution),
 }
 
 /// The records of a batch, by kind. Order is kept where it matters: the last state wins, transitions stay in sequence.
@@ -147,7 +129,10 @@ impl Store {
                     made = true;
                 }
                 Err(Problem::Sql(error)) if is_culprit(&error) && !careful => careful = true,
-                Err(problem) => return Err(problem.into()),
+                // An earlier try of this batch has committed by now: the next one finds its answer.
+                Err(Problem::Sql(error)) if is_claimed(&error) => return Err(StoreFault::Away(describe(&error))),
+                Err(Problem::Sql(error)) => return Err(fault_of_batch(&error)),
+                Err(Problem::Fault(fault)) => return Err(fault),
                 Ok(recorded) => return Ok(recorded),
             }
         }
@@ -178,12 +163,10 @@ impl Store {
             Some(id) => !away.locked.contains(&id),
             None => true,
         }));
-        recorded.checks = write_checks(tx, &work.checks, &self.region).await?;
-        self.write_states(tx, &work.states).await?;
-        write_turns(tx, &work.turns).await?;
-        self.write_gaps(tx, &work.gaps).await?;
-        mark_dirty(tx, &work.checks, closed_to).await?;
-        sqlx::query(REMEMBER)
+        recorded.checks = work.checks.len();
+        // Before the rest: while an earlier try of this batch may still commit, its claim stops us here, and nothing of
+        // ours is refused for what it wrote.
+        sqlx::query(CLAIM)
             .bind(batch.id.0)
             .bind(&*self.region)
             .bind(count(recorded.checks))
@@ -191,6 +174,11 @@ impl Store {
             .bind(recorded.delayed.iter().map(|id| id.0).collect::<Vec<_>>())
             .execute(&mut *tx)
             .await?;
+        write_checks(tx, &work.checks, &self.region).await?;
+        self.write_states(tx, &work.states).await?;
+        write_turns(tx, &work.turns).await?;
+        self.write_gaps(tx, &work.gaps).await?;
+        mark_dirty(tx, &work.checks, closed_to).await?;
         Ok(recorded)
     }
 
@@ -204,7 +192,7 @@ impl Store {
             })
             .collect();
         let days: Vec<_> = days.into_iter().collect();
-        sqlx::query(PARTITIONS).bind(days).execute(&self.pool).await.map_err(fault_of)?;
+        sqlx::query(PARTITIONS).bind(days).execute(&self.pool).await.map_err(|e| StoreFault::Away(describe(&e)))?;
         Ok(())
     }
 
@@ -260,7 +248,7 @@ fn count(n: usize) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
 }
 
-fn json(value: &impl serde::Serialize) -> Result<serde_json::Value, StoreFault> {
+pub(super) fn json(value: &impl serde::Serialize) -> Result<serde_json::Value, StoreFault> {
     let mut value = serde_json::to_value(value).map_err(|error| StoreFault::Refused(error.to_string()))?;
     clean_json(&mut value);
     Ok(value)
@@ -318,9 +306,9 @@ async fn culprits(conn: &mut PgConnection, batch: &Batch) -> Result<Culprits, Pr
     Ok(culprits)
 }
 
-async fn write_checks(conn: &mut PgConnection, checks: &[&Check], region: &str) -> Result<usize, Problem> {
+async fn write_checks(conn: &mut PgConnection, checks: &[&Check], region: &str) -> Result<(), Problem> {
     if checks.is_empty() {
-        return Ok(0);
+        return Ok(());
     }
     let mut copy = conn.copy_in_raw(COPY).await?;
     if let Err(error) = copy.send(encode(checks, region)).await {
@@ -328,58 +316,7 @@ async fn write_checks(conn: &mut PgConnection, checks: &[&Check], region: &str) 
         let _ = copy.abort("sending failed").await;
         return Err(error.into());
     }
-    let rows = copy.finish().await?;
-    Ok(usize::try_from(rows).unwrap_or(usize::MAX))
-}
-
-/// Transitions in rounds: the first of every monitor, then the second, ... A round has one a monitor, so that an incident
-/// that ends makes room before the next one opens.
-async fn write_turns(conn: &mut PgConnection, turns: &BTreeMap<MonitorId, Vec<Turn<'_>>>) -> Result<(), Problem> {
-    let rounds = turns.values().map(Vec::len).max().unwrap_or(0);
-    for round in 0..rounds {
-        let (mut opens, mut ends) = (Vec::new(), Vec::new());
-        for turn in turns.values().filter_map(|turns| turns.get(round)) {
-            match turn {
-                Turn::Open(opening) => opens.push(*opening),
-                Turn::Resolve(end) => ends.push(*end),
-            }
-        }
-        open(conn, &opens).await?;
-        resolve(conn, &ends).await?;
-    }
-    Ok(())
-}
-
-async fn open(conn: &mut PgConnection, opens: &[&Opening]) -> Result<(), Problem> {
-    if opens.is_empty() {
-        return Ok(());
-    }
-    let evidence = |opening: &&Opening| {
-        json(&serde_json::json!({ "first_bad": opening.first_bad, "last_good": opening.last_good }))
-    };
-    sqlx::query(OPEN)
-        .bind(opens.iter().map(|o| o.uid.0).collect::<Vec<_>>())
-        .bind(opens.iter().map(|o| o.monitor.0).collect::<Vec<_>>())
-        .bind(opens.iter().map(|o| clean(&o.title)).collect::<Vec<_>>())
-        .bind(opens.iter().map(|o| o.started_at).collect::<Vec<_>>())
-        .bind(opens.iter().map(|o| o.failure.name()).collect::<Vec<_>>())
-        .bind(opens.iter().map(|o| o.caused_by.map(|id| id.0)).collect::<Vec<_>>())
-        .bind(opens.iter().map(evidence).collect::<Result<Vec<_>, _>>()?)
-        .execute(conn)
-        .await?;
-    Ok(())
-}
-
-async fn resolve(conn: &mut PgConnection, ends: &[&Resolution]) -> Result<(), Problem> {
-    if ends.is_empty() {
-        return Ok(());
-    }
-    sqlx::query(RESOLVE)
-        .bind(ends.iter().map(|end| end.uid.0).collect::<Vec<_>>())
-        .bind(ends.iter().map(|end| end.resolved_at).collect::<Vec<_>>())
-        .bind(ends.iter().map(|end| end.reason.name()).collect::<Vec<_>>())
-        .execute(conn)
-        .await?;
+    copy.finish().await?;
     Ok(())
 }
 

@@ -9,10 +9,17 @@ use crate::model::{Check, MonitorState, Status, Timings, Verdict};
 struct Fake {
     faults: Mutex<VecDeque<StoreFault>>,
     locked: Mutex<HashSet<MonitorId>>,
-    poison: Option<MonitorId>,
+    /// What is refused.
+    poison: Option<fn(&Record) -> bool>,
+    /// All batches that came, with their records.
+    parts: Mutex<Vec<Vec<Record>>>,
+    /// Rows come free after so many batches were written; 0: never by themselves.
+    unlock_after: usize,
+    written: Mutex<usize>,
     batches: Mutex<Vec<BatchId>>,
     records: Mutex<Vec<Record>>,
     columns: Mutex<Vec<StatusRow>>,
+    writes: Mutex<Vec<usize>>,
 }
 
 impl RecordStore for Fake {
@@ -22,7 +29,8 @@ impl RecordStore for Fake {
             if let Some(fault) = self.faults.lock().unwrap().pop_front() {
                 return Err(fault);
             }
-            if batch.records.iter().any(|record| record.monitor() == self.poison && self.poison.is_some()) {
+            self.parts.lock().unwrap().push(batch.records.clone());
+            if self.poison.is_some_and(|is_bad| batch.records.iter().any(is_bad)) {
                 return Err(StoreFault::Refused("a bad value".into()));
             }
             let locked = self.locked.lock().unwrap().clone();
@@ -32,6 +40,10 @@ impl RecordStore for Fake {
             let before = self.records.lock().unwrap().len();
             self.records.lock().unwrap().extend(written.cloned());
             let checks = self.records.lock().unwrap().len() - before;
+            *self.written.lock().unwrap() += 1;
+            if *self.written.lock().unwrap() == self.unlock_after {
+                self.locked.lock().unwrap().clear();
+            }
             Ok(Recorded { checks, dropped: 0, delayed })
         })
     }
@@ -39,6 +51,7 @@ impl RecordStore for Fake {
     fn write_status<'a>(&'a self, rows: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
         Box::pin(async move {
             self.columns.lock().unwrap().extend_from_slice(rows);
+            self.writes.lock().unwrap().push(rows.len());
             Ok(Vec::new())
         })
     }
@@ -64,6 +77,10 @@ fn check(monitor: u128, second: i64) -> Record {
     })
 }
 
+fn state(monitor: u128) -> Record {
+    Record::State(id(monitor), Box::default())
+}
+
 fn start(fake: Fake) -> (Arc<Backlog>, Arc<Fake>, Arc<RecorderStats>, tokio::task::JoinHandle<()>) {
     let (backlog, fake, stats) = (Arc::new(Backlog::new(1 << 24)), Arc::new(fake), Arc::default());
     let recorder = Recorder::new(Arc::clone(&backlog), Arc::clone(&fake), Arc::clone(&stats));
@@ -85,13 +102,58 @@ async fn a_batch_is_repeated_under_its_id_until_the_store_is_back() {
 
 #[tokio::test(start_paused = true)]
 async fn one_bad_record_does_not_cost_the_others() {
-    let (backlog, fake, stats, task) = start(Fake { poison: Some(id(7)), ..Fake::default() });
+    let poison = |record: &Record| record.monitor() == Some(id(7)) && record.is_thinnable();
+    let (backlog, fake, stats, task) = start(Fake { poison: Some(poison), ..Fake::default() });
     backlog.append((1..=20).map(|number| check(number, 1)).collect());
     backlog.close();
     task.await.unwrap();
-    let written: Vec<_> = fake.records.lock().unwrap().iter().filter_map(Record::monitor).collect();
-    assert_eq!(written, (1..=20).filter(|n| *n != 7).map(id).collect::<Vec<_>>(), "in order");
+    let records = fake.records.lock().unwrap();
+    assert_eq!(records.iter().filter_map(Record::monitor).collect::<Vec<_>>(), (1..=20).map(id).collect::<Vec<_>>());
+    let Record::Gap(gap) = &records[6] else { panic!("{:?}", records[6]) };
+    assert_eq!((gap.reason, gap.from_at.timestamp()), (GapReason::RecordingLost, 1));
     assert_eq!(stats.refused.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_that_is_refused_as_well_is_counted_only() {
+    let poison = |record: &Record| record.monitor() == Some(id(2));
+    let (backlog, fake, stats, task) = start(Fake { poison: Some(poison), ..Fake::default() });
+    backlog.append(vec![check(1, 1), check(2, 1), check(3, 1)]);
+    backlog.close();
+    task.await.unwrap();
+    assert_eq!(*fake.records.lock().unwrap(), [check(1, 1), check(3, 1)]);
+    assert_eq!(stats.refused.load(Ordering::Relaxed), 2, "the check and its gap");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_is_cut_between_groups() {
+    let poison = |record: &Record| *record == check(9, 9);
+    let (backlog, fake, _, task) = start(Fake { poison: Some(poison), ..Fake::default() });
+    let group = |monitor, second| vec![check(monitor, second), state(monitor)];
+    for (monitor, second) in [(1, 1), (1, 2), (2, 1), (9, 9), (1, 3), (3, 1), (4, 1)] {
+        backlog.append(group(monitor, second));
+    }
+    backlog.close();
+    task.await.unwrap();
+    for part in fake.parts.lock().unwrap().iter().filter(|part| part.iter().all(|r| r.monitor() != Some(id(9)))) {
+        assert!(part.first().unwrap().is_thinnable() && part.len().is_multiple_of(2), "{part:?}");
+    }
+    let records = fake.records.lock().unwrap();
+    assert_eq!(records.len(), 14, "the gap stands for the check");
+    assert!(records.contains(&state(9)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_monitor_that_the_first_half_delays_waits_in_the_second() {
+    let poison = |record: &Record| *record == check(9, 9);
+    let fake =
+        Fake { poison: Some(poison), locked: Mutex::new(HashSet::from([id(1)])), unlock_after: 1, ..Fake::default() };
+    let (backlog, fake, _, task) = start(fake);
+    backlog.append(vec![check(1, 1), check(2, 1), check(1, 2), check(9, 9)]);
+    backlog.close();
+    task.await.unwrap();
+    let of_one: Vec<_> = fake.records.lock().unwrap().iter().filter(|r| r.monitor() == Some(id(1))).cloned().collect();
+    assert_eq!(of_one, [check(1, 1), check(1, 2)], "in order");
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,4 +196,20 @@ async fn columns_are_written_on_a_change_or_every_ten_checks_or_thirty_seconds()
     assert_eq!((last.status, last.last_checked.unwrap().timestamp()), (Some(Status::Up), 11));
     backlog.close();
     task.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn many_columns_are_written_in_parts() {
+    let (backlog, fake, _, task) = start(Fake::default());
+    let up = MonitorState { status: Status::Up, ..MonitorState::default() };
+    let states = |range: std::ops::RangeInclusive<u128>| {
+        range.map(|number| Record::State(id(number), Box::new(up.clone()))).collect::<Vec<_>>()
+    };
+    backlog.append(states(1..=4_500));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(*fake.writes.lock().unwrap(), [2_000, 2_000, 500]);
+    backlog.append(states(1..=4_500));
+    backlog.close();
+    task.await.unwrap();
+    assert_eq!(fake.writes.lock().unwrap()[3..], [2_000, 2_000, 500], "at the end as well");
 }

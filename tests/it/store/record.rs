@@ -95,6 +95,36 @@ async fn a_repeat_is_harmless_and_answers_the_same() {
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 2);
 }
 
+/// Whatever an earlier try still does, the batch is neither refused (it would be split under new ids) nor doubled.
+#[tokio::test]
+async fn a_commit_that_outlives_its_caller_doubles_nothing() {
+    let db = TestDb::new().await;
+    let id = monitors(&db, 1).await[0];
+    let store = db.store().await;
+    db.sql("CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(2.2); RETURN NULL; END $$")
+        .await;
+    db.sql(
+        "CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON recorded_batches DEFERRABLE INITIALLY DEFERRED \
+            FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    .await;
+    let open = Record::Open(Box::new(opening(id, now())));
+    let batch = batch(vec![Record::Check(check(id, false, now())), open, Record::State(id, Box::default())]);
+    // As the deadline of the call does.
+    assert!(tokio::time::timeout(Duration::from_millis(700), store.record(&batch)).await.is_err());
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(15);
+    let recorded = loop {
+        match store.record(&batch).await {
+            Ok(recorded) => break recorded,
+            Err(StoreFault::Away(_)) if tokio::time::Instant::now() < deadline => {}
+            Err(fault) => panic!("{fault}"),
+        }
+    };
+    assert_eq!((recorded.checks, recorded.delayed.len()), (0, 0), "a repeat");
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 1);
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM incidents").await, 1);
+}
+
 #[tokio::test]
 async fn a_missing_partition_is_made() {
     let db = TestDb::new().await;
@@ -272,6 +302,29 @@ async fn a_server_that_only_reads_is_away() {
     db.sql(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
     let store = db.store().await;
     store.record(&batch(vec![Record::Check(check(id, true, now()))])).await.unwrap();
+}
+
+/// What an operator can put right costs no record.
+#[tokio::test]
+async fn a_missing_table_or_permission_is_away() {
+    let db = TestDb::new().await;
+    let id = monitors(&db, 1).await[0];
+    let store = db.store().await;
+    let batch = batch(vec![Record::Check(check(id, true, now())), Record::State(id, Box::default())]);
+    for (broken, mended) in [
+        ("ALTER TABLE monitor_state RENAME TO elsewhere", "ALTER TABLE elsewhere RENAME TO monitor_state"),
+        ("ALTER TABLE monitor_checks RENAME tls_us TO other", "ALTER TABLE monitor_checks RENAME other TO tls_us"),
+        (
+            "DELETE FROM rollup_progress",
+            "INSERT INTO rollup_progress (closed_to) VALUES (date_trunc('hour', now(), 'UTC'))",
+        ),
+    ] {
+        db.sql(broken).await;
+        let fault = store.record(&batch).await.unwrap_err();
+        assert!(matches!(fault, StoreFault::Away(_)), "{broken}: {fault:?}");
+        db.sql(mended).await;
+    }
+    assert_eq!(store.record(&batch).await.unwrap().checks, 1);
 }
 
 #[tokio::test]
