@@ -23,10 +23,13 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const LISTEN_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: &str = "SELECT set_config('statement_timeout', '60s', true)";
 
+/// Others may write any time, and decoding one beyond chrono's range (or 'infinity') panics.
 const LOAD: &str = "SELECT m.id, m.user_id, m.name, m.url, coalesce(m.interval_seconds, 300) AS interval_seconds, \
         coalesce(m.timeout_seconds, 10) AS timeout_seconds, coalesce(m.is_active, true) AS is_active, m.kind, \
         coalesce(m.spec, '{}') AS spec, array_remove(coalesce(m.tags, '{}'), NULL) AS tags, m.source, m.key, m.revision, \
-        m.invalid_reason, m.last_checked, s.state \
+        m.invalid_reason, s.state, \
+        CASE WHEN m.last_checked BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN m.last_checked END \
+            AS last_checked \
     FROM monitors m \
     LEFT JOIN monitor_state s ON s.monitor_id = m.id AND s.region = $1 \
     WHERE m.archived_at IS NULL AND ($2::uuid[] IS NULL OR m.id = ANY($2))";

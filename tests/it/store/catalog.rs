@@ -115,6 +115,20 @@ async fn an_invalid_row_says_why_and_keeps_its_revision() {
 }
 
 #[tokio::test]
+async fn times_that_no_clock_shows_are_read_as_none() {
+    let db = TestDb::new().await;
+    monitors(&db, 1).await;
+    let store = db.store().await;
+    for time in ["infinity", "-infinity", "294000-01-01", "4713-01-01 BC"] {
+        db.sql(&format!("UPDATE monitors SET last_checked = '{time}'")).await;
+        let rows = store.load(None).await.unwrap();
+        assert_eq!((rows.len(), rows[0].last_checked), (1, None), "{time}");
+    }
+    db.sql("UPDATE monitors SET last_checked = '2026-11-22 12:00+00'").await;
+    assert!(store.load(None).await.unwrap()[0].last_checked.is_some());
+}
+
+#[tokio::test]
 async fn changes_are_heard_and_our_own_status_writes_are_not() {
     let db = TestDb::new().await;
     let store = db.store().await;
