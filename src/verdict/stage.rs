@@ -206,13 +206,13 @@ impl Watch {
     /// Watches a monitor under this definition: ends or begins its pause, and stores what that changed.
     fn settle(&mut self, entry: &Arc<Entry>, mut state: MonitorState, now: DateTime<Utc>, changed: bool) {
         let monitor = &entry.monitor;
-        let before = state.unobserved;
+        let before = (state.unobserved, state.incident);
         let left = if monitor.active {
             Left { resolution: None, gap: machine::resumed(&mut state, monitor.id, now) }
         } else {
             machine::paused(&mut state, monitor.id, now)
         };
-        if changed || state.unobserved != before {
+        if changed || (state.unobserved, state.incident) != before {
             self.record(&entry.monitor, left, Some(&state));
         }
         self.board.put(entry, &state);

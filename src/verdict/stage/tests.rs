@@ -294,6 +294,22 @@ async fn what_is_restored_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_incident_that_is_found_open_ends_when_its_monitor_is_paused_already() {
+    let paused = entry(Monitor { active: false, ..monitor(1) });
+    let mut found = MonitorState::default();
+    machine::paused(&mut found, id(1), at(900));
+    let since = found.unobserved;
+    (found.status, found.incident) = (Status::Down, Some(IncidentUid(Uuid::from_u128(99))));
+    let bench = Bench::start();
+    bench.update(Changes { added: vec![(paused, found)], ..Changes::default() }).await;
+    let batches = std::mem::take(&mut *bench.journal.0.lock().unwrap());
+    let [Record::Resolve(resolution), Record::State(_, state)] = &batches[0][..] else { panic!("{batches:?}") };
+    assert_eq!((resolution.reason, state.incident, state.unobserved), (ResolveReason::Paused, None, since));
+    assert_eq!(batches.len(), 1);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_incident_names_the_dependency_that_is_down() {
     let gateway = entry(Monitor { confirmations: 1, ..monitor(1) });
     let shop = entry(Monitor { confirmations: 1, depends_on: [id(9), id(1)].into(), ..monitor(2) });
