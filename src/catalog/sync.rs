@@ -22,6 +22,7 @@ use crate::settings::definition::Definition;
 
 mod follower;
 mod memory;
+mod publish;
 mod rows;
 mod talk;
 

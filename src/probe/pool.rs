@@ -1,10 +1,11 @@
 //! Runs probes: one task a check, each under its deadline, a panic in one is one failed check.
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::ProbeContext;
 use super::net::Net;
+use crate::catalog::Entry;
 use crate::clock::Wall;
 use crate::model::{Failure, Fault, Observation};
 use crate::schedule::Due;
@@ -68,46 +70,59 @@ impl Pool {
         checks.shutdown().await;
     }
 
+    /// Sends exactly one result, whatever happens: the dispatcher holds the monitor for running until then.
     async fn check(&self, due: Due) {
-        let entry = due.entry;
+        let (started_at, started) = (self.wall.now(), Instant::now());
+        let observation = self.observe(&due.entry, started_at, started).await;
+        if let Some(finished) = judged(due.entry, due.attempt, observation, started, Finished::of).await {
+            // An error means that the stage has ended, which happens only after the pool: nothing to tell.
+            let _ = self.finished.send(finished).await;
+        }
+    }
+
+    async fn observe(&self, entry: &Entry, started_at: DateTime<Utc>, started: Instant) -> Observation {
         let net = self.net.load_full();
-        let started_at = self.wall.now();
-        let started = Instant::now();
-        let deadline = started + entry.monitor.timeout;
-        let context = ProbeContext { net: &net, deadline, started_at };
-        let probing = AssertUnwindSafe(entry.prepared.probe.probe(&context)).catch_unwind();
-        let observation = match timeout_at(deadline + OVERRUN, probing).await {
-            Ok(Ok(observation)) => observation,
-            Ok(Err(_)) => {
-                internal(started_at, started, "the probe panicked; this is a bug of Lamplighter, see its log")
+        let limit = entry.monitor.timeout;
+        let context = ProbeContext { net: &net, deadline: started + limit, started_at };
+        // In a block, so that a panic before the first await is caught as well.
+        let probing = async { entry.prepared.probe.probe(&context).await };
+        let ended = timeout_at(context.deadline + OVERRUN, AssertUnwindSafe(probing).catch_unwind()).await;
+        let took = started.elapsed();
+        let message = match ended {
+            Ok(Ok(observation)) if took <= limit + STANDSTILL => return observation,
+            Ok(Err(_)) => "the probe panicked; this is a bug of Lamplighter, see its log",
+            Err(_) if took <= limit + OVERRUN + STANDSTILL => {
+                "the probe overran its deadline; this is a bug of Lamplighter"
             }
-            Err(_) => internal(started_at, started, "the probe overran its deadline; this is a bug of Lamplighter"),
+            // Every probe ends at its deadline, and is cut off soon after: so late, it was us who stood still, and the
+            // target may have answered.
+            Ok(Ok(_)) | Err(_) => "Lamplighter stood still during the check, so it says nothing about the target",
         };
-        let observation = if started.elapsed() > entry.monitor.timeout + STANDSTILL {
-            // Every probe ends at its deadline: so late, it was us who stood still, and the target may have answered.
-            internal(
-                started_at,
-                started,
-                "Lamplighter stood still during the check, so it says nothing about the target",
-            )
-        } else {
-            observation
-        };
-        let body_bytes = observation.http.as_ref().map_or(0, |http| http.body.len());
-        let finished = if entry.prepared.expect.reads_body() && body_bytes > HEAVY_BODY_BYTES {
-            let judging = tokio::task::spawn_blocking(move || Finished::of(entry, due.attempt, &observation)).await;
-            // Cancelled only when the runtime ends.
-            let Ok(finished) = judging else { return };
-            finished
-        } else {
-            Finished::of(entry, due.attempt, &observation)
-        };
-        // An error means that the stage has ended, which happens only after the pool: nothing to tell.
-        let _ = self.finished.send(finished).await;
+        internal(started_at, started, message)
     }
 }
 
-fn internal(started_at: chrono::DateTime<chrono::Utc>, started: Instant, message: &str) -> Observation {
+/// Judges; a panic in that is one failed check of ours. None when the runtime ends.
+async fn judged(
+    entry: Arc<Entry>,
+    attempt: u16,
+    observation: Observation,
+    started: Instant,
+    judge: fn(Arc<Entry>, u16, &Observation) -> Finished,
+) -> Option<Finished> {
+    let (started_at, own) = (observation.started_at, Arc::clone(&entry));
+    let heavy = entry.prepared.expect.reads_body()
+        && observation.http.as_ref().is_some_and(|http| http.body.len() > HEAVY_BODY_BYTES);
+    let judging = move || catch_unwind(AssertUnwindSafe(|| judge(own, attempt, &observation)));
+    let judgement = if heavy { tokio::task::spawn_blocking(judging).await.ok()? } else { judging() };
+    let finished = judgement.unwrap_or_else(|_| {
+        let message = "judging the check panicked; this is a bug of Lamplighter, see its log";
+        Finished::of_fault(entry, attempt, &internal(started_at, started, message))
+    });
+    Some(finished)
+}
+
+fn internal(started_at: DateTime<Utc>, started: Instant, message: &str) -> Observation {
     let mut observation = Observation::new(started_at);
     observation.timings.total = started.elapsed();
     observation.fault = Some(Fault::new(Failure::Internal, message));
@@ -121,3 +136,6 @@ fn note_end(ended: Result<(), tokio::task::JoinError>) {
         log::error!("a check's task panicked outside its probe: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests;

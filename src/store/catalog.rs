@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Problem, Store, fault_of, finish, within};
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
-use crate::model::{IncidentUid, MonitorId, MonitorState, Source, StoreFault, UserId};
+use crate::model::{IncidentUid, MonitorId, MonitorState, Source, Status, StoreFault, UserId};
 
 pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, REVISIONS, INVALID_LOCK, INVALID, PATIENCE];
 
@@ -23,12 +23,22 @@ const DEADLINE: Duration = Duration::from_secs(60);
 const LISTEN_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: &str = "SELECT set_config('statement_timeout', '60s', true)";
 
+/// Others may write any time, and decoding one beyond chrono's range (or 'infinity') panics.
+/// A monitor has one open incident of a daemon at the most; one that the living daemon of another region has is not ours.
 const LOAD: &str = "SELECT m.id, m.user_id, m.name, m.url, coalesce(m.interval_seconds, 300) AS interval_seconds, \
         coalesce(m.timeout_seconds, 10) AS timeout_seconds, coalesce(m.is_active, true) AS is_active, m.kind, \
         coalesce(m.spec, '{}') AS spec, array_remove(coalesce(m.tags, '{}'), NULL) AS tags, m.source, m.key, m.revision, \
-        m.invalid_reason, m.last_checked, s.state \
+        m.invalid_reason, s.state, \
+        CASE WHEN m.last_checked BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN m.last_checked END \
+            AS last_checked, \
+        i.uid AS open_incident, CASE WHEN i.started_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' \
+            THEN i.started_at END AS open_since \
     FROM monitors m \
     LEFT JOIN monitor_state s ON s.monitor_id = m.id AND s.region = $1 \
+    LEFT JOIN incidents i ON i.monitor_id = m.id AND i.source = 'daemon' AND i.resolved_at IS NULL \
+        AND NOT EXISTS (SELECT FROM monitor_state o JOIN daemon_lease l ON l.scope = o.region \
+            WHERE o.monitor_id = m.id AND o.region <> $1 AND o.incident = i.uid AND l.expires_at > clock_timestamp() \
+                AND l.holder IS DISTINCT FROM (SELECT holder FROM daemon_lease WHERE scope = $1)) \
     WHERE m.archived_at IS NULL AND ($2::uuid[] IS NULL OR m.id = ANY($2))";
 /// The state and its incident are written in one transaction, so an incident that is no longer open was ended by others.
 const DISMISSED: &str = "SELECT s.monitor_id, s.incident FROM monitor_state s WHERE s.region = $1 AND s.incident IS NOT NULL \
@@ -149,6 +159,11 @@ fn monitor_row(row: &PgRow) -> Result<MonitorRow, sqlx::Error> {
             None
         }
     });
+    let open: Option<Uuid> = row.try_get("open_incident")?;
+    let state = match open {
+        Some(uid) => Some(with_open(state.unwrap_or_default(), IncidentUid(uid), row.try_get("open_since")?)),
+        None => state,
+    };
     let source: String = row.try_get("source")?;
     let last_checked: Option<DateTime<Utc>> = row.try_get("last_checked")?;
     Ok(MonitorRow {
@@ -174,4 +189,26 @@ fn monitor_row(row: &PgRow) -> Result<MonitorRow, sqlx::Error> {
         state,
         last_checked,
     })
+}
+
+/// The state of a monitor with this open incident. A state that does not have it was lost, is another region's or cannot
+/// be read; the incident would stay open for ever when the target is up.
+fn with_open(mut state: MonitorState, uid: IncidentUid, since: Option<DateTime<Utc>>) -> MonitorState {
+    if state.incident == Some(uid) {
+        return state;
+    }
+    let evidence = state.last_good.take();
+    MonitorState {
+        status: Status::Down,
+        since,
+        // An incident opens after a failed check.
+        failures: state.failures.max(1),
+        failing_since: since,
+        last_good: evidence,
+        flaps: state.flaps,
+        last_checked: state.last_checked.or(since),
+        unobserved: state.unobserved,
+        incident: Some(uid),
+        ..MonitorState::default()
+    }
 }

@@ -271,11 +271,16 @@ fn resolve(
 /// The monitor is paused: its incident ends, and what was known of the target is no longer. Evidence of the latest
 /// good check stays.
 pub fn paused(state: &mut MonitorState, monitor: MonitorId, at: DateTime<Utc>) -> Left {
-    if matches!(state.unobserved, Some(Unobserved { reason: GapReason::Paused, .. })) {
+    let before = state.unobserved.filter(|unobserved| unobserved.reason == GapReason::Paused);
+    if before.is_some() && state.incident.is_none() {
         return Left::default();
     }
+    if before.is_some() {
+        // An incident that was found open later: it ends, and the pause goes on.
+        state.unobserved = None;
+    }
     let left = leave(state, monitor, at, ResolveReason::Paused);
-    state.unobserved = Some(Unobserved { reason: GapReason::Paused, since: at });
+    state.unobserved = before.or(Some(Unobserved { reason: GapReason::Paused, since: at }));
     left
 }
 

@@ -30,8 +30,19 @@ impl Finished {
     #[must_use]
     pub fn of(entry: Arc<Entry>, attempt: u16, observation: &Observation) -> Self {
         let redactor = redact::Redactor::new(&entry.secrets);
-        let judgement = judge::judge(observation, &entry.prepared.expect, &redactor);
-        let evidence = Box::new(evidence::evidence(observation, &judgement, &redactor));
+        Self::by(entry, attempt, observation, &redactor)
+    }
+
+    /// What `observation`, a fault in our own words, makes: nothing is held against expectations or searched for
+    /// secrets. For when [`Self::of`] has panicked.
+    #[must_use]
+    pub fn of_fault(entry: Arc<Entry>, attempt: u16, observation: &Observation) -> Self {
+        Self::by(entry, attempt, observation, &redact::Redactor::new(&[]))
+    }
+
+    fn by(entry: Arc<Entry>, attempt: u16, observation: &Observation, redactor: &redact::Redactor) -> Self {
+        let judgement = judge::judge(observation, &entry.prepared.expect, redactor);
+        let evidence = Box::new(evidence::evidence(observation, &judgement, redactor));
         let check = judge::check(entry.monitor.id, attempt, observation, judgement);
         Self { entry, check, evidence }
     }

@@ -7,7 +7,7 @@
 //! for nothing: no row, no step, and [`Totals::discarded`](super::board::Totals) grows. Any other change of the
 //! definition keeps it, and the rules that hold now judge what it confirms.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ use crate::schedule::{Done, Next};
 const STORE_CHECKS: u8 = 10;
 const STORE_AFTER: Duration = Duration::from_secs(30);
 const STORE_LATEST: Duration = Duration::from_secs(3600);
+/// Archived monitors whose state is kept for their return. Older ones return as the store knows them.
+const ARCHIVED_MOST: usize = 1000;
 /// Characters of a monitor's label in a log line; names in rows are other people's text.
 const LABEL_MAX: usize = 100;
 
@@ -60,6 +62,7 @@ impl Stage {
         let mut watch = Watch {
             monitors: HashMap::new(),
             parked: HashMap::new(),
+            archived: VecDeque::new(),
             journal: self.journal,
             wall: self.wall,
             board: self.board,
@@ -104,6 +107,8 @@ struct Watch {
     /// States of monitors that became invalid or were archived, with the definition they had. Should they return, this
     /// is newer than what the store remembers, whose records may still wait in the journal.
     parked: HashMap<MonitorId, (Arc<Entry>, MonitorState)>,
+    /// Those of them that were archived, oldest first; at most [`ARCHIVED_MOST`].
+    archived: VecDeque<MonitorId>,
     journal: Arc<dyn Journal>,
     wall: Arc<dyn Wall>,
     board: Arc<Board>,
@@ -181,7 +186,7 @@ impl Watch {
         if self.monitors.contains_key(&id) {
             return self.changed(entry, now);
         }
-        let (mut state, other_target) = match self.parked.remove(&id) {
+        let (mut state, other_target) = match self.unpark(id) {
             Some((then, state)) => (state, !same_target(&then, entry)),
             None => (stored.clone(), false),
         };
@@ -206,13 +211,13 @@ impl Watch {
     /// Watches a monitor under this definition: ends or begins its pause, and stores what that changed.
     fn settle(&mut self, entry: &Arc<Entry>, mut state: MonitorState, now: DateTime<Utc>, changed: bool) {
         let monitor = &entry.monitor;
-        let before = state.unobserved;
+        let before = (state.unobserved, state.incident);
         let left = if monitor.active {
             Left { resolution: None, gap: machine::resumed(&mut state, monitor.id, now) }
         } else {
             machine::paused(&mut state, monitor.id, now)
         };
-        if changed || state.unobserved != before {
+        if changed || (state.unobserved, state.incident) != before {
             self.record(&entry.monitor, left, Some(&state));
         }
         self.board.put(entry, &state);
@@ -222,7 +227,7 @@ impl Watch {
 
     fn removed(&mut self, id: MonitorId, removal: Removal, now: DateTime<Utc>) {
         let watched = self.monitors.remove(&id).map(|watched| (watched.entry, watched.state));
-        let Some((entry, mut state)) = watched.or_else(|| self.parked.remove(&id)) else { return };
+        let Some((entry, mut state)) = watched.or_else(|| self.unpark(id)) else { return };
         let reason = match removal {
             Removal::Invalid => {
                 machine::invalid(&mut state, now);
@@ -241,7 +246,18 @@ impl Watch {
         self.record(&entry.monitor, left, archived.then_some(&state));
         if archived {
             self.parked.insert(id, (entry, state));
+            self.archived.push_back(id);
+            while self.archived.len() > ARCHIVED_MOST {
+                let oldest = self.archived.pop_front();
+                oldest.and_then(|id| self.parked.remove(&id));
+            }
         }
+    }
+
+    fn unpark(&mut self, id: MonitorId) -> Option<(Arc<Entry>, MonitorState)> {
+        let parked = self.parked.remove(&id)?;
+        self.archived.retain(|archived| *archived != id);
+        Some(parked)
     }
 
     /// A person resolved this incident. One that the monitor no longer has is none of its business any more.

@@ -1,4 +1,4 @@
-//! The loop itself: what wakes it, what it publishes, and when.
+//! The loop itself: what wakes it, what it does then, and when it publishes.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -8,14 +8,13 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::memory::Memory;
-use super::rows::{self, Rows};
+use super::rows::Rows;
 use super::talk::{Answer, Due, Question};
 use super::{FileContent, FileOutcome, FileReading, FileSource, Links, ReloadRequest, Wakes};
-use crate::catalog::diff::diff;
 use crate::catalog::merge::{self, Entries, Ids};
-use crate::catalog::remember::{self, Remembered};
-use crate::catalog::{CatalogStore, Changes, Entry, MonitorRow, Reloaded, Removal, Snapshot, Update};
-use crate::model::{IncidentUid, MonitorId, Source, StoreFault};
+use crate::catalog::remember::Remembered;
+use crate::catalog::{CatalogStore, MonitorRow, Reloaded};
+use crate::model::{IncidentUid, MonitorId, StoreFault};
 use crate::settings::definition::Definition;
 use crate::shutdown::Shutdown;
 
@@ -40,7 +39,7 @@ pub struct Follower<S> {
     pub(super) store: Arc<S>,
     pub(super) links: Links,
     pub(super) definitions: Arc<[Definition]>,
-    file_entries: Entries,
+    pub(super) file_entries: Entries,
     pub(super) keys: Arc<Ids>,
     pub(super) rows: Rows,
     /// Rows of `catalog.json`, until the store or memory is the first to be read.
@@ -54,9 +53,11 @@ pub struct Follower<S> {
     pub(super) dismissed: Vec<(MonitorId, IncidentUid)>,
     /// Dismissed, and the followers know.
     pub(super) told: HashSet<(MonitorId, IncidentUid)>,
+    /// Ids that left the snapshot as invalid: the followers still keep them, and are told when their rows go.
+    pub(super) invalid: HashSet<MonitorId>,
     /// When to publish what the file says, whether the store has answered or not.
-    publish_by: Option<Instant>,
-    asked: Vec<ReloadRequest>,
+    pub(super) publish_by: Option<Instant>,
+    pub(super) asked: Vec<ReloadRequest>,
     retry_at: Option<Instant>,
     retry_wait: Duration,
     compare_at: Option<Instant>,
@@ -69,7 +70,7 @@ pub struct Follower<S> {
     /// Ids that the last merge gave rows to.
     pub(super) stored: HashSet<MonitorId>,
     pub(super) merge_fault: Option<String>,
-    memory: Memory,
+    pub(super) memory: Memory,
 }
 
 impl<S: CatalogStore> Follower<S> {
@@ -93,6 +94,7 @@ impl<S: CatalogStore> Follower<S> {
             touched: None,
             dismissed: Vec::new(),
             told: HashSet::new(),
+            invalid: HashSet::new(),
             publish_by: None,
             asked: Vec::new(),
             retry_at: None,
@@ -295,98 +297,6 @@ impl<S: CatalogStore> Follower<S> {
     pub(super) fn tell_unmerged(&self) {
         let unmerged = self.file_entries.keys().filter(|id| !self.stored.contains(id)).copied().collect();
         self.links.report.edit(|report| report.unmerged = Arc::new(unmerged));
-    }
-
-    /// Publishes without what the store would say: at the start with what `catalog.json` remembers.
-    async fn publish_anyway(&mut self) {
-        if !self.loaded && !self.remembered.is_empty() {
-            // A row that says it is the file's is not one that a file has.
-            let rows = std::mem::take(&mut self.remembered).into_iter().filter(|row| row.source != Source::File);
-            let rows: Vec<_> = rows.map(Arc::new).collect();
-            for row in &rows {
-                if let Some(state) = rows::checked_before(row) {
-                    self.rows.states.entry(row.id).or_insert(state);
-                }
-            }
-            let read = self.read_rows(rows).await;
-            self.rows.put(read);
-            self.touched = None;
-        }
-        if !self.loaded {
-            log::warn!("the database is away: what is checked comes from the configuration and from catalog.json");
-        }
-        self.publish().await;
-    }
-
-    /// Tells the followers what differs from the snapshot, and who asked what a reload did.
-    async fn publish(&mut self) {
-        let old = self.links.snapshot.load_full();
-        let mut changes = self.changes(&old);
-        let counts = (changes.added.len(), changes.changed.len(), changes.removed.len());
-        let fresh: HashSet<MonitorId> = changes.added.iter().map(|(entry, _)| entry.monitor.id).collect();
-        let dismissed = std::mem::take(&mut self.dismissed);
-        // Who has just come brings the state of before.
-        let news = dismissed.iter().filter(|pair| fresh.contains(&pair.0) || !self.told.contains(pair));
-        changes.dismissed = news.copied().collect();
-        if !changes.is_empty() || old.generation == 0 {
-            self.told.extend(&changes.dismissed);
-            self.send(old.after(&changes), changes).await;
-            self.memory.changed();
-        }
-        if self.publish_by.take().is_some() {
-            let (added, changed, removed) = counts;
-            log::info!(added, changed, removed; "configuration applied");
-            let needs_restart = self.links.report.get().needs_restart;
-            self.answer(&Reloaded { applied: true, added, changed, removed, needs_restart, error: None });
-        }
-    }
-
-    fn changes(&mut self, old: &Snapshot) -> Changes {
-        let mut states = std::mem::take(&mut self.rows.states);
-        let ids = match self.touched.replace(HashSet::new()) {
-            Some(ids) => ids,
-            None => old.monitors.keys().chain(self.file_entries.keys()).copied().chain(self.rows.ids()).collect(),
-        };
-        // A row of others with the id that a file monitor would have is not the file monitor.
-        let new = |id: MonitorId| -> Option<&Arc<Entry>> {
-            self.rows.entry(id).unwrap_or_else(|| self.file_entries.get(&id))
-        };
-        let removal = |id: MonitorId| match old.monitors.get(&id) {
-            _ if self.rows.has(id) => Removal::Invalid,
-            Some(entry) if entry.monitor.source == Source::File => Removal::Archived,
-            _ => Removal::Deleted,
-        };
-        diff(old, ids, new, |id| states.remove(&id).unwrap_or_default(), removal)
-    }
-
-    async fn send(&mut self, snapshot: Snapshot, changes: Changes) {
-        if snapshot.generation == 1 {
-            log::info!("watching {} monitors", snapshot.monitors.len());
-        }
-        let update = Update { snapshot: Arc::new(snapshot), changes: Arc::new(changes) };
-        self.links.snapshot.store(Arc::clone(&update.snapshot));
-        for follower in &self.links.updates {
-            // A follower that has ended does so at shutdown.
-            let _ = follower.send(update.clone()).await;
-        }
-    }
-
-    /// Answers all who asked for a reload; one that has gone away was served all the same.
-    fn answer(&mut self, answer: &Reloaded) {
-        for request in self.asked.drain(..) {
-            let _ = request.send(answer.clone());
-        }
-    }
-
-    fn remembering(&self) -> impl FnOnce() -> Remembered + Send + 'static {
-        let (keys, rows) = (Arc::clone(&self.keys), self.rows.all());
-        let unread = self.remembered.clone();
-        move || Remembered {
-            version: remember::VERSION,
-            keys: Ids::clone(&keys),
-            rows: rows.iter().map(|row| MonitorRow::clone(row)).chain(unread).collect(),
-            states: std::collections::HashMap::new(),
-        }
     }
 }
 

@@ -82,6 +82,7 @@ const UNKNOWN: Option<Failure> = Some(Failure::ResourceExhausted);
 struct Bench {
     finished: mpsc::Sender<Finished>,
     updates: mpsc::Sender<Update>,
+    states: mpsc::Sender<StatesRequest>,
     done: mpsc::Receiver<Done>,
     journal: Arc<Memory>,
     board: Arc<Board>,
@@ -92,18 +93,19 @@ impl Bench {
     fn start() -> Self {
         let (finished, finished_end) = mpsc::channel(64);
         let (updates, updates_end) = mpsc::channel(8);
+        let (states, states_end) = mpsc::channel(1);
         let (done_end, done) = mpsc::channel(64);
         let (journal, board) = (Arc::new(Memory::default()), Arc::new(Board::default()));
         let stage = Stage {
             finished: finished_end,
             updates: updates_end,
-            states: mpsc::channel(1).1,
+            states: states_end,
             done: done_end,
             journal: journal.clone(),
             wall: Arc::new(Stopped),
             board: board.clone(),
         };
-        Self { finished, updates, done, journal, board, running: tokio::spawn(stage.run()) }
+        Self { finished, updates, states, done, journal, board, running: tokio::spawn(stage.run()) }
     }
 
     async fn with(entries: &[&Arc<Entry>]) -> Self {
@@ -262,6 +264,49 @@ async fn pauses_and_removals_end_incidents() {
     bench.end().await;
 }
 
+impl Bench {
+    async fn states(&self) -> HashMap<MonitorId, MonitorState> {
+        let (ask, answer) = tokio::sync::oneshot::channel();
+        self.states.send(ask).await.unwrap();
+        answer.await.unwrap()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_invalid_monitor_that_is_deleted_is_gone() {
+    let shop = entry(Monitor { confirmations: 1, ..monitor(1) });
+    let mut bench = Bench::with(&[&shop]).await;
+    bench.check(result(&shop, 0, DOWN)).await;
+    for removal in [Removal::Invalid, Removal::Deleted] {
+        bench.update(Changes { removed: vec![(id(1), removal)], ..Changes::default() }).await;
+        assert_eq!(bench.board.rows().len(), usize::from(removal == Removal::Invalid));
+    }
+    assert_eq!(bench.records(), ["down open:0 state:down", "state:unknown", "resolve:deleted"]);
+    assert!(bench.states().await.is_empty());
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_latest_archived_monitors_are_kept_for_their_return() {
+    let most = u128::try_from(ARCHIVED_MOST).unwrap();
+    let entries: Vec<Arc<Entry>> = (1..=most + 10).map(|n| entry(monitor(n))).collect();
+    let bench = Bench::with(&entries.iter().collect::<Vec<_>>()).await;
+    let archive = |ids: std::ops::RangeInclusive<u128>| Changes {
+        removed: ids.map(|n| (id(n), Removal::Archived)).collect(),
+        ..Changes::default()
+    };
+    // The first returns and becomes invalid: it is none of the archived any more.
+    bench.update(archive(1..=1)).await;
+    let added = vec![(entries[0].clone(), MonitorState::default())];
+    bench.update(Changes { added, ..Changes::default() }).await;
+    bench.update(Changes { removed: vec![(id(1), Removal::Invalid)], ..Changes::default() }).await;
+    bench.update(archive(2..=most + 10)).await;
+    let states = bench.states().await;
+    assert_eq!(states.len(), ARCHIVED_MOST + 1);
+    assert!(states.contains_key(&id(1)) && !states.contains_key(&id(10)) && states.contains_key(&id(11)));
+    bench.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_is_restored_goes_on() {
     let (down, dismissed, back, paused) =
@@ -290,6 +335,22 @@ async fn what_is_restored_goes_on() {
     bench.check(result(&down, 20, None)).await;
     bench.check(result(&dismissed, 20, None)).await;
     assert_eq!(bench.records(), ["down", "down", "up resolve:recovered state:up", "up state:up"]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_incident_that_is_found_open_ends_when_its_monitor_is_paused_already() {
+    let paused = entry(Monitor { active: false, ..monitor(1) });
+    let mut found = MonitorState::default();
+    machine::paused(&mut found, id(1), at(900));
+    let since = found.unobserved;
+    (found.status, found.incident) = (Status::Down, Some(IncidentUid(Uuid::from_u128(99))));
+    let bench = Bench::start();
+    bench.update(Changes { added: vec![(paused, found)], ..Changes::default() }).await;
+    let batches = std::mem::take(&mut *bench.journal.0.lock().unwrap());
+    let [Record::Resolve(resolution), Record::State(_, state)] = &batches[0][..] else { panic!("{batches:?}") };
+    assert_eq!((resolution.reason, state.incident, state.unobserved), (ResolveReason::Paused, None, since));
+    assert_eq!(batches.len(), 1);
     bench.end().await;
 }
 

@@ -114,3 +114,22 @@ async fn no_gap_covers_what_was_recorded_before_a_kill() {
     let within = "SELECT count(*) FROM monitor_checks c, monitor_gaps g WHERE c.checked_at > g.from_at AND c.checked_at < g.to_at";
     assert_eq!(db.get::<i64>(within).await, 0);
 }
+
+#[tokio::test]
+async fn an_open_incident_whose_state_was_lost_ends_with_the_recovery() {
+    let db = TestDb::new().await;
+    let (target, quiet) = (Target::start().await, Target::start().await);
+    let config = monitor("lost", &target.url("/lost")) + &monitor("rest", &quiet.url("/rest"));
+    let home = Home::new(&on(&db.url, &config));
+    let mut daemon = home.start();
+    daemon.wait_status("lost", "up").await;
+    target.answer(500);
+    let open = wait_incident(&db, 1, false).await;
+    daemon.kill().await;
+    db.sql("UPDATE monitor_state SET state = '[]', incident = NULL").await;
+    target.answer(200);
+    let _daemon = home.start();
+    let ended = wait_incident(&db, 1, true).await;
+    assert_eq!((ended.uid, ended.started_at), (open.uid, open.started_at));
+    assert_eq!(ended.resolve_reason.as_deref(), Some("recovered"));
+}

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use chrono::DateTime;
 use lamplighter::catalog::{CatalogStore as _, FileRow};
-use lamplighter::model::{MonitorId, SYSTEM_USER, Source};
+use lamplighter::model::{IncidentUid, MonitorId, MonitorState, SYSTEM_USER, Source, Status};
 
 use super::monitors;
 use crate::support::postgres::TestDb;
@@ -112,6 +113,76 @@ async fn an_invalid_row_says_why_and_keeps_its_revision() {
     store.mark_invalid(&[(ids[0], None)]).await.unwrap();
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE invalid_reason IS NOT NULL").await, 0);
     assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
+}
+
+#[tokio::test]
+async fn times_that_no_clock_shows_are_read_as_none() {
+    let db = TestDb::new().await;
+    monitors(&db, 1).await;
+    let store = db.store().await;
+    for time in ["infinity", "-infinity", "294000-01-01", "4713-01-01 BC"] {
+        db.sql(&format!("UPDATE monitors SET last_checked = '{time}'")).await;
+        let rows = store.load(None).await.unwrap();
+        assert_eq!((rows.len(), rows[0].last_checked), (1, None), "{time}");
+    }
+    db.sql("UPDATE monitors SET last_checked = '2026-11-22 12:00+00'").await;
+    assert!(store.load(None).await.unwrap()[0].last_checked.is_some());
+}
+
+#[tokio::test]
+async fn an_open_incident_is_found_by_a_state_that_lost_it() {
+    let db = TestDb::new().await;
+    let id = monitors(&db, 1).await[0];
+    let store = db.store().await;
+    db.sql(
+        "INSERT INTO incidents (user_id, monitor_id, title, source, uid, started_at, resolved_at) \
+         SELECT user_id, id, 't', 'daemon', gen_random_uuid(), '2026-11-22 11:00+00', '2026-11-22 11:30+00' FROM monitors",
+    )
+    .await;
+    assert!(store.load(None).await.unwrap()[0].state.is_none(), "what is resolved is over");
+    db.sql(
+        "INSERT INTO incidents (user_id, monitor_id, title, source, uid, started_at) \
+         SELECT user_id, id, 't', 'daemon', gen_random_uuid(), '2026-11-22 12:00+00' FROM monitors",
+    )
+    .await;
+    let uid: uuid::Uuid = db.get("SELECT uid FROM incidents WHERE resolved_at IS NULL").await;
+    let began = DateTime::parse_from_rfc3339("2026-11-22T12:00:00Z").unwrap().to_utc();
+    let good = |uid: Option<uuid::Uuid>| MonitorState {
+        status: Status::Up,
+        incident: uid.map(IncidentUid),
+        ..MonitorState::default()
+    };
+    let other = good(Some(uuid::Uuid::from_u128(7)));
+    let states = ["3".to_owned(), serde_json::to_string(&good(None)).unwrap(), serde_json::to_string(&other).unwrap()];
+    for stored in [None].into_iter().chain(states.into_iter().map(Some)) {
+        db.sql("DELETE FROM monitor_state").await;
+        if let Some(stored) = &stored {
+            let region: String = db.get("SELECT scope FROM daemon_lease").await;
+            db.sql(&format!(
+                "INSERT INTO monitor_state (monitor_id, region, state, status) VALUES ('{id}', '{region}', '{stored}', 'up')"
+            ))
+            .await;
+        }
+        let state = store.load(None).await.unwrap().pop().unwrap().state.unwrap();
+        assert_eq!((state.status, state.incident), (Status::Down, Some(IncidentUid(uid))), "{stored:?}");
+        assert_eq!((state.since, state.failing_since, state.failures), (Some(began), Some(began), 1));
+    }
+    // What the daemon of another region has open is its own while that daemon lives.
+    db.sql("DELETE FROM monitor_state").await;
+    db.sql(
+        "INSERT INTO daemon_lease (scope, holder, epoch, expires_at) VALUES ('elsewhere', 'other', 1, now() + interval '1 day')",
+    )
+    .await;
+    db.sql(&format!(
+        "INSERT INTO monitor_state (monitor_id, region, state, status, incident) VALUES ('{id}', 'elsewhere', '{{}}', 'down', '{uid}')"
+    ))
+    .await;
+    assert!(store.load(None).await.unwrap()[0].state.is_none());
+    db.sql("UPDATE daemon_lease SET expires_at = now() WHERE scope = 'elsewhere'").await;
+    assert_eq!(store.load(None).await.unwrap()[0].state.as_ref().unwrap().incident, Some(IncidentUid(uid)));
+    // The same daemon, under another region since a moment ago.
+    db.sql("UPDATE daemon_lease SET expires_at = now() + interval '1 day', holder = (SELECT holder FROM daemon_lease WHERE scope <> 'elsewhere')").await;
+    assert_eq!(store.load(None).await.unwrap()[0].state.as_ref().unwrap().incident, Some(IncidentUid(uid)));
 }
 
 #[tokio::test]

@@ -72,8 +72,12 @@ async fn a_row_becomes_invalid_and_valid_again_with_its_state() {
     assert_eq!(world.update().await.changes.removed, [(id(1), Removal::Invalid)]);
     world.store.rows.lock().unwrap().remove(&id(1));
     world.store.notify.notify_one();
+    // It is in neither snapshot; who still shows it as invalid must hear of it, once.
+    assert_eq!(world.update().await.changes.removed, [(id(1), Removal::Deleted)]);
     world.quiet().await;
     assert_eq!(world.report.get().invalid, 0);
+    world.minute().await;
+    world.quiet().await;
 }
 
 #[tokio::test(start_paused = true)]

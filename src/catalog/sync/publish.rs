@@ -1,0 +1,121 @@
+//! What is published: the differences from the snapshot, to the followers, and answers to who asked for a reload.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::follower::Follower;
+use super::rows;
+use crate::catalog::diff::diff;
+use crate::catalog::merge::Ids;
+use crate::catalog::remember::{self, Remembered};
+use crate::catalog::{CatalogStore, Changes, Entry, MonitorRow, Reloaded, Removal, Snapshot, Update};
+use crate::model::{MonitorId, Source};
+
+impl<S: CatalogStore> Follower<S> {
+    /// Publishes without what the store would say: at the start with what `catalog.json` remembers.
+    pub(super) async fn publish_anyway(&mut self) {
+        if !self.loaded && !self.remembered.is_empty() {
+            // A row that says it is the file's is not one that a file has.
+            let rows = std::mem::take(&mut self.remembered).into_iter().filter(|row| row.source != Source::File);
+            let rows: Vec<_> = rows.map(Arc::new).collect();
+            for row in &rows {
+                if let Some(state) = rows::checked_before(row) {
+                    self.rows.states.entry(row.id).or_insert(state);
+                }
+            }
+            let read = self.read_rows(rows).await;
+            self.rows.put(read);
+            self.touched = None;
+        }
+        if !self.loaded {
+            log::warn!("the database is away: what is checked comes from the configuration and from catalog.json");
+        }
+        self.publish().await;
+    }
+
+    /// Tells the followers what differs from the snapshot, and who asked what a reload did.
+    pub(super) async fn publish(&mut self) {
+        let old = self.links.snapshot.load_full();
+        let mut changes = self.changes(&old);
+        let counts = (changes.added.len(), changes.changed.len(), changes.removed.len());
+        let fresh: HashSet<MonitorId> = changes.added.iter().map(|(entry, _)| entry.monitor.id).collect();
+        let dismissed = std::mem::take(&mut self.dismissed);
+        // Who has just come brings the state of before.
+        let news = dismissed.iter().filter(|pair| fresh.contains(&pair.0) || !self.told.contains(pair));
+        changes.dismissed = news.copied().collect();
+        if !changes.is_empty() || old.generation == 0 {
+            self.told.extend(&changes.dismissed);
+            self.send(old.after(&changes), changes).await;
+            self.memory.changed();
+        }
+        if self.publish_by.take().is_some() {
+            let (added, changed, removed) = counts;
+            log::info!(added, changed, removed; "configuration applied");
+            let needs_restart = self.links.report.get().needs_restart;
+            self.answer(&Reloaded { applied: true, added, changed, removed, needs_restart, error: None });
+        }
+    }
+
+    fn changes(&mut self, old: &Snapshot) -> Changes {
+        let mut states = std::mem::take(&mut self.rows.states);
+        let ids = match self.touched.replace(HashSet::new()) {
+            Some(ids) => ids,
+            None => old.monitors.keys().chain(self.file_entries.keys()).copied().chain(self.rows.ids()).collect(),
+        };
+        // A row of others with the id that a file monitor would have is not the file monitor.
+        let new = |id: MonitorId| -> Option<&Arc<Entry>> {
+            self.rows.entry(id).unwrap_or_else(|| self.file_entries.get(&id))
+        };
+        let removal = |id: MonitorId| match old.monitors.get(&id) {
+            _ if self.rows.has(id) => Removal::Invalid,
+            Some(entry) if entry.monitor.source == Source::File => Removal::Archived,
+            _ => Removal::Deleted,
+        };
+        let mut changes = diff(old, ids, new, |id| states.remove(&id).unwrap_or_default(), removal);
+        // They are in neither snapshot, and yet somebody shows them.
+        let gone = self.invalid.iter().filter(|id| !self.rows.has(**id) && new(**id).is_none());
+        changes.removed.extend(gone.map(|id| (*id, removal(*id))));
+        changes.removed.sort_unstable_by_key(|(id, _)| *id);
+        for (entry, _) in &changes.added {
+            self.invalid.remove(&entry.monitor.id);
+        }
+        for (id, removal) in &changes.removed {
+            if *removal == Removal::Invalid {
+                self.invalid.insert(*id)
+            } else {
+                self.invalid.remove(id)
+            };
+        }
+        changes
+    }
+
+    async fn send(&mut self, snapshot: Snapshot, changes: Changes) {
+        if snapshot.generation == 1 {
+            log::info!("watching {} monitors", snapshot.monitors.len());
+        }
+        let update = Update { snapshot: Arc::new(snapshot), changes: Arc::new(changes) };
+        self.links.snapshot.store(Arc::clone(&update.snapshot));
+        for follower in &self.links.updates {
+            // A follower that has ended does so at shutdown.
+            let _ = follower.send(update.clone()).await;
+        }
+    }
+
+    /// Answers all who asked for a reload; one that has gone away was served all the same.
+    pub(super) fn answer(&mut self, answer: &Reloaded) {
+        for request in self.asked.drain(..) {
+            let _ = request.send(answer.clone());
+        }
+    }
+
+    pub(super) fn remembering(&self) -> impl FnOnce() -> Remembered + Send + 'static {
+        let (keys, rows) = (Arc::clone(&self.keys), self.rows.all());
+        let unread = self.remembered.clone();
+        move || Remembered {
+            version: remember::VERSION,
+            keys: Ids::clone(&keys),
+            rows: rows.iter().map(|row| MonitorRow::clone(row)).chain(unread).collect(),
+            states: std::collections::HashMap::new(),
+        }
+    }
+}
