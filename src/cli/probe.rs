@@ -11,9 +11,8 @@ use crate::catalog::{Entry, merge};
 use crate::clock::{SystemWall, Wall as _};
 use crate::daemon::net_of;
 use crate::model::{Check, MonitorId, SYSTEM_USER, Source, Verdict};
-use crate::probe::ProbeContext;
 use crate::probe::net::Net;
-use crate::probe::report;
+use crate::probe::{pool, report};
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model::{self, Settings};
 use crate::verdict::Finished;
@@ -136,10 +135,7 @@ fn of_file(
 }
 
 async fn check(entry: Arc<Entry>, net: &Net) -> (Arc<Entry>, Check) {
-    let started_at = SystemWall.now();
-    let deadline = Instant::now() + entry.monitor.timeout;
-    let context = ProbeContext { net, deadline, started_at };
-    let observation = entry.prepared.probe.probe(&context).await;
+    let observation = pool::observe(net, &entry, SystemWall.now(), Instant::now()).await;
     let finished = Finished::of(Arc::clone(&entry), 1, &observation);
     (entry, finished.check)
 }

@@ -73,33 +73,34 @@ impl Pool {
     /// Sends exactly one result, whatever happens: the dispatcher holds the monitor for running until then.
     async fn check(&self, due: Due) {
         let (started_at, started) = (self.wall.now(), Instant::now());
-        let observation = self.observe(&due.entry, started_at, started).await;
+        let observation = observe(&self.net.load_full(), &due.entry, started_at, started).await;
         if let Some(finished) = judged(due.entry, due.attempt, observation, started, Finished::of).await {
             // An error means that the stage has ended, which happens only after the pool: nothing to tell.
             let _ = self.finished.send(finished).await;
         }
     }
+}
 
-    async fn observe(&self, entry: &Entry, started_at: DateTime<Utc>, started: Instant) -> Observation {
-        let net = self.net.load_full();
-        let limit = entry.monitor.timeout;
-        let context = ProbeContext { net: &net, deadline: started + limit, started_at };
-        // In a block, so that a panic before the first await is caught as well.
-        let probing = async { entry.prepared.probe.probe(&context).await };
-        let ended = timeout_at(context.deadline + OVERRUN, AssertUnwindSafe(probing).catch_unwind()).await;
-        let took = started.elapsed();
-        let message = match ended {
-            Ok(Ok(observation)) if took <= limit + STANDSTILL => return observation,
-            Ok(Err(_)) => "the probe panicked; this is a bug of Lamplighter, see its log",
-            Err(_) if took <= limit + OVERRUN + STANDSTILL => {
-                "the probe overran its deadline; this is a bug of Lamplighter"
-            }
-            // Every probe ends at its deadline, and is cut off soon after: so late, it was us who stood still, and the
-            // target may have answered.
-            Ok(Ok(_)) | Err(_) => "Lamplighter stood still during the check, so it says nothing about the target",
-        };
-        internal(started_at, started, message)
-    }
+/// One attempt: cut off when the probe overruns its deadline, and a panic in it is a fault of ours. `started` is the
+/// moment of `started_at` on the monotonic clock.
+pub async fn observe(net: &Net, entry: &Entry, started_at: DateTime<Utc>, started: Instant) -> Observation {
+    let limit = entry.monitor.timeout;
+    let context = ProbeContext { net, deadline: started + limit, started_at };
+    // In a block, so that a panic before the first await is caught as well.
+    let probing = async { entry.prepared.probe.probe(&context).await };
+    let ended = timeout_at(context.deadline + OVERRUN, AssertUnwindSafe(probing).catch_unwind()).await;
+    let took = started.elapsed();
+    let message = match ended {
+        Ok(Ok(observation)) if took <= limit + STANDSTILL => return observation,
+        Ok(Err(_)) => "the probe panicked; this is a bug of Lamplighter, see its log",
+        Err(_) if took <= limit + OVERRUN + STANDSTILL => {
+            "the probe overran its deadline; this is a bug of Lamplighter"
+        }
+        // Every probe ends at its deadline, and is cut off soon after: so late, it was us who stood still, and the
+        // target may have answered.
+        Ok(Ok(_)) | Err(_) => "Lamplighter stood still during the check, so it says nothing about the target",
+    };
+    internal(started_at, started, message)
 }
 
 /// Judges; a panic in that is one failed check of ours. None when the runtime ends.
