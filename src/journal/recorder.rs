@@ -1,6 +1,6 @@
 //! Brings the backlog to the store: batch by batch, each exactly once, never stopped by a row.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,7 +9,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::backlog::Backlog;
+use super::backlog::{BATCH_RECORDS, Backlog};
+use super::kept::Kept;
 use super::status::{StatusColumns, WRITE_ROWS};
 use super::{RecordStore, Recorded};
 use crate::model::{Batch, BatchId, Check, Gap, GapReason, MonitorId, Record, StoreFault};
@@ -18,8 +19,10 @@ use crate::model::{Batch, BatchId, Check, Gap, GapReason, MonitorId, Record, Sto
 const RETRY_LEAST: Duration = Duration::from_millis(100);
 /// Longest wait between attempts: results are at most so late after the store is back.
 const RETRY_MOST: Duration = Duration::from_secs(5);
-/// How often records of locked rows are tried again.
+/// How often records of locked rows are tried again; while none moves the wait doubles up to [`DELAYED_LATEST`].
 const DELAYED_EVERY: Duration = Duration::from_secs(1);
+/// Results are at most so late after their row is free.
+const DELAYED_LATEST: Duration = Duration::from_secs(30);
 /// Records that wait for locked rows; beyond it their checks become gaps.
 const DELAYED_MOST: usize = 100_000;
 
@@ -86,9 +89,18 @@ pub struct Recorder<S> {
     store: Arc<S>,
     stats: Arc<RecorderStats>,
     columns: StatusColumns,
-    delayed: HashMap<MonitorId, VecDeque<Record>>,
+    delayed: HashMap<MonitorId, Delayed>,
     delayed_records: usize,
     delayed_at: Instant,
+    delayed_wait: Duration,
+}
+
+/// What waits for one monitor's row.
+#[derive(Default)]
+struct Delayed {
+    records: Vec<Record>,
+    /// What came when there were too many already; later than all of `records`.
+    kept: Kept,
 }
 
 impl<S: RecordStore> Recorder<S> {
@@ -103,6 +115,7 @@ impl<S: RecordStore> Recorder<S> {
             delayed: HashMap::new(),
             delayed_records: 0,
             delayed_at: Instant::now(),
+            delayed_wait: DELAYED_EVERY,
         }
     }
 
@@ -120,7 +133,7 @@ impl<S: RecordStore> Recorder<S> {
             if let Some(records) = more {
                 self.write(records).await;
             }
-            if !self.delayed.is_empty() && (last || self.delayed_at.elapsed() >= DELAYED_EVERY) {
+            if !self.delayed.is_empty() && (last || self.delayed_at.elapsed() >= self.delayed_wait) {
                 self.write_delayed().await;
             }
             self.write_columns(last).await;
@@ -149,27 +162,45 @@ impl<S: RecordStore> Recorder<S> {
     }
 
     fn delay(&mut self, monitor: MonitorId, record: Record) {
-        let record = match record {
-            Record::Check(check) if self.delayed_records >= DELAYED_MOST => gap_of(&check, GapReason::StoreFull),
-            record => record,
-        };
-        let records = self.delayed.entry(monitor).or_default();
-        if let (Record::Gap(new), Some(Record::Gap(last))) = (&record, records.back_mut())
-            && (new.reason, last.reason) == (GapReason::StoreFull, GapReason::StoreFull)
-        {
-            last.to_at = last.to_at.max(new.to_at);
-            return;
+        if self.delayed.is_empty() {
+            (self.delayed_at, self.delayed_wait) = (Instant::now(), DELAYED_EVERY);
         }
-        records.push_back(record);
-        self.delayed_records += 1;
+        let delayed = self.delayed.entry(monitor).or_default();
+        let before = delayed.kept.len();
+        if self.delayed_records < DELAYED_MOST && delayed.kept.is_empty() {
+            delayed.records.push(record);
+            self.delayed_records += 1;
+        } else {
+            delayed.kept.merge(match record {
+                Record::Check(check) => gap_of(&check, GapReason::StoreFull),
+                record => record,
+            });
+            self.delayed_records += delayed.kept.len() - before;
+        }
         self.stats.delayed.store(self.delayed_records as u64, Ordering::Relaxed);
     }
 
+    /// Brings all that waits, in batches of whole monitors; one with more than a batch is divided between groups.
     async fn write_delayed(&mut self) {
-        self.delayed_at = Instant::now();
-        self.delayed_records = 0;
-        let records = std::mem::take(&mut self.delayed).into_values().flatten().collect();
+        let (before, wait) = (std::mem::take(&mut self.delayed_records), self.delayed_wait);
+        let mut records: Vec<Record> = Vec::new();
+        for (_, mut delayed) in std::mem::take(&mut self.delayed) {
+            let mut of_one = delayed.records;
+            of_one.extend(delayed.kept.take(usize::MAX));
+            if !records.is_empty() && records.len() + of_one.len() > BATCH_RECORDS {
+                self.write(std::mem::take(&mut records)).await;
+            }
+            records.append(&mut of_one);
+            while records.len() > BATCH_RECORDS {
+                let cut = (1..=BATCH_RECORDS).rev().find(|at| starts_group(&records, *at)).unwrap_or(BATCH_RECORDS);
+                let rest = records.split_off(cut);
+                self.write(std::mem::replace(&mut records, rest)).await;
+            }
+        }
         self.write(records).await;
+        let moved = self.delayed_records < before;
+        self.delayed_wait = if moved { DELAYED_EVERY } else { (wait * 2).min(DELAYED_LATEST) };
+        self.delayed_at = Instant::now();
         self.stats.delayed.store(self.delayed_records as u64, Ordering::Relaxed);
     }
 
@@ -189,7 +220,7 @@ impl<S: RecordStore> Recorder<S> {
                 Ok(recorded) => self.settle(batch.records, &recorded),
                 Err(fault) => match halves(batch.records) {
                     Ok((first, second)) => parts.extend([second, first]),
-                    Err(record) => parts.extend(self.refuse(&record, &fault).map(|gap| vec![gap])),
+                    Err(alone) => parts.push(alone.iter().filter_map(|record| self.refuse(record, &fault)).collect()),
                 },
             }
         }
@@ -273,22 +304,25 @@ fn gap_of(check: &Check, reason: GapReason) -> Record {
     Record::Gap(Gap { monitor: Some(check.monitor), from_at, to_at, reason })
 }
 
-/// Two halves of what the store refused, cut where a group ends: a check, its transition and the state after it are
-/// written together or not at all, also when we are killed between the halves. A group that is refused by itself is
-/// taken apart, to drop no more than must be; a single record comes back.
-fn halves(mut records: Vec<Record>) -> Result<(Vec<Record>, Vec<Record>), Record> {
-    let middle = records.len() / 2;
-    let starts_group = |at: &usize| match records.get(at - 1..=*at) {
+/// Whether records that belong together end before this one.
+fn starts_group(records: &[Record], at: usize) -> bool {
+    match records.get(at.saturating_sub(1)..=at) {
         Some([before, after]) => {
             before.monitor() != after.monitor() || matches!(before, Record::State(..)) || after.is_thinnable()
         }
         _ => false,
-    };
-    let at = (1..records.len()).filter(starts_group).min_by_key(|at| at.abs_diff(middle)).unwrap_or(1);
-    if records.len() == 1
-        && let Some(record) = records.pop()
-    {
-        return Err(record);
+    }
+}
+
+/// Two halves of what the store refused, cut where a group ends: a check, its transition and the state after it are
+/// written together or not at all, also when we are killed between the halves. A group that is refused by itself is
+/// taken apart, to drop no more than must be; a single record comes back.
+fn halves(mut records: Vec<Record>) -> Result<(Vec<Record>, Vec<Record>), Vec<Record>> {
+    let middle = records.len() / 2;
+    let at =
+        (1..records.len()).filter(|at| starts_group(&records, *at)).min_by_key(|at| at.abs_diff(middle)).unwrap_or(1);
+    if records.len() <= 1 {
+        return Err(records);
     }
     let second = records.split_off(at.min(records.len()));
     Ok((records, second))

@@ -116,6 +116,10 @@ impl<'a> Work<'a> {
         work.checks.sort_by_key(|check| (check.monitor, check.checked_at));
         work
     }
+
+    fn is_empty(&self) -> bool {
+        self.checks.is_empty() && self.states.is_empty() && self.turns.is_empty() && self.gaps.is_empty()
+    }
 }
 
 impl Store {
@@ -141,15 +145,28 @@ impl Store {
     async fn try_record(&self, batch: &Batch, careful: bool) -> Result<Recorded, Problem> {
         let mut conn = self.pool.acquire().await?;
         let mut tx = conn.begin().await?;
-        let result = self.write_batch(&mut tx, batch, careful).await;
-        finish(tx, result).await
+        let (recorded, wrote) = match self.write_batch(&mut tx, batch, careful).await {
+            Ok(written) => written,
+            Err(problem) => return finish(tx, Err(problem)).await,
+        };
+        if wrote {
+            return finish(tx, Ok(recorded)).await;
+        }
+        // Nothing to recognise later: a repeat has nothing to double.
+        let _ = tx.rollback().await;
+        Ok(recorded)
     }
 
-    async fn write_batch(&self, tx: &mut PgConnection, batch: &Batch, careful: bool) -> Result<Recorded, Problem> {
+    async fn write_batch(
+        &self,
+        tx: &mut PgConnection,
+        batch: &Batch,
+        careful: bool,
+    ) -> Result<(Recorded, bool), Problem> {
         sqlx::query(IMPATIENCE).execute(&mut *tx).await?;
         self.fence(tx).await?;
         if let Some(recorded) = repeated(tx, batch).await? {
-            return Ok(recorded);
+            return Ok((recorded, false));
         }
         sqlx::query(LOCK).execute(&mut *tx).await?;
         let closed_to: DateTime<Utc> = sqlx::query_scalar(CLOSED_TO).fetch_one(&mut *tx).await?;
@@ -179,7 +196,7 @@ impl Store {
         write_turns(tx, &work.turns).await?;
         self.write_gaps(tx, &work.gaps).await?;
         mark_dirty(tx, &work.checks, closed_to).await?;
-        Ok(recorded)
+        Ok((recorded, !work.is_empty()))
     }
 
     async fn make_partitions_of(&self, batch: &Batch) -> Result<(), StoreFault> {

@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use futures_util::future::BoxFuture;
 
 use super::*;
@@ -82,7 +84,7 @@ fn state(monitor: u128) -> Record {
 }
 
 fn start(fake: Fake) -> (Arc<Backlog>, Arc<Fake>, Arc<RecorderStats>, tokio::task::JoinHandle<()>) {
-    let (backlog, fake, stats) = (Arc::new(Backlog::new(1 << 24)), Arc::new(fake), Arc::default());
+    let (backlog, fake, stats) = (Arc::new(Backlog::new(1 << 30)), Arc::new(fake), Arc::default());
     let recorder = Recorder::new(Arc::clone(&backlog), Arc::clone(&fake), Arc::clone(&stats));
     (backlog, fake, stats, tokio::spawn(recorder.run()))
 }
@@ -212,4 +214,29 @@ async fn many_columns_are_written_in_parts() {
     backlog.close();
     task.await.unwrap();
     assert_eq!(fake.writes.lock().unwrap()[3..], [2_000, 2_000, 500], "at the end as well");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_stays_locked_is_tried_less_often_and_its_records_are_bounded() {
+    let fake = Fake { locked: Mutex::new(HashSet::from([id(1)])), ..Fake::default() };
+    let (backlog, fake, stats, task) = start(fake);
+    let most = DELAYED_MOST as i64;
+    for second in 0..most {
+        backlog.append(vec![check(1, second), state(1)]);
+    }
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(stats.delayed.load(Ordering::Relaxed), DELAYED_MOST as u64 + 2, "and a gap and a state");
+    let tries = fake.batches.lock().unwrap().len();
+    tokio::time::sleep(Duration::from_secs(300)).await;
+    assert!(fake.batches.lock().unwrap().len() - tries <= 11, "every half minute");
+    fake.locked.lock().unwrap().clear();
+    fake.parts.lock().unwrap().clear();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(fake.parts.lock().unwrap().iter().all(|part| part.len() <= BATCH_RECORDS));
+    let records = fake.records.lock().unwrap().clone();
+    assert_eq!(records.len(), DELAYED_MOST + 2);
+    let Record::Gap(gap) = &records[DELAYED_MOST] else { panic!("{:?}", records[DELAYED_MOST]) };
+    assert_eq!((gap.from_at.timestamp(), gap.to_at.timestamp()), (most / 2, most - 1));
+    backlog.close();
+    task.await.unwrap();
 }

@@ -126,6 +126,21 @@ async fn a_commit_that_outlives_its_caller_doubles_nothing() {
 }
 
 #[tokio::test]
+async fn a_batch_that_wrote_nothing_is_not_remembered() {
+    let db = TestDb::new().await;
+    let id = monitors(&db, 1).await[0];
+    let store = db.store().await;
+    let mut holder = db.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM monitors WHERE id = $1 FOR UPDATE").bind(id.0).execute(&mut *holder).await.unwrap();
+    let batch = batch(vec![Record::Check(check(id, true, now()))]);
+    assert_eq!(store.record(&batch).await.unwrap().delayed, [id].into());
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM recorded_batches").await, 0);
+    holder.rollback().await.unwrap();
+    assert_eq!(store.record(&batch).await.unwrap().checks, 1);
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM recorded_batches").await, 1);
+}
+
+#[tokio::test]
 async fn a_missing_partition_is_made() {
     let db = TestDb::new().await;
     let id = monitors(&db, 1).await[0];
