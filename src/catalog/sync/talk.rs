@@ -202,6 +202,8 @@ impl<S: CatalogStore> Follower<S> {
             (self.loaded, self.remembered) = (true, Vec::new());
         }
         let (others, of_file) = rows::split(rows, &mut self.rows.states);
+        // A row of the file that says it is somebody else's now: it runs on as theirs, and the file's monitor needs another.
+        let taken = others.iter().any(|row| self.stored.contains(&row.id));
         let read = self.read_rows(others).await;
         let (definitions, keys) = (Arc::clone(&self.definitions), Arc::clone(&self.keys));
         let (undisturbed, of_file) =
@@ -211,7 +213,7 @@ impl<S: CatalogStore> Follower<S> {
             _ => self.touched = None,
         }
         self.rows.take(&asked, read, &of_file);
-        if !undisturbed && !self.due.merge {
+        if (taken || !undisturbed) && !self.due.merge {
             self.disturbed();
         }
     }

@@ -91,6 +91,23 @@ async fn a_row_of_the_file_is_the_files() {
 }
 
 #[tokio::test]
+async fn a_row_that_is_taken_from_the_file_runs_on_and_the_file_gets_another() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let home = Home::new(&on(&db.url, &monitor("shop", &target.url("/shop"))));
+    let daemon = home.start();
+    daemon.wait_status("shop", "up").await;
+    db.sql("UPDATE monitors SET source = 'database', key = 'theirs'").await;
+    wait_sql(
+        &db,
+        "both are checked",
+        "SELECT count(*) = 2 FROM monitors m WHERE status = 'up' AND (source, key) IN (('file', 'shop'), ('database', 'theirs')) \
+         AND (SELECT count(*) FROM monitor_checks c WHERE c.monitor_id = m.id) > 1",
+    )
+    .await;
+}
+
+#[tokio::test]
 async fn an_invalid_row_says_why_stops_nothing_and_heals() {
     let db = TestDb::new().await;
     let target = Target::start().await;
