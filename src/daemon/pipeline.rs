@@ -273,17 +273,18 @@ impl Pipeline {
             Some(stop) = self.stops.1.recv() => return stop,
             ended = self.tasks.join_next_with_id() => ended,
         };
-        // The task may have given its reason just before.
-        if let Ok(stop) = self.stops.1.try_recv() {
-            return stop;
-        }
         let (id, how) = match ended {
             Some(Ok((id, ()))) => (Some(id), "ended"),
             Some(Err(error)) if error.is_panic() => (Some(error.id()), "panicked"),
             Some(Err(error)) => (Some(error.id()), "was cancelled"),
             None => (None, "ended"),
         };
+        // It has been joined: the shutdown must not wait for it again.
         let name = id.and_then(|id| self.names.remove(&id)).unwrap_or("every task");
+        // The task may have given its reason just before.
+        if let Ok(stop) = self.stops.1.try_recv() {
+            return stop;
+        }
         Stop::new(Exit::Failure, format!("the task {name:?} {how} unexpectedly"))
     }
 
