@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::UserId;
+use crate::model::{SYSTEM_USER, UserId};
 
 pub mod read;
 pub mod token;
@@ -78,4 +78,10 @@ pub struct Caller {
 impl Caller {
     /// Somebody who may do everything.
     pub const ADMIN: Self = Self { scope: Scope::Admin, viewer: Viewer::Everything };
+
+    /// Somebody of the house: an administrator, or a token that belongs to no person.
+    #[must_use]
+    pub fn is_of_the_house(&self) -> bool {
+        self.viewer.sees(SYSTEM_USER)
+    }
 }

@@ -53,9 +53,9 @@ pub struct MonitorView {
     /// Moves with every change of configuration.
     pub revision: i64,
     /// When the row was made.
-    pub created_at: DateTime<Utc>,
+    pub created_at: Option<DateTime<Utc>>,
     /// When the row was changed, if its writer says so.
-    pub updated_at: DateTime<Utc>,
+    pub updated_at: Option<DateTime<Utc>>,
 }
 
 impl MonitorView {

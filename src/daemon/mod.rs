@@ -3,6 +3,7 @@
 mod database;
 mod gate;
 mod pipeline;
+mod readable;
 mod source;
 mod view;
 
@@ -19,13 +20,15 @@ pub(crate) use self::database::start_stop;
 pub(crate) use self::source::net_of;
 
 use self::database::{Begun, Keeper, SharedRole};
-use self::pipeline::{Parts, Pipeline};
+use self::pipeline::{Door, Parts, Pipeline};
 use self::source::First;
 use crate::cli::{self, Environment, Exit, Stop};
 use crate::settings::sections::Listen;
 use crate::store::cluster::{Cluster, ClusterError, ClusterOptions, StateLock};
 use crate::store::{Store, StoreSettings};
 use crate::telemetry;
+use crate::web::admin_token;
+use crate::web::hosts::Hosts;
 use crate::web::server::Listener;
 
 /// How often the embedded database is looked after.
@@ -85,9 +88,11 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
     let role = Arc::new(SharedRole::new());
     let keeper = Keeper::new(store.clone(), database.auto_migrate, holder(lock.dir())?, Arc::clone(&role), gate);
     let (config, embedded) = (watched(&first), cluster.is_some());
+    let public = first.settings.server.public_url.as_ref().and_then(|url| url.host_str()).map(str::to_owned);
+    let door = Door { admin_token: admin_token::open(lock.dir()), hosts: Hosts::new(public.as_deref()) };
     let parts = Parts { first, environment, store: store.clone(), gate_open, role, own, state: lock.dir(), embedded };
     let mut pipeline = Pipeline::build(parts)?;
-    pipeline.serve(listen.listener, admin);
+    pipeline.serve(listen.listener, admin, door);
 
     let begun = tokio::select! {
         begun = keeper.begin() => begun?,

@@ -24,8 +24,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::database::{Begun, Keeper, SharedRole};
 use super::gate::Gated;
+use super::readable::Readable;
 use super::source::{ConfigSource, First, Links, net_of};
 use super::view::View;
+use crate::access::token::{TokenHash, TokenStore};
 use crate::catalog::sync::{self, Follower, SharedReport, Wakes};
 use crate::catalog::{Snapshot, remember, watch as files};
 use crate::cli::{Environment, Exit, Stop};
@@ -41,7 +43,9 @@ use crate::store::Store;
 use crate::verdict::Finished;
 use crate::verdict::board::Board;
 use crate::verdict::stage::Stage;
-use crate::web::Admin;
+use crate::web::auth::Auth;
+use crate::web::hosts::Hosts;
+use crate::web::{Admin, Site};
 use crate::web::server::{Listener, Trust, serve};
 
 /// How long checks in flight may go on at the end.
@@ -63,6 +67,14 @@ pub(super) struct Parts<'a> {
     pub(super) embedded: bool,
 }
 
+/// Who may come in at the admin server.
+pub(super) struct Door {
+    /// Of the token file.
+    pub(super) admin_token: Option<TokenHash>,
+    /// Our names.
+    pub(super) hosts: Hosts,
+}
+
 /// The tasks of the daemon.
 pub(super) struct Pipeline {
     tasks: JoinSet<()>,
@@ -77,6 +89,7 @@ pub(super) struct Pipeline {
     stage_hold: Option<mpsc::Sender<Finished>>,
     backlog: Arc<Backlog>,
     view: Arc<View>,
+    store: Store,
     file_wake: mpsc::Sender<()>,
     gate_open: watch::Receiver<bool>,
     stops: (mpsc::Sender<Stop>, mpsc::Receiver<Stop>),
@@ -124,6 +137,7 @@ impl Pipeline {
         let rollup = jobs.job("roll-up", "20 * * * * *");
         let partitions = jobs.job("partitions", "40 0 * * * *");
 
+        let kept = parts.store.clone();
         let store =
             Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&parts.role), Arc::clone(&report)));
         let journal: Arc<dyn Journal> = Arc::clone(&backlog) as Arc<dyn Journal>;
@@ -193,6 +207,7 @@ impl Pipeline {
             stage_hold: Some(stage_hold),
             backlog,
             view,
+            store: kept,
             file_wake,
             gate_open: parts.gate_open,
             stops: mpsc::channel(4),
@@ -205,10 +220,17 @@ impl Pipeline {
     }
 
     /// Answers on the listeners, already while the store is being prepared.
-    pub(super) fn serve(&mut self, public: Listener, local: Listener) {
-        let admin: Arc<dyn Admin> = Arc::clone(&self.view) as Arc<dyn Admin>;
-        self.spawn("admin server", serve(public, Arc::clone(&admin), Trust::Anonymous, self.rest.1.clone()));
-        self.spawn("admin socket", serve(local, admin, Trust::Local, self.rest.1.clone()));
+    pub(super) fn serve(&mut self, public: Listener, local: Listener, door: Door) {
+        let readable = Arc::new(Readable::new(self.store.clone(), Arc::clone(&self.view.role)));
+        let wall = Arc::clone(&self.view.wall);
+        let site = Arc::new(Site {
+            admin: Arc::clone(&self.view) as Arc<dyn Admin>,
+            auth: Auth::new(door.admin_token, Arc::clone(&readable) as Arc<dyn TokenStore>, wall),
+            reads: readable,
+            hosts: door.hosts,
+        });
+        self.spawn("admin server", serve(public, Arc::clone(&site), Trust::Anonymous, self.rest.1.clone()));
+        self.spawn("admin socket", serve(local, site, Trust::Local, self.rest.1.clone()));
     }
 
     /// Starts the loops now, or (a standby) when the gate opens, and keeps the lease.
@@ -263,7 +285,7 @@ impl Pipeline {
     pub(super) fn reload(&self) {
         let view = Arc::clone(&self.view);
         // The outcome is logged by the catalogue; nobody waits for it here.
-        tokio::spawn(async move { view.reload().await });
+        tokio::spawn(async move { view.reload(false).await });
     }
 
     /// Waits for a task that ends although nobody asked it to.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::database::{Role, SharedRole};
+use crate::access::Viewer;
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadRequest, SharedReport};
 use crate::clock::Wall;
@@ -123,18 +124,30 @@ impl Admin for View {
         Readiness { ready: reasons.is_empty(), role: role.to_owned(), reasons, notes }
     }
 
-    fn overview(&self) -> serde_json::Value {
+    fn overview(&self, viewer: Viewer) -> serde_json::Value {
         let mut rows = self.board.rows();
+        rows.retain(|row| viewer.sees(row.entry.monitor.owner));
         rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
         let depth = self.backlog.depth();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let readiness = self.readiness();
+        if viewer != Viewer::Everything {
+            // Paths, hosts and figures of everybody's monitors are for those who run this.
+            return json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "started_at": self.started_at,
+                "now": self.wall.now(),
+                "readiness": readiness.without_details(),
+                "monitors": rows.iter().map(|row| self.row(row)).collect::<Vec<_>>(),
+            });
+        }
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
             "now": self.wall.now(),
             "config": self.config,
             "database": self.database,
-            "readiness": self.readiness(),
+            "readiness": readiness,
             "dispatch": {
                 "fired": self.dispatch.fired(),
                 "in_flight": self.dispatch.in_flight(),
@@ -157,9 +170,12 @@ impl Admin for View {
         })
     }
 
-    fn reload(&self) -> BoxFuture<'_, Reloaded> {
+    fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {
         Box::pin(async move {
             let failed = |text: &str| Reloaded { error: Some(text.to_owned()), ..Reloaded::default() };
+            if force {
+                return failed("a forced reload is not built yet in this version");
+            }
             if !self.running.load(Ordering::Relaxed) {
                 return failed("this daemon is not active yet; it reads the configuration when it is");
             }

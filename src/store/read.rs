@@ -27,13 +27,29 @@ pub(super) const SETUP: &str =
 /// Waiting for a connection and the statement's own time-out fit into it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(9);
 
+/// Others may write any time, and decoding one beyond chrono's range (or 'infinity') panics: such a time is not shown.
+macro_rules! sane {
+    ($column:literal, $name:literal) => {
+        concat!(
+            "CASE WHEN ", $column, " BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN ", $column, " END AS ", $name
+        )
+    };
+}
+
 macro_rules! monitors {
     ($rest:literal) => {
         concat!(
-            "SELECT m.id, m.key, m.name, m.url, m.kind, m.source, m.user_id, m.status, m.is_active, m.interval_seconds, \
-             m.timeout_seconds, coalesce(m.tags, '{}') AS tags, m.uptime_percentage, m.uptime, m.last_checked, \
-             m.response_time, m.ssl_expiry, m.invalid_reason, m.archived_at, m.revision, m.created_at, m.updated_at \
-             FROM monitors m WHERE ($1::uuid IS NULL OR m.user_id = $1) AND ",
+            "SELECT m.id, m.key, m.name, m.url, m.kind, m.source, m.user_id, coalesce(m.status, 'pending') AS status, \
+             coalesce(m.is_active, true) AS is_active, coalesce(m.interval_seconds, 300) AS interval_seconds, \
+             coalesce(m.timeout_seconds, 10) AS timeout_seconds, array_remove(coalesce(m.tags, '{}'), NULL) AS tags, \
+             coalesce(m.uptime_percentage, 100) AS uptime_percentage, m.uptime, m.response_time, m.invalid_reason, \
+             m.revision, ",
+            sane!("m.last_checked", "last_checked"), ", ",
+            sane!("m.ssl_expiry", "ssl_expiry"), ", ",
+            sane!("m.archived_at", "archived_at"), ", ",
+            sane!("m.created_at", "created_at"), ", ",
+            sane!("m.updated_at", "updated_at"),
+            " FROM monitors m WHERE ($1::uuid IS NULL OR m.user_id = $1) AND ",
             $rest
         )
     };
@@ -55,9 +71,13 @@ const BY_KEY: &str = monitors!(
 macro_rules! incidents {
     ($more:literal, $rest:literal) => {
         concat!(
-            "SELECT i.id, i.monitor_id, coalesce(m.key, m.name) AS monitor, i.title, i.description, i.status, i.severity, \
-             i.started_at, i.resolved_at, i.duration_seconds, i.source, i.cause, i.caused_by, i.resolve_reason, \
-             i.acknowledged_at, i.acknowledged_by, i.acknowledge_note",
+            "SELECT i.id, i.monitor_id, coalesce(m.key, m.name) AS monitor, i.title, i.description, \
+             coalesce(i.status, 'open') AS status, i.severity, \
+             greatest('1970-01-01 00:00+00', least(i.started_at, '9999-12-31 00:00+00')) AS started_at, \
+             i.duration_seconds, coalesce(i.source, 'manual') AS source, i.cause, i.caused_by, i.resolve_reason, \
+             i.acknowledged_by, i.acknowledge_note, ",
+            sane!("i.resolved_at", "resolved_at"), ", ",
+            sane!("i.acknowledged_at", "acknowledged_at"),
             $more,
             " FROM incidents i JOIN monitors m ON m.id = i.monitor_id \
              WHERE ($1::uuid IS NULL OR (i.user_id = $1 AND m.user_id = $1)) AND ",
@@ -209,7 +229,7 @@ fn monitor(row: &PgRow) -> Result<MonitorView, sqlx::Error> {
         active: row.try_get("is_active")?,
         interval_seconds: row.try_get("interval_seconds")?,
         timeout_seconds: row.try_get("timeout_seconds")?,
-        tags: row.try_get::<Vec<Option<String>>, _>("tags")?.into_iter().flatten().collect(),
+        tags: row.try_get("tags")?,
         uptime_percentage: row.try_get("uptime_percentage")?,
         uptime: row.try_get("uptime")?,
         last_checked: time(row, "last_checked")?,
@@ -218,8 +238,8 @@ fn monitor(row: &PgRow) -> Result<MonitorView, sqlx::Error> {
         invalid_reason: row.try_get("invalid_reason")?,
         archived_at: time(row, "archived_at")?,
         revision: row.try_get("revision")?,
-        created_at: row.try_get("created_at")?,
-        updated_at: row.try_get("updated_at")?,
+        created_at: time(row, "created_at")?,
+        updated_at: time(row, "updated_at")?,
     })
 }
 

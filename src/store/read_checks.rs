@@ -25,7 +25,8 @@ macro_rules! checks {
     ($before:literal, $after:literal) => {
         concat!(
             $before,
-            "SELECT c.id, c.monitor_id, c.status, c.error_type, c.status_code, c.response_time_ms, c.attempt, c.region, \
+            "SELECT c.id, c.monitor_id, c.status, c.error_type, c.status_code, c.response_time_ms, \
+             coalesce(c.attempt, 1::smallint) AS attempt, coalesce(c.region, '') AS region, \
              c.checked_at, c.dns_us, c.connect_us, c.tls_us, c.send_us, c.wait_us, c.receive_us FROM monitor_checks c \
              WHERE c.checked_at >= $2 AND c.checked_at < $3 AND (c.checked_at, c.id) < ($4, $5::bigint) \
              AND ($6::boolean IS NULL OR c.status = $6) \

@@ -13,7 +13,7 @@ use crate::model::{SYSTEM_USER, StoreFault, UserId};
 
 pub(super) const STATEMENTS: &[&str] = &[FIND, TOUCH, OWNER, CREATE, LIST, REVOKE];
 
-const FIND: &str = "SELECT id, user_id, scope, hash, expires_at, \
+const FIND: &str = "SELECT id, user_id, scope, hash, least(expires_at, '9999-12-31 00:00+00'), \
     last_used_at IS NULL OR last_used_at < now() - interval '5 minutes' \
     FROM tokens WHERE hash = $1 AND revoked_at IS NULL";
 /// Never waits: when it was used is not worth a request's time.
@@ -22,8 +22,9 @@ const TOUCH: &str = "UPDATE tokens SET last_used_at = now() WHERE id IN \
 const OWNER: &str = "SELECT id FROM users WHERE lower(email) = lower($1) ORDER BY created_at, id LIMIT 1";
 const CREATE: &str = "INSERT INTO tokens (user_id, name, scope, hash, expires_at) \
     VALUES ($1, $2, $3, $4, now() + $5::bigint * interval '1 second') RETURNING id, expires_at";
-const LIST: &str = "SELECT t.id, t.name, t.scope, u.email, t.created_at, t.expires_at, t.revoked_at, t.last_used_at, \
-    coalesce(t.expires_at <= now(), false) AS expired \
+const LIST: &str = "SELECT t.id, t.name, t.scope, u.email, least(t.created_at, '9999-12-31 00:00+00') AS created_at, \
+    least(t.expires_at, '9999-12-31 00:00+00') AS expires_at, least(t.revoked_at, '9999-12-31 00:00+00') AS revoked_at, \
+    least(t.last_used_at, '9999-12-31 00:00+00') AS last_used_at, coalesce(t.expires_at <= now(), false) AS expired \
     FROM tokens t JOIN users u ON u.id = t.user_id ORDER BY t.created_at, t.id LIMIT 10000";
 const REVOKE: &str = "UPDATE tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING name";
 
