@@ -75,7 +75,10 @@ pub enum TokenError {
     /// No user has this address.
     #[error("no user has the e-mail address {0:?}")]
     NoSuchUser(String),
-    /// The schema is not ours, or not up to date.
+    /// The schema is not up to date.
+    #[error("the schema is not up to date ({0}): start the daemon once, or run `lamplighter migrate`")]
+    NotMigrated(String),
+    /// The database is not ours, or cannot be reached.
     #[error(transparent)]
     NotReady(#[from] StartError),
     /// The call failed.
@@ -117,7 +120,7 @@ impl Store {
         let found = self.classify().await?;
         match found {
             super::Found::Ours { pending: 0 } => Ok(()),
-            other => Err(other.as_error().unwrap_or_else(|| StartError::NotMigrated(other.to_string())).into()),
+            other => Err(other.as_error().map_or_else(|| TokenError::NotMigrated(other.to_string()), TokenError::from)),
         }
     }
 

@@ -105,7 +105,7 @@ mod tests {
             request = request.header(HOST, *host);
         }
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        hosts().check(&parts).err().map(|problem| problem.status.as_u16())
+        hosts().check(&parts).err().map(|problem| problem.status().as_u16())
     }
 
     #[test]

@@ -22,8 +22,11 @@ const RETRY_SECONDS: u16 = 5;
 
 /// Why a request was not done, as `application/problem+json`.
 #[derive(Debug)]
-pub(super) struct Problem {
-    pub(super) status: StatusCode,
+pub(super) struct Problem(Box<Told>);
+
+#[derive(Debug)]
+struct Told {
+    status: StatusCode,
     /// Fixed, for programs: the end of `type`.
     code: &'static str,
     title: &'static str,
@@ -36,13 +39,20 @@ pub(super) struct Problem {
 
 impl Problem {
     pub(super) fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, title, detail: detail.into(), parameter: None, headers: Vec::new(), more: None }
+        let detail = detail.into();
+        Self(Box::new(Told { status, code, title, detail, parameter: None, headers: Vec::new(), more: None }))
+    }
+
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.0.status
     }
 
     /// A parameter of the query that cannot be used.
     pub(super) fn parameter(name: &str, code: &'static str, detail: impl Into<String>) -> Self {
-        let name: String = name.chars().take(64).collect();
-        Self { parameter: Some(name), ..Self::new(StatusCode::BAD_REQUEST, code, "bad parameter", detail) }
+        let mut problem = Self::new(StatusCode::BAD_REQUEST, code, "bad parameter", detail);
+        problem.0.parameter = Some(name.chars().take(64).collect());
+        problem
     }
 
     pub(super) fn not_found(detail: &'static str) -> Self {
@@ -59,30 +69,31 @@ impl Problem {
     }
 
     pub(super) fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
-        self.headers.push((name, value));
+        self.0.headers.push((name, value));
         self
     }
 
     pub(super) fn and(mut self, more: serde_json::Value) -> Self {
-        self.more = Some(more);
+        self.0.more = Some(more);
         self
     }
 
     pub(super) fn into_reply(self) -> Reply {
+        let told = *self.0;
         let mut body = json!({
-            "type": format!("urn:lamplighter:problem:{}", self.code),
-            "title": self.title,
-            "status": self.status.as_u16(),
-            "detail": self.detail,
+            "type": format!("urn:lamplighter:problem:{}", told.code),
+            "title": told.title,
+            "status": told.status.as_u16(),
+            "detail": told.detail,
         });
         if let Some(members) = body.as_object_mut() {
-            members.extend(self.parameter.map(|name| ("parameter".to_owned(), name.into())));
-            if let Some(serde_json::Value::Object(more)) = self.more {
+            members.extend(told.parameter.map(|name| ("parameter".to_owned(), name.into())));
+            if let Some(serde_json::Value::Object(more)) = told.more {
                 members.extend(more);
             }
         }
-        let mut reply = reply(self.status, "application/problem+json", format!("{body}\n"));
-        reply.headers_mut().extend(self.headers);
+        let mut reply = reply(told.status, "application/problem+json", format!("{body}\n"));
+        reply.headers_mut().extend(told.headers);
         reply
     }
 }

@@ -97,6 +97,8 @@ pub async fn serve(listener: Listener, site: Arc<Site>, trust: Trust, mut shutdo
                 connections.spawn(drive(stream, Arc::clone(&site), peer, place, shutdown.clone()));
             }
             Ok(None) => {}
+            // One client that went away while it waited.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 log::warn!("a connection to the admin server could not be accepted: {error}");
                 places.evict();

@@ -61,7 +61,7 @@ impl House {
     async fn ask(&self, value: &str) -> Result<Caller, u16> {
         let mut headers = HeaderMap::new();
         headers.insert(AUTHORIZATION, value.parse().unwrap());
-        self.auth.caller(&headers, "10.0.0.1".parse().ok()).await.map_err(|problem| problem.status.as_u16())
+        self.auth.caller(&headers, "10.0.0.1".parse().ok()).await.map_err(|problem| problem.status().as_u16())
     }
 
     async fn bearer(&self, token: &Secret) -> Result<Caller, u16> {
@@ -129,7 +129,7 @@ async fn wrong_tokens_are_slowed_down_and_right_ones_are_not() {
     let mut headers = HeaderMap::new();
     headers.insert(AUTHORIZATION, format!("Bearer {}", generate().unwrap().expose()).parse().unwrap());
     let answer = house.auth.caller(&headers, "10.0.0.2".parse().ok()).await;
-    assert_eq!(answer.unwrap_err().status, StatusCode::UNAUTHORIZED);
+    assert_eq!(answer.unwrap_err().status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test(start_paused = true)]
@@ -141,7 +141,7 @@ async fn what_is_no_token_never_reaches_the_store() {
     }
     assert_eq!(house.asked(), 0);
     let mut headers = HeaderMap::new();
-    assert_eq!(house.auth.caller(&headers, None).await.unwrap_err().status, StatusCode::UNAUTHORIZED);
+    assert_eq!(house.auth.caller(&headers, None).await.unwrap_err().status(), StatusCode::UNAUTHORIZED);
     // Two of them: which one would count?
     headers.append(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
     headers.append(AUTHORIZATION, "Bearer x".parse().unwrap());
