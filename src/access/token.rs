@@ -147,7 +147,8 @@ mod tests {
         assert!(TokenHash::of(text).is_some());
         assert_ne!(TokenHash::of(text), TokenHash::of(generate().unwrap().expose()));
         let swapped = format!("lamp_{}{}", &text[6..], &text[5..6]);
-        for bad in ["", "lamp_", &text[1..], &text[..76], &format!("{text}0"), &text.to_uppercase(), &swapped, "lamp_é"] {
+        for bad in ["", "lamp_", &text[1..], &text[..76], &format!("{text}0"), &text.to_uppercase(), &swapped, "lamp_é"]
+        {
             assert!(TokenHash::of(bad).is_none() || bad == text, "{bad}");
         }
     }

@@ -156,7 +156,15 @@ fn table(rows: &[TokenRow]) -> String {
         };
         let used = row.last_used_at.map_or_else(|| "never".to_owned(), shown);
         let user = row.email.as_deref().map_or_else(|| "-".to_owned(), |email| escape(email).into_owned());
-        [row.id.to_string(), row.scope.clone(), state, user, shown(row.created_at), used, escape(&row.name).into_owned()]
+        [
+            row.id.to_string(),
+            row.scope.clone(),
+            state,
+            user,
+            shown(row.created_at),
+            used,
+            escape(&row.name).into_owned(),
+        ]
     }));
     let mut widths = [0; 7];
     for line in &lines {

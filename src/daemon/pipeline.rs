@@ -45,8 +45,8 @@ use crate::verdict::board::Board;
 use crate::verdict::stage::Stage;
 use crate::web::auth::Auth;
 use crate::web::hosts::Hosts;
-use crate::web::{Admin, Site};
 use crate::web::server::{Listener, Trust, serve};
+use crate::web::{Admin, Site};
 
 /// How long checks in flight may go on at the end.
 const POOL_GRACE: Duration = Duration::from_secs(5);

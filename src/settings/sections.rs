@@ -180,7 +180,8 @@ impl Server {
 /// Without a path: everything is served from the root.
 fn parse_public_url(text: &str) -> Option<url::Url> {
     let url = url::Url::parse(text).ok()?;
-    let plain = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    let plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
     (matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.path() == "/" && plain).then_some(url)
 }
 

@@ -31,7 +31,12 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(9);
 macro_rules! sane {
     ($column:literal, $name:literal) => {
         concat!(
-            "CASE WHEN ", $column, " BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN ", $column, " END AS ", $name
+            "CASE WHEN ",
+            $column,
+            " BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN ",
+            $column,
+            " END AS ",
+            $name
         )
     };
 }
@@ -76,7 +81,8 @@ macro_rules! incidents {
              greatest('1970-01-01 00:00+00', least(i.started_at, '9999-12-31 00:00+00')) AS started_at, \
              i.duration_seconds, coalesce(i.source, 'manual') AS source, i.cause, i.caused_by, i.resolve_reason, \
              i.acknowledged_by, i.acknowledge_note, ",
-            sane!("i.resolved_at", "resolved_at"), ", ",
+            sane!("i.resolved_at", "resolved_at"),
+            ", ",
             sane!("i.acknowledged_at", "acknowledged_at"),
             $more,
             " FROM incidents i JOIN monitors m ON m.id = i.monitor_id \

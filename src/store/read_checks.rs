@@ -37,8 +37,7 @@ macro_rules! checks {
     };
 }
 
-const OF_ONE: &str =
-    checks!("", " AND c.monitor_id = $1 ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint");
+const OF_ONE: &str = checks!("", " AND c.monitor_id = $1 ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint");
 /// The limit inside keeps the planner from anything but a range of the index for each monitor.
 const OF_ALL: &str = checks!(
     "SELECT c.*, coalesce(m.key, m.name) AS monitor FROM monitors m CROSS JOIN LATERAL (",

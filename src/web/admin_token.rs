@@ -44,7 +44,10 @@ pub fn open(state_directory: &Path) -> Option<TokenHash> {
 fn read(path: &Path) -> io::Result<Option<TokenHash>> {
     let text = limited::read(path, MOST_BYTES)?;
     if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
-        log::warn!("{} could be read by others, who may know the token now: delete it to get a new one", path.display());
+        log::warn!(
+            "{} could be read by others, who may know the token now: delete it to get a new one",
+            path.display()
+        );
         fs::set_permissions(path, Permissions::from_mode(MODE))?;
     }
     Ok(TokenHash::of(text.trim()))

@@ -60,7 +60,8 @@ impl Hosts {
             return true;
         }
         let name = plain(name);
-        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        let is_name =
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         is_name && (!name.contains('.') || self.names.iter().any(|ours| ours.eq_ignore_ascii_case(name)))
     }
 }
@@ -88,12 +89,17 @@ mod tests {
 
     #[test]
     fn names_are_ours_or_not() {
-        let ours = ["localhost", "LOCALHOST:8780", "127.0.0.1", "127.0.0.1:80", "10.1.2.3:8780", "[::1]", "[::1]:8780", "nas"];
-        for host in ours.into_iter().chain(["lamp.example.com", "Lamp.Example.Com.:443", "box.lan", "localhost.", "nas:"]) {
+        let ours =
+            ["localhost", "LOCALHOST:8780", "127.0.0.1", "127.0.0.1:80", "10.1.2.3:8780", "[::1]", "[::1]:8780", "nas"];
+        for host in
+            ours.into_iter().chain(["lamp.example.com", "Lamp.Example.Com.:443", "box.lan", "localhost.", "nas:"])
+        {
             assert!(hosts().is_ours(host), "{host}");
         }
-        let others = ["evil.com", "lamp.example.com.evil.com", "evil.com:8780", "127.0.0.1.evil.com", "localhost.evil.com"];
-        let broken = ["", ".", ":80", "a b", "a:b", "nas:123456", "[evil]", "[::1", "user@nas", "lamp.example.com/x", "::1x"];
+        let others =
+            ["evil.com", "lamp.example.com.evil.com", "evil.com:8780", "127.0.0.1.evil.com", "localhost.evil.com"];
+        let broken =
+            ["", ".", ":80", "a b", "a:b", "nas:123456", "[evil]", "[::1", "user@nas", "lamp.example.com/x", "::1x"];
         for host in others.into_iter().chain(broken).chain(["1.2.3.4.5", "\u{fffd}", "nas\0", "[::1]x", "[::1]:x"]) {
             assert!(!hosts().is_ours(host), "{host:?}");
         }

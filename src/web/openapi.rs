@@ -32,7 +32,11 @@ mod tests {
         });
         let document = document();
         let told = document["paths"].as_object().unwrap().iter().flat_map(|(path, item)| {
-            item.as_object().unwrap().keys().filter(|key| *key != "parameters").map(move |method| format!("{method} {path}"))
+            item.as_object()
+                .unwrap()
+                .keys()
+                .filter(|key| *key != "parameters")
+                .map(move |method| format!("{method} {path}"))
         });
         assert_eq!(told.collect::<BTreeSet<_>>(), built.collect::<BTreeSet<_>>());
     }
@@ -43,7 +47,10 @@ mod tests {
         for route in ROUTES.iter().filter(|route| route.is_built()) {
             let method = route.methods[0].as_str().to_lowercase();
             let item = &document["paths"][route.pattern][&method];
-            let told: BTreeSet<&str> = item["parameters"].as_array().into_iter().flatten()
+            let told: BTreeSet<&str> = item["parameters"]
+                .as_array()
+                .into_iter()
+                .flatten()
                 .map(|parameter| resolved(&document, parameter))
                 .filter(|parameter| parameter["in"] == "query")
                 .map(|parameter| parameter["name"].as_str().unwrap())

@@ -165,7 +165,9 @@ mod tests {
         let known = ["limit", "status"];
         assert!(Query::parse(None, &[]).is_ok() && Query::parse(Some(""), &[]).is_ok());
         assert!(Query::parse(Some("limit=1&status=up"), &known).is_ok());
-        for bad in ["limits=1", "limit=1&limit=2", "status=%00", "status=a%0Ab", &format!("status={}", "x".repeat(2000))] {
+        for bad in
+            ["limits=1", "limit=1&limit=2", "status=%00", "status=a%0Ab", &format!("status={}", "x".repeat(2000))]
+        {
             assert!(Query::parse(Some(bad), &known).is_err(), "{bad}");
         }
         let limit = |text: &str| Query::parse(Some(text), &known).unwrap().limit();

@@ -15,9 +15,8 @@ const WINDOW_OF_ALL: TimeDelta = TimeDelta::hours(24);
 const WINDOW_FILTERED: TimeDelta = TimeDelta::days(31);
 
 fn filter(call: &mut Call) -> Result<CheckFilter, Problem> {
-    let verdict = |text: &str| {
-        [Verdict::Up, Verdict::Degraded, Verdict::Down].into_iter().find(|verdict| verdict.name() == text)
-    };
+    let verdict =
+        |text: &str| [Verdict::Up, Verdict::Degraded, Verdict::Down].into_iter().find(|verdict| verdict.name() == text);
     let filter = CheckFilter {
         from: call.query.time("from")?,
         to: call.query.time("to")?,

@@ -70,6 +70,7 @@ pub(super) async fn reload(call: Call) -> Answer {
         return json(StatusCode::OK, &answer);
     }
     let detail = answer.error.clone().unwrap_or_default();
-    let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_applied", "the configuration before stays", detail);
+    let problem =
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "not_applied", "the configuration before stays", detail);
     Err(problem.and(serde_json::to_value(&answer).unwrap_or_default()))
 }

@@ -51,9 +51,15 @@ fn house() -> House {
     let hash = |secret: &Secret| TokenHash::of(secret.expose()).unwrap();
     let store = Arc::new(Fake::default());
     let wall = Arc::new(Fixed(Mutex::new(DateTime::UNIX_EPOCH)));
-    let grant = Grant { id: Uuid::new_v4(), user, scope: Scope::Read, expires_at: Some(DateTime::UNIX_EPOCH + TimeDelta::days(1)) };
+    let grant = Grant {
+        id: Uuid::new_v4(),
+        user,
+        scope: Scope::Read,
+        expires_at: Some(DateTime::UNIX_EPOCH + TimeDelta::days(1)),
+    };
     store.grants.lock().unwrap().insert(hash(&reader), grant);
-    let auth = Auth::new(Some(hash(&admin)), Arc::clone(&store) as Arc<dyn TokenStore>, Arc::clone(&wall) as Arc<dyn Wall>);
+    let auth =
+        Auth::new(Some(hash(&admin)), Arc::clone(&store) as Arc<dyn TokenStore>, Arc::clone(&wall) as Arc<dyn Wall>);
     House { auth, store, wall, admin, reader, user }
 }
 
@@ -136,7 +142,15 @@ async fn wrong_tokens_are_slowed_down_and_right_ones_are_not() {
 async fn what_is_no_token_never_reaches_the_store() {
     let house = house();
     let token = house.admin.expose().to_owned();
-    for value in ["Bearer", "Bearer ", "Basic dTpw", &token, "Bearer lamp_", &format!("Basic {token}"), &format!("Bearer {token}0")] {
+    for value in [
+        "Bearer",
+        "Bearer ",
+        "Basic dTpw",
+        &token,
+        "Bearer lamp_",
+        &format!("Basic {token}"),
+        &format!("Bearer {token}0"),
+    ] {
         assert_eq!(house.ask(value).await, Err(401), "{value}");
     }
     assert_eq!(house.asked(), 0);
