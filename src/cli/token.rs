@@ -148,20 +148,21 @@ fn table(rows: &[TokenRow]) -> String {
     }
     let mut lines = vec![["ID", "SCOPE", "STATE", "USER", "CREATED", "LAST USED", "NAME"].map(str::to_owned)];
     lines.extend(rows.iter().map(|row| {
-        let state = match (row.revoked_at, row.expired, row.expires_at) {
-            (Some(at), ..) => format!("revoked {}", shown(at)),
-            (None, true, _) => "expired".to_owned(),
-            (None, false, Some(at)) => format!("until {}", shown(at)),
-            (None, false, None) => "works".to_owned(),
+        let time = |at: Option<DateTime<Utc>>, none: &str| at.map_or_else(|| none.to_owned(), shown);
+        let state = match (row.revoked, row.expired, row.expires_at) {
+            (true, ..) => format!("revoked {}", time(row.revoked_at, "")),
+            (false, true, _) => "expired".to_owned(),
+            (false, false, Some(at)) => format!("until {}", shown(at)),
+            (false, false, None) => "works".to_owned(),
         };
-        let used = row.last_used_at.map_or_else(|| "never".to_owned(), shown);
+        let used = time(row.last_used_at, "never");
         let user = row.email.as_deref().map_or_else(|| "-".to_owned(), |email| escape(email).into_owned());
         [
             row.id.to_string(),
             row.scope.clone(),
             state,
             user,
-            shown(row.created_at),
+            time(row.created_at, "-"),
             used,
             escape(&row.name).into_owned(),
         ]
@@ -208,8 +209,9 @@ mod tests {
             name: name.to_owned(),
             scope: "read".to_owned(),
             email: None,
-            created_at: at,
+            created_at: Some(at),
             expires_at,
+            revoked: revoked_at.is_some(),
             revoked_at,
             last_used_at: None,
             expired,

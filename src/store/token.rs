@@ -13,18 +13,23 @@ use crate::model::{SYSTEM_USER, StoreFault, UserId};
 
 pub(super) const STATEMENTS: &[&str] = &[FIND, TOUCH, OWNER, CREATE, LIST, REVOKE];
 
-const FIND: &str = "SELECT id, user_id, scope, hash, least(expires_at, '9999-12-31 00:00+00'), \
+const FIND: &str = "SELECT id, user_id, scope, hash, \
+    CASE WHEN expires_at < '9999-12-31 00:00+00' THEN expires_at END, \
     last_used_at IS NULL OR last_used_at < now() - interval '5 minutes' \
-    FROM tokens WHERE hash = $1 AND revoked_at IS NULL";
+    FROM tokens WHERE hash = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > now())";
 /// Never waits: when it was used is not worth a request's time.
 const TOUCH: &str = "UPDATE tokens SET last_used_at = now() WHERE id IN \
     (SELECT id FROM tokens WHERE id = $1 FOR NO KEY UPDATE SKIP LOCKED)";
 const OWNER: &str = "SELECT id FROM users WHERE lower(email) = lower($1) ORDER BY created_at, id LIMIT 1";
 const CREATE: &str = "INSERT INTO tokens (user_id, name, scope, hash, expires_at) \
     VALUES ($1, $2, $3, $4, now() + $5::bigint * interval '1 second') RETURNING id, expires_at";
-const LIST: &str = "SELECT t.id, t.name, t.scope, u.email, least(t.created_at, '9999-12-31 00:00+00') AS created_at, \
-    least(t.expires_at, '9999-12-31 00:00+00') AS expires_at, least(t.revoked_at, '9999-12-31 00:00+00') AS revoked_at, \
-    least(t.last_used_at, '9999-12-31 00:00+00') AS last_used_at, coalesce(t.expires_at <= now(), false) AS expired \
+/// Decoding a time beyond chrono's range (or 'infinity') panics; who writes such a one sees none.
+const LIST: &str = "SELECT t.id, t.name, t.scope, u.email, \
+    CASE WHEN t.created_at BETWEEN '1970-01-01' AND '9999-12-31' THEN t.created_at END AS created_at, \
+    CASE WHEN t.expires_at BETWEEN '1970-01-01' AND '9999-12-31' THEN t.expires_at END AS expires_at, \
+    CASE WHEN t.revoked_at BETWEEN '1970-01-01' AND '9999-12-31' THEN t.revoked_at END AS revoked_at, \
+    CASE WHEN t.last_used_at BETWEEN '1970-01-01' AND '9999-12-31' THEN t.last_used_at END AS last_used_at, \
+    t.revoked_at IS NOT NULL AS revoked, coalesce(t.expires_at <= now(), false) AS expired \
     FROM tokens t JOIN users u ON u.id = t.user_id ORDER BY t.created_at, t.id LIMIT 10000";
 const REVOKE: &str = "UPDATE tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1 RETURNING name";
 
@@ -58,13 +63,15 @@ pub struct TokenRow {
     /// Whose it is; none: a user without an address, such as the system user.
     pub email: Option<String>,
     /// When it was made.
-    pub created_at: DateTime<Utc>,
+    pub created_at: Option<DateTime<Utc>>,
     /// When it ends.
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
     /// When it was last used, to about five minutes.
     pub last_used_at: Option<DateTime<Utc>>,
+    /// Whether it is revoked.
+    pub revoked: bool,
     /// Whether it has ended by the database's clock.
     pub expired: bool,
 }

@@ -6,7 +6,7 @@ use super::reply::reply;
 use super::routes::{Answer, Call};
 
 /// OpenAPI 3.1.
-pub const DOCUMENT: &str = include_str!("openapi.json");
+pub const DOCUMENT: &str = include_str!("../../docs/openapi.json");
 
 pub(super) async fn document(_: Call) -> Answer {
     Ok(reply(StatusCode::OK, "application/json", DOCUMENT))

@@ -246,10 +246,6 @@ fn check_head(parts: &Parts) -> Result<(), Problem> {
         return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the address is too long", text));
     }
     let length = parts.headers.get(CONTENT_LENGTH);
-    if length.is_some() && parts.headers.contains_key(TRANSFER_ENCODING) {
-        let text = "Content-Length and Transfer-Encoding contradict each other (RFC 9112, section 6.1)";
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "bad_framing", "bad request", text));
-    }
     let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
     if length.is_some_and(|length| length > BODY_MOST as u64) {
         return Err(too_large());

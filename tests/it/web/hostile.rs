@@ -60,13 +60,13 @@ async fn malformed_requests_get_an_error_and_the_server_goes_on() {
         (format!("GET /healthz HTTP/1.0\r\nhost: evil.example.com\r\n{close}"), 421),
         ("GET / HTTP/2.0\r\n\r\n".to_owned(), 400),
         ("\x16\x03\x01\x02\0\x01\0\x01\u{fc}\x03\x03\r\n\r\n".to_owned(), 400),
-        // One answer each: what follows is not taken for a request.
+        // One answer each: what follows is not taken for a request, also where a proxy might.
         (format!("POST /healthz HTTP/1.1\r\n{head}content-length: 5\r\ncontent-length: 6\r\n\r\n{smuggled}"), 400),
         (
             format!(
                 "POST /healthz HTTP/1.1\r\n{head}content-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{smuggled}"
             ),
-            400,
+            405,
         ),
         (
             format!(
