@@ -204,7 +204,7 @@ mod tests {
     #[test]
     fn the_table_shows_what_works() {
         let at = DateTime::UNIX_EPOCH;
-        let row = |name: &str, revoked_at, expired, expires_at| TokenRow {
+        let row = |name: &str, revoked_at: Option<DateTime<Utc>>, expired, expires_at| TokenRow {
             id: Uuid::nil(),
             name: name.to_owned(),
             scope: "read".to_owned(),

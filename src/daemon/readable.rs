@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::database::{Role, SharedRole};
+use super::role::{Role, SharedRole};
 use crate::access::Viewer;
 use crate::access::read::{
     Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MonitorFilter, MonitorName, MonitorView, Page,

@@ -69,8 +69,8 @@ fn places(trust: Trust) -> usize {
     usize::try_from(share).unwrap_or(MOST).clamp(LEAST, MOST)
 }
 
-/// Serves a listener until shutdown.
-pub async fn serve(listener: Listener, site: Arc<Site>, trust: Trust, mut shutdown: Shutdown) {
+/// Serves a listener until shutdown. It is shared, so that whoever runs this may run it again.
+pub async fn serve(listener: Arc<Listener>, site: Arc<Site>, trust: Trust, mut shutdown: Shutdown) {
     let places = Places::new(places(trust));
     let mut connections = JoinSet::new();
     loop {
@@ -111,7 +111,7 @@ pub async fn serve(listener: Listener, site: Arc<Site>, trust: Trust, mut shutdo
         log::debug!(connections = connections.len(); "open requests were cut off by the shutdown");
         connections.shutdown().await;
     }
-    if let Listener::Unix { path, .. } = &listener {
+    if let Listener::Unix { path, .. } = &*listener {
         let _ = std::fs::remove_file(path);
     }
 }
