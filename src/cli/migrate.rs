@@ -49,7 +49,8 @@ fn embedded(settings: &Settings, environment: &Environment) -> Result<Cluster, S
     Cluster::start(&lock, &options).map_err(|error| cluster_stop(&error))
 }
 
-fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {
+/// The database of a configuration; the embedded one must be running.
+pub(super) fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {
     let url = match &settings.database.url {
         Some(url) => url.clone(),
         None => cluster::url_of(&state::directory(settings.daemon.state_directory.as_deref(), environment)?),

@@ -16,7 +16,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 pub(crate) use self::database::start_stop;
-pub(crate) use self::source::net_of;
+pub(crate) use self::source::{net_of, restart_parts};
 
 use self::database::{Begun, Keeper, SharedRole};
 use self::pipeline::{Parts, Pipeline};

@@ -104,7 +104,7 @@ impl Pipeline {
         let (max_in_flight, limit) = watch::channel(places);
         let links = Links { net: Arc::clone(&net), max_in_flight, own: parts.own };
         let (source, content) = ConfigSource::new(parts.first, parts.environment, links);
-        let config = source.path();
+        let (config, started_with) = (source.path(), source.started());
 
         let (board, report, recorder_stats) =
             (Arc::new(Board::default()), Arc::new(SharedReport::default()), Arc::new(RecorderStats::default()));
@@ -155,6 +155,7 @@ impl Pipeline {
             folders,
             states,
             remember_at,
+            wall: Arc::clone(&wall),
         };
         let follower = Follower::new(Arc::new(source), Arc::clone(&store), links, remembered);
         let wakes = Wakes { file: file_end, reload: reload_end, minute };
@@ -173,6 +174,7 @@ impl Pipeline {
         let view = Arc::new(View {
             started_at: wall.now(),
             config,
+            started_with,
             database: if parts.embedded { "embedded" } else { "external" },
             wall: Arc::clone(&wall),
             board,
@@ -263,7 +265,7 @@ impl Pipeline {
     pub(super) fn reload(&self) {
         let view = Arc::clone(&self.view);
         // The outcome is logged by the catalogue; nobody waits for it here.
-        tokio::spawn(async move { view.reload().await });
+        tokio::spawn(async move { view.reload(false).await });
     }
 
     /// Waits for a task that ends although nobody asked it to.

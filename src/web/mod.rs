@@ -38,6 +38,6 @@ pub trait Admin: Send + Sync + 'static {
     fn readiness(&self) -> Readiness;
     /// For `status`: the whole view as JSON.
     fn overview(&self) -> serde_json::Value;
-    /// Asks for a reload and waits for its result.
-    fn reload(&self) -> BoxFuture<'_, Reloaded>;
+    /// Asks for a reload and waits for its result. With `force` it may archive more than the guard lets through.
+    fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded>;
 }

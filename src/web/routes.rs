@@ -44,7 +44,12 @@ pub(super) async fn route(request: Request<Incoming>, admin: Arc<dyn Admin>, tru
             if request.method() != Method::POST {
                 return method_not_allowed("POST");
             }
-            let answer = admin.reload().await;
+            let force = match request.uri().query() {
+                None | Some("" | "force=false") => false,
+                Some("force=true") => true,
+                Some(_) => return problem(StatusCode::BAD_REQUEST, "bad request", "the only parameter is force=true"),
+            };
+            let answer = admin.reload(force).await;
             let status = if answer.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
             json_reply(status, &answer)
         }
