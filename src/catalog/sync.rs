@@ -73,7 +73,7 @@ pub enum FileOutcome {
 /// New and valid sources.
 pub struct NewContent {
     /// The monitors.
-    pub definitions: Vec<Definition>,
+    pub definitions: Arc<[Definition]>,
     /// Equal when the sources are.
     pub digest: [u8; 32],
     /// They are shorter than before, or end in the middle of a line: somebody may be writing them just now.
@@ -83,7 +83,7 @@ pub struct NewContent {
 /// What the sources say when the daemon starts.
 pub struct FileContent {
     /// The monitors.
-    pub definitions: Vec<Definition>,
+    pub definitions: Arc<[Definition]>,
     /// Folders to watch.
     pub folders: Vec<PathBuf>,
 }

@@ -49,10 +49,22 @@ struct Inner {
     refused_digest: Option<[u8; 32]>,
     /// What the daemon was started with: parts of it hold until the next start.
     started: Arc<Settings>,
-    /// Without its monitors: those are the catalogue's.
+    /// Without its monitors.
     settings: Arc<Settings>,
+    /// The monitors in force; the catalogue shares them.
+    definitions: Arc<[Definition]>,
+    /// Folders to watch.
+    folders: Vec<PathBuf>,
     /// Read, and neither applied nor refused yet.
-    next: Option<(Mark, Arc<Settings>, Net)>,
+    next: Option<Next>,
+}
+
+/// What may come into force.
+struct Next {
+    mark: Mark,
+    settings: Arc<Settings>,
+    net: Net,
+    definitions: Arc<[Definition]>,
 }
 
 /// What is remembered of sources.
@@ -133,11 +145,10 @@ impl ConfigSource {
         restart_parts(&self.lock().started)
     }
 
-    /// The source that goes on from a first reading, and that reading's content.
-    pub(super) fn new(first: First, environment: &cli::Environment, links: Links) -> (Self, FileContent) {
+    /// The source that goes on from a first reading.
+    pub(super) fn new(first: First, environment: &cli::Environment, links: Links) -> Self {
         let mut settings = first.settings;
-        let definitions = std::mem::take(&mut settings.monitors);
-        let content = FileContent { definitions, folders: first.sources.folders.iter().cloned().collect() };
+        let definitions = std::mem::take(&mut settings.monitors).into();
         let settings = Arc::new(settings);
         let inner = Inner {
             mark: Mark::of(&first.sources),
@@ -145,16 +156,28 @@ impl ConfigSource {
             refused_digest: None,
             started: Arc::clone(&settings),
             settings,
+            definitions,
+            folders: first.sources.folders.into_iter().collect(),
             next: None,
         };
-        let source = Self {
+        Self {
             path: first.path,
             presence: first.presence,
             environment: environment.clone(),
             links,
             inner: Mutex::new(inner),
-        };
-        (source, content)
+        }
+    }
+
+    /// What a catalogue begins with: with `reread` what the sources say now, unless that is refused, and else what is in
+    /// force. Blocks on the disk. Findings are told by the catalogue's own first reading.
+    pub(super) fn begin(&self, reread: bool) -> FileContent {
+        if reread && let FileOutcome::Content(_) = self.read(false).outcome {
+            self.apply();
+        }
+        let mut inner = self.lock();
+        (inner.refused, inner.refused_digest) = (None, None);
+        FileContent { definitions: Arc::clone(&inner.definitions), folders: inner.folders.clone() }
     }
 
     /// The path, as it is shown.
@@ -206,11 +229,12 @@ impl ConfigSource {
         let mut inner = self.lock();
         match validated {
             Ok((mut settings, net)) => {
-                let definitions = std::mem::take(&mut settings.monitors);
+                let definitions: Arc<[Definition]> = std::mem::take(&mut settings.monitors).into();
                 let mark = Mark::of(sources);
                 let unfinished = |source: &SourceText| !source.text.is_empty() && !source.text.ends_with('\n');
                 let cut = mark.bytes < inner.mark.bytes || sources.texts.iter().any(unfinished);
-                inner.next = Some((mark, Arc::new(settings), net));
+                let settings = Arc::new(settings);
+                inner.next = Some(Next { mark, settings, net, definitions: Arc::clone(&definitions) });
                 FileOutcome::Content(NewContent { definitions, digest: sources.hash, cut })
             }
             Err(findings) if !asked && inner.refused.as_ref() == Some(&findings) => FileOutcome::StillRefused,
@@ -235,7 +259,9 @@ impl FileSource for ConfigSource {
     fn read(&self, asked: bool) -> FileReading {
         let sources = file::read(&self.path, self.presence);
         let outcome = self.outcome(&sources, asked);
-        FileReading { folders: sources.folders.into_iter().collect(), outcome }
+        let folders: Vec<PathBuf> = sources.folders.into_iter().collect();
+        self.lock().folders.clone_from(&folders);
+        FileReading { folders, outcome }
     }
 
     fn read_row(&self, row: &MonitorRow) -> Result<Definition, String> {
@@ -253,13 +279,14 @@ impl FileSource for ConfigSource {
 
     fn refuse(&self, why: &str) {
         let mut inner = self.lock();
-        inner.refused_digest = inner.next.take().map(|(mark, ..)| mark.digest);
+        inner.refused_digest = inner.next.take().map(|next| next.mark.digest);
         inner.refused = Some(why.to_owned());
     }
 
     fn apply(&self) -> Vec<String> {
         let mut inner = self.lock();
-        let Some((mark, settings, net)) = inner.next.take() else { return Vec::new() };
+        let Some(Next { mark, settings, net, definitions }) = inner.next.take() else { return Vec::new() };
+        inner.definitions = definitions;
         (inner.mark, inner.refused, inner.refused_digest) = (mark, None, None);
         inner.settings = Arc::clone(&settings);
         let before = Arc::clone(&inner.started);

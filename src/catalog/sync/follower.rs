@@ -273,7 +273,7 @@ impl<S: CatalogStore> Follower<S> {
     async fn begin(&mut self, first: FileContent) {
         // The watcher ends only at shutdown.
         let _ = self.links.folders.send(first.folders).await;
-        self.definitions = first.definitions.into();
+        self.definitions = first.definitions;
         let now = self.links.wall.now();
         self.links.report.edit(|report| (report.last_reload_ok, report.last_reload_at) = (Some(true), Some(now)));
         self.due.merge = true;

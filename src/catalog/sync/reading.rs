@@ -135,7 +135,7 @@ impl<S: CatalogStore> Follower<S> {
         // A store that is known to be away is not waited for.
         let patience = if self.retry_at.is_some() { Duration::ZERO } else { PATIENCE };
         let by = Instant::now() + patience;
-        let definitions = content.definitions.into();
+        let definitions = content.definitions;
         let candidate = Candidate { edition: self.editions, definitions, force, asked: false, by };
         self.candidate = Some(candidate);
         if patience.is_zero() {

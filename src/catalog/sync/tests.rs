@@ -88,7 +88,7 @@ impl FileSource for FakeFile {
                 *self.next.lock().unwrap() = Some((text.clone(), settings.defaults));
                 let mut digest = [0; 32];
                 digest[..8].copy_from_slice(&std::hash::BuildHasher::hash_one(&self.hasher, &text).to_le_bytes());
-                FileOutcome::Content(NewContent { definitions: settings.monitors, digest, cut: false })
+                FileOutcome::Content(NewContent { definitions: settings.monitors.into(), digest, cut: false })
             }
             Ok(_) => FileOutcome::Unchanged,
             Err(why) if !asked && before.as_ref() == Err(&why) => FileOutcome::StillRefused,
@@ -374,7 +374,7 @@ impl World {
         let source: Arc<dyn FileSource> = Arc::clone(&file) as Arc<dyn FileSource>;
         let follower = Follower::new(source, Arc::clone(&store), links, plan.remembered);
         let (trigger, shutdown) = shutdown::channel();
-        let content = FileContent { definitions: first.monitors, folders: Vec::new() };
+        let content = FileContent { definitions: first.monitors.into(), folders: Vec::new() };
         let task = tokio::spawn(follower.run(content, wakes, shutdown));
         Self { store, file, snapshot, report, file_wake, reload, minute, updates, trigger, task, folder }
     }

@@ -39,7 +39,7 @@ fn files() -> impl Strategy<Value = BTreeMap<String, Generated>> {
     prop::collection::btree_map("[a-f]{1,2}", one, 0..40)
 }
 
-fn rows(file: &BTreeMap<String, Generated>) -> Vec<FileRow> {
+fn file_rows(file: &BTreeMap<String, Generated>) -> Vec<FileRow> {
     let each = file.iter().map(|(key, monitor)| FileRow {
         key: key.parse().unwrap(),
         renamed_from: monitor.former.as_ref().map(|former| former.parse().unwrap()),
@@ -66,7 +66,7 @@ async fn table(db: &TestDb) -> BTreeMap<uuid::Uuid, (String, bool, i64)> {
 }
 
 async fn step(db: &TestDb, store: &Store, file: &BTreeMap<String, Generated>) {
-    let rows: std::sync::Arc<[FileRow]> = rows(file).into();
+    let rows: std::sync::Arc<[FileRow]> = file_rows(file).into();
     let before = table(db).await;
     let plan = store.plan(std::sync::Arc::clone(&rows)).await.unwrap();
     assert_eq!(table(db).await, before, "planning changes nothing");
@@ -107,7 +107,7 @@ async fn step(db: &TestDb, store: &Store, file: &BTreeMap<String, Generated>) {
         merged.written.iter().map(|id| after[&id.0].0.clone()).filter(|key| !plan.added.contains(key)).collect();
     assert_eq!(written, all);
     // Read whole, all is as it shall be.
-    assert!(store.plan(rows(file).into()).await.unwrap().is_empty());
+    assert!(store.plan(file_rows(file).into()).await.unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn a_plan_is_what_the_merge_then_does() {
     let mut refused = 0;
     for _ in 0..40 {
         let file = files().new_tree(&mut runner).unwrap().current();
-        refused += usize::from(store.plan(rows(&file).into()).await.unwrap().refused.is_some());
+        refused += usize::from(store.plan(file_rows(&file).into()).await.unwrap().refused.is_some());
         step(&db, &store, &file).await;
         // A person writes to a row of the file's.
         db.sql("UPDATE monitors SET name = 'mine' WHERE id = (SELECT id FROM monitors WHERE source = 'file' LIMIT 1)")
@@ -136,7 +136,7 @@ async fn two_merges_at_once_never_archive_more_than_one_may() {
             format!("m{number}"),
             Generated { former: None, name: 0, interval: 1, confirmations: None, owner: None },
         )]);
-        rows(&only).remove(0)
+        file_rows(&only).remove(0)
     };
     let all: Vec<FileRow> = (0..40).map(row).collect();
     assert!(matches!(store.merge(all.clone().into(), Guard::Start).await.unwrap(), MergeAnswer::Done(_)));
