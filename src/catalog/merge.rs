@@ -56,20 +56,30 @@ pub fn entry(
     source: Source,
     dependency: impl Fn(&MonitorKey) -> Option<MonitorId>,
 ) -> Arc<Entry> {
+    let depends_on = dependencies(definition, id, dependency);
     let mut entry = build(definition, id, owner, source);
-    entry.monitor.depends_on =
-        definition.depends_on.iter().filter_map(dependency).filter(|other| *other != id).collect();
-    let mut hasher = DefaultHasher::new();
-    (entry.fingerprint, &entry.monitor.depends_on).hash(&mut hasher);
-    entry.fingerprint = hasher.finish();
+    entry.fingerprint = fingerprint(definition, owner, source, &depends_on);
+    entry.monitor.depends_on = depends_on;
     Arc::new(entry)
+}
+
+fn dependencies(
+    definition: &Definition,
+    id: MonitorId,
+    dependency: impl Fn(&MonitorKey) -> Option<MonitorId>,
+) -> Box<[MonitorId]> {
+    definition.depends_on.iter().filter_map(dependency).filter(|other| *other != id).collect()
+}
+
+fn fingerprint(definition: &Definition, owner: UserId, source: Source, depends_on: &[MonitorId]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (definition.fingerprint, owner, source, depends_on).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The same without dependencies.
 #[must_use]
 pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Source) -> Entry {
-    let mut hasher = DefaultHasher::new();
-    (definition.fingerprint, owner, source).hash(&mut hasher);
     let monitor = Monitor {
         id,
         owner,
@@ -89,7 +99,7 @@ pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Sour
         depends_on: Box::default(),
     };
     let (prepared, secrets) = (definition.prepared.clone(), Arc::clone(&definition.secrets));
-    Entry { monitor, prepared, fingerprint: hasher.finish(), secrets }
+    Entry { monitor, prepared, fingerprint: fingerprint(definition, owner, source, &[]), secrets }
 }
 
 /// The file's monitors by id. A key without a known id gets the one it would be created with, unless that is known to
@@ -101,9 +111,12 @@ pub fn file_entries(definitions: &[Definition], ids: &Ids, before: &Entries) -> 
     let mut entries = HashMap::with_capacity(definitions.len());
     for definition in definitions {
         let Some((id, owner)) = definition.key.as_ref().and_then(|key| resolved.get(key)).copied() else { continue };
-        let new = entry(definition, id, owner, Source::File, |key| resolved.get(key).map(|found| found.0));
-        let same = before.get(&id).filter(|old| old.fingerprint == new.fingerprint);
-        entries.insert(id, same.map_or(new, Arc::clone));
+        let dependency = |key: &MonitorKey| resolved.get(key).map(|found| found.0);
+        // Of nearly every monitor of nearly every reading nothing has changed: it is not built a second time.
+        let print = fingerprint(definition, owner, Source::File, &dependencies(definition, id, dependency));
+        let same = before.get(&id).filter(|old| old.fingerprint == print);
+        let now = same.map_or_else(|| entry(definition, id, owner, Source::File, dependency), Arc::clone);
+        entries.insert(id, now);
     }
     entries
 }

@@ -175,7 +175,7 @@ fn watch_files(tasks: &mut Tasks, folders: mpsc::Receiver<Vec<PathBuf>>, wake: m
             // Whoever reads the sources tells what to watch, which a watch that begins again does not know. Full: somebody
             // will read anyway.
             let _ = wake.try_send(());
-            files::run(&mut *folders.lock().await, wake, stop).await;
+            files::run(&mut *folders.lock().await, wake, files::POLL, stop).await;
         }
     });
 }

@@ -45,6 +45,8 @@ pub struct Follower<S> {
     pub(super) edition: u64,
     /// Counts readings that brought something new.
     pub(super) editions: u64,
+    /// When the reading began that is about to be published.
+    pub(super) reload_began: Option<Instant>,
     /// Read, and waiting for the store.
     pub(super) candidate: Option<Candidate>,
     /// For merges of what is in force.
@@ -108,6 +110,7 @@ impl<S: CatalogStore> Follower<S> {
             definitions: Arc::from([]),
             edition: 0,
             editions: 0,
+            reload_began: None,
             candidate: None,
             guard: Guard::Start,
             merged_edition: None,

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::follower::{Follower, PATIENCE, off_loop};
 use super::rows;
@@ -64,7 +65,9 @@ impl<S: CatalogStore> Follower<S> {
         }
         if self.publish_by.take().is_some() {
             let (added, changed, removed) = counts;
-            log::info!(added, changed, removed; "configuration applied");
+            let took = self.reload_began.take().map_or(Duration::ZERO, |began| began.elapsed());
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            log::info!(added, changed, removed, took_ms; "configuration applied");
             let report = self.links.report.get();
             let rows_later = (self.merged_edition != Some(self.edition)).then(|| {
                 let fault = self.merge_fault.clone().or(report.store_fault);

@@ -32,6 +32,8 @@ pub(super) struct Candidate {
     pub(super) asked: bool,
     /// Decided without the store then.
     pub(super) by: Instant,
+    /// When the reading began.
+    began: Instant,
 }
 
 impl Candidate {
@@ -68,6 +70,7 @@ impl<S: CatalogStore> Follower<S> {
 
     /// Reads the sources again. Who asked is answered here, or with the decision, or with the publication.
     pub(super) async fn reread(&mut self, asked: bool, force: bool) {
+        let began = Instant::now();
         let (file, before) = (Arc::clone(&self.file), Arc::clone(&self.definitions));
         let read = move || {
             let reading = file.read(asked);
@@ -87,7 +90,7 @@ impl<S: CatalogStore> Follower<S> {
         };
         match outcome {
             FileOutcome::Content(content) if cut && !self.is_confirmed(&content) => {}
-            FileOutcome::Content(content) => self.propose(content, force).await,
+            FileOutcome::Content(content) => self.propose(content, force, began).await,
             FileOutcome::Unchanged => {
                 self.unconfirmed = None;
                 let now = self.links.wall.now();
@@ -129,14 +132,15 @@ impl<S: CatalogStore> Follower<S> {
     }
 
     /// New and valid sources: the store says whether the guard lets them through.
-    async fn propose(&mut self, content: NewContent, force: bool) {
+    async fn propose(&mut self, content: NewContent, force: bool, began: Instant) {
         self.unconfirmed = None;
         self.editions += 1;
         // A store that is known to be away is not waited for.
         let patience = if self.retry_at.is_some() { Duration::ZERO } else { PATIENCE };
         let by = Instant::now() + patience;
+        log::debug!(took:? = began.elapsed(); "the configuration is new and valid");
         let definitions = content.definitions;
-        let candidate = Candidate { edition: self.editions, definitions, force, asked: false, by };
+        let candidate = Candidate { edition: self.editions, definitions, force, asked: false, by, began };
         self.candidate = Some(candidate);
         if patience.is_zero() {
             self.decide_without_store().await;
@@ -156,6 +160,8 @@ impl<S: CatalogStore> Follower<S> {
 
     /// Sources that wait are in force from now on. Without a merge their rows follow when the store is there.
     pub(super) async fn accept(&mut self, candidate: Candidate, merged: Option<Merged>) {
+        log::debug!(since_read_began:? = candidate.began.elapsed(); "the rows are as it says");
+        self.reload_began = Some(candidate.began);
         let needs_restart = self.file.apply();
         for part in &needs_restart {
             log::warn!("{part} has changed, which takes effect at the next start");
@@ -165,7 +171,10 @@ impl<S: CatalogStore> Follower<S> {
             (report.file_error, report.needs_restart) = (None, needs_restart);
             (report.last_reload_ok, report.last_reload_at) = (Some(true), Some(now));
         });
-        (self.definitions, self.edition) = (candidate.definitions, candidate.edition);
+        let before = std::mem::replace(&mut self.definitions, candidate.definitions);
+        self.edition = candidate.edition;
+        // Freeing 100,000 of them takes longer than a check may wait.
+        drop(spawn_blocking(move || drop(before)));
         // Said once, for this content: what comes later is guarded again.
         self.guard = if candidate.force { Guard::Force } else { Guard::Again };
         // The defaults may be others.

@@ -10,6 +10,11 @@ use crate::support::daemon::{Daemon, Home, ask, has_code};
 use crate::support::postgres::TestDb;
 use crate::support::target::{Target, until};
 
+/// A way of saving a text, with its name.
+type Saving<'a> = (&'a str, &'a dyn Fn(&str));
+/// A way of spoiling the file: its name, what the refusal says, and how.
+type Spoiling<'a> = (&'a str, &'a str, Box<dyn Fn() + 'a>);
+
 /// A daemon whose configuration is a Kubernetes mount and has a `config.d`, on a folder that is itself replaced.
 struct World {
     db: TestDb,
@@ -108,7 +113,7 @@ async fn every_way_of_saving_a_good_file_is_noticed() {
         fs::write(&draft, text).unwrap();
         fs::rename(draft, &file).unwrap();
     };
-    let ways: [(&str, &dyn Fn(&str)); 6] = [
+    let ways: [Saving<'_>; 6] = [
         ("an editor's rename", &|text| replace(&file, text)),
         ("a backup and a new file", &fresh_backup),
         ("sed -i", &sed),
@@ -195,7 +200,7 @@ async fn every_way_of_spoiling_a_file_is_refused_and_heals() {
     };
     let is_root = rustix::process::geteuid().is_root();
     let half = good.len() - 20;
-    let mut ways: Vec<(&str, &str, Box<dyn Fn() + '_>)> = vec![
+    let mut ways: Vec<Spoiling<'_>> = vec![
         ("half written", ":", Box::new(|| fs::write(&file, &good[..half]).unwrap())),
         ("deleted", "no such file", Box::new(gone)),
         ("emptied", "was emptied", Box::new(|| fs::write(&file, "").unwrap())),
@@ -385,6 +390,7 @@ async fn many_askers_at_once_all_get_the_answer_of_what_is_there() {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains("colour"), "{output:?}");
     }
+    assert!(!world.daemon.has_ended());
     assert_steady(&world.target, "/steady", "many askers").await;
     assert_eq!(world.daemon.stop().await.code(), Some(0));
 }

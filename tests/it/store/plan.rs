@@ -58,8 +58,10 @@ fn file_rows(file: &BTreeMap<String, Generated>) -> Vec<FileRow> {
     each.collect()
 }
 
-/// Id of each row with its key, whether it is archived, and its revision.
-async fn table(db: &TestDb) -> BTreeMap<uuid::Uuid, (String, bool, i64)> {
+/// The key of a row, whether it is archived, and its revision.
+type Row = (String, bool, i64);
+
+async fn table(db: &TestDb) -> BTreeMap<uuid::Uuid, Row> {
     let sql = "SELECT id, key, archived_at IS NOT NULL, revision FROM monitors WHERE source = 'file'";
     let rows: Vec<(uuid::Uuid, String, bool, i64)> = sqlx::query_as(sql).fetch_all(&db.pool).await.unwrap();
     rows.into_iter().map(|(id, key, archived, revision)| (id, (key, archived, revision))).collect()
@@ -85,7 +87,7 @@ async fn step(db: &TestDb, store: &Store, file: &BTreeMap<String, Generated>) {
     let MergeAnswer::Done(merged) = answer else { panic!("a forced merge was refused") };
     let after = table(db).await;
     let keys = |keys: &[String]| keys.iter().cloned().collect::<BTreeSet<_>>();
-    let among = |chosen: &dyn Fn(&uuid::Uuid, &(String, bool, i64)) -> bool| {
+    let among = |chosen: &dyn Fn(&uuid::Uuid, &Row) -> bool| {
         let chosen = after.iter().filter(|(id, row)| chosen(id, row));
         chosen.map(|(_, row)| row.0.clone()).collect::<BTreeSet<_>>()
     };
