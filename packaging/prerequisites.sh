@@ -113,7 +113,7 @@ Install that, then run this again."
     as_root "${apt[@]}" update -q || echo "apt-get update had errors; trying with what it has" >&2
     hold_servers
     as_root "${apt[@]}" install -q -y --no-install-recommends "$@" || failed=$?
-    disable_servers "$@"
+    ((failed)) || disable_servers "$@"
     release_servers
     ((failed == 0)) || stop "apt-get could not install: $*"
 }

@@ -90,7 +90,10 @@ impl Counts {
 
 impl fmt::Display for Counts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "# Instructions a check. Written by benches/check-instructions --update; docs/benchmarks.md explains.")?;
+        writeln!(
+            f,
+            "# Instructions a check. Written by benches/check-instructions --update; docs/benchmarks.md explains."
+        )?;
         writeln!(f, "compiler = {}", self.compiler)?;
         self.layers.iter().try_for_each(|(layer, count)| writeln!(f, "{layer} = {count}"))
     }
