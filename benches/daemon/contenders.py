@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import re
 import shutil
 import signal
 import socket
@@ -28,6 +29,7 @@ def _die_with_us():
 
 def spawn(command, log):
     """In a session of its own, so that the signals of a terminal reach only this tool, which stops things in order."""
+    # The tool's own temporary folder is all that a kill -9 of it leaves behind.
     with open(log, "ab") as out:
         return subprocess.Popen(
             command,
@@ -59,8 +61,9 @@ def version(*command):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
     except FileNotFoundError:
         return "not installed"
-    text = (done.stdout + done.stderr).strip()
-    return text.splitlines()[0] if text else "unknown"
+    # All of them name their version first.
+    found = re.search(r"\d+(\.\d+)+[^\s,)]*", done.stdout + done.stderr)
+    return found[0] if found else "unknown"
 
 
 class Target:
@@ -91,22 +94,28 @@ http {{
     }}
 }}
 """
+        self._processes = []
         self._config = os.path.join(folder, "nginx.conf")
         with open(self._config, "w", encoding="ascii") as file:
             file.write(config)
 
     def start(self):
         command = ["/usr/sbin/nginx", "-p", self.folder, "-c", self._config, "-e", f"{self.folder}/nginx-error.log"]
-        self.process = spawn(command, f"{self.folder}/nginx.out")
+        process = spawn(command, f"{self.folder}/nginx.out")
+        self._processes.append(process)
         deadline = time.monotonic() + 20
         while True:
             try:
                 socket.create_connection((self.addresses[-1], self.port), 1).close()
                 return
             except OSError:
-                if self.process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     raise SystemExit(f"nginx did not start: see {self.folder}/nginx-error.log") from None
                 time.sleep(0.05)
+
+    def stop(self):
+        for process in self._processes:
+            stop(process)
 
     def place(self, monitor):
         return self.addresses[monitor % len(self.addresses)], self.port, f"/m/{monitor}"

@@ -74,7 +74,7 @@ def run(kind, number, monitors, options, folder):
             rows = contender.rows(begin - 5, end + 1) if hasattr(contender, "rows") else None
         finally:
             contender.stop()
-            contenders.stop(target.process) if hasattr(target, "process") else None
+            target.stop()
     times, other = access_log.parse(target.log)
     found = access_log.judge(times, monitors, options.interval, begin, end)
     return {
@@ -99,7 +99,7 @@ def machine(options):
             platform.machine(),
         ),
         "kernel": platform.release(),
-        "load_at_start": os.getloadavg()[0],
+        "load_at_start": round(os.getloadavg()[0], 1),
         "nginx": contenders.version("/usr/sbin/nginx", "-v"),
     }
     for name in options.only:
