@@ -6,7 +6,7 @@
 mod catalog;
 mod classify;
 pub mod cluster;
-mod copy;
+pub mod copy;
 mod fault;
 mod lease;
 mod merge;
