@@ -133,13 +133,20 @@ impl Keeper {
             let (store, auto_migrate) = (self.store.clone(), self.auto_migrate);
             tokio::spawn(async move { store.prepare(auto_migrate).await })
         });
-        let ended = task.await;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut *task => break ended,
+                // It may take long, and is no standstill of ours.
+                () = sleep(RETRY) => self.role.beat(),
+            }
+        };
         self.preparing = None;
         ended.unwrap_or_else(|error| Err(StartError::Migration(error.to_string())))
     }
 
     /// One attempt to get the lease.
     async fn attempt(&mut self) -> Result<Seen, Stop> {
+        self.role.beat();
         if self.standing == Standing::Standby {
             match self.store.lease().await {
                 Ok(Some(Lease::Taken { holder, until })) => return Ok(self.taken(&holder, until)),
@@ -238,6 +245,7 @@ impl Keeper {
                 () = self.suspect.notified() => {}
             }
             let asked_at = Instant::now();
+            self.role.beat();
             match self.store.renew().await {
                 Ok(()) => {
                     renewed_at = asked_at;

@@ -14,11 +14,12 @@ use super::listen::{self, Bound};
 use super::pipeline::Shared;
 use super::role::SharedRole;
 use super::source::{ConfigSource, First, Links, net_of};
+use super::systemd::Systemd;
 use super::tasks::{Ended, Restarts, Tasks};
 use super::term::Term;
 use super::view::View;
 use super::{holder, start_stop};
-use crate::catalog::sync::FileContent;
+use crate::catalog::sync::{FileContent, ReloadCount};
 use crate::cli::{self, Environment, Exit, Stop};
 use crate::clock::{SystemWall, Wall};
 use crate::journal::backlog::Backlog;
@@ -49,6 +50,7 @@ pub(super) struct House {
     term: Option<Term>,
     was_standby: bool,
     restarts: Restarts,
+    systemd: Systemd,
     /// Where it listens and what it watches; taken when it has been told.
     greeting: Option<(String, String)>,
 }
@@ -96,6 +98,7 @@ impl House {
             backlog: Arc::clone(&shared.backlog),
             role: Arc::clone(&shared.role),
             restarts: restarts.clone(),
+            reloads: shared.reloads.clone(),
             live: ArcSwapOption::empty(),
         });
         let mut services = Tasks::new(restarts.clone());
@@ -105,6 +108,8 @@ impl House {
         {
             serve_on(&mut services, name, listener, trust, &view, &serving);
         }
+        let systemd = Systemd::new(environment);
+        report_to(&systemd, &mut services, &view, &serving);
         let cluster = cluster_options.map(|options| Embedded::new(lock, options)).transpose()?;
         Ok(Self {
             shared,
@@ -117,6 +122,7 @@ impl House {
             term: None,
             was_standby: false,
             restarts,
+            systemd,
             greeting: Some((shown, config)),
         })
     }
@@ -124,7 +130,7 @@ impl House {
     /// Lives until something makes it impossible. May be dropped at any time; [`Self::end`] follows in every case.
     pub(super) async fn live(&mut self, reloads: &mut mpsc::Receiver<()>) -> Stop {
         if let Some(cluster) = &mut self.cluster
-            && let Err(stop) = cluster.started().await
+            && let Err(stop) = self.systemd.while_starting(cluster.started()).await
         {
             return stop;
         }
@@ -169,6 +175,8 @@ impl House {
             Event::Stop(_) => {}
         }
         self.tell(event);
+        self.systemd.status(&self.view.status_line());
+        self.systemd.ready();
     }
 
     async fn begin_term(&mut self) {
@@ -232,6 +240,7 @@ impl House {
     /// Nothing here hears signals: the main thread does, and ends the process at the second.
     pub(super) async fn end(mut self) {
         log::info!("shutting down");
+        self.systemd.stopping();
         if let Some(term) = &mut self.term {
             term.finish().await;
         }
@@ -268,7 +277,18 @@ fn share(
     let links = Links { net: Arc::clone(&net), max_in_flight: limit, own };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
-    Ok(Shared { store, source, wall, role, suspect, backlog, net, max_in_flight, state: state.to_owned() })
+    Ok(Shared {
+        store,
+        source,
+        wall,
+        role,
+        suspect,
+        backlog,
+        reloads: ReloadCount::default(),
+        net,
+        max_in_flight,
+        state: state.to_owned(),
+    })
 }
 
 fn serve_on(
@@ -282,6 +302,27 @@ fn serve_on(
     let (listener, view, stop) = (Arc::new(listener), Arc::clone(view), serving.clone());
     services.spawn_again(name, serving.clone(), move || {
         serve(Arc::clone(&listener), Arc::clone(&view) as Arc<dyn Admin>, trust, stop.clone())
+    });
+}
+
+/// Tells systemd what it wants to know, until the servers end.
+fn report_to(systemd: &Systemd, services: &mut Tasks, view: &Arc<View>, stop: &Shutdown) {
+    if !systemd.listens() {
+        return;
+    }
+    let (own, shown, ends) = (systemd.clone(), Arc::clone(view), stop.clone());
+    services.spawn_again("status line", stop.clone(), move || {
+        let view = Arc::clone(&shown);
+        own.clone().keep_status(move || view.status_line(), ends.clone())
+    });
+    let (own, shown, ends) = (systemd.clone(), Arc::clone(view), stop.clone());
+    services.spawn_again("watchdog", stop.clone(), move || {
+        let view = Arc::clone(&shown);
+        own.clone().keep_watchdog(move || view.last_progress(), ends.clone())
+    });
+    let (own, shown, ends) = (systemd.clone(), Arc::clone(view), stop.clone());
+    services.spawn_again("reload report", stop.clone(), move || {
+        own.clone().follow_reloads(shown.reloads.follow(), ends.clone())
     });
 }
 

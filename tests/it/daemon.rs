@@ -7,11 +7,14 @@ mod faults;
 mod files;
 mod incidents;
 mod kills;
+mod overdue;
 mod punctual;
 mod refusals;
 mod rows;
 mod server;
+mod standby;
 mod start;
+mod systemd;
 
 use std::time::Duration;
 

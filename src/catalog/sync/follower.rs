@@ -237,6 +237,9 @@ impl<S: CatalogStore> Follower<S> {
 
     /// Reads the sources again and applies what differs. Who asked is answered here, or with the publication.
     async fn reread(&mut self, force: bool) {
+        if force {
+            self.links.report.reloads().begin();
+        }
         let file = Arc::clone(&self.file);
         let outcome = match spawn_blocking(move || file.read(force)).await {
             Ok(FileReading { folders, outcome }) => {
@@ -246,6 +249,9 @@ impl<S: CatalogStore> Follower<S> {
             // A file that our reader cannot bear is a bad one.
             Err(error) => FileOutcome::Refused(format!("reading the sources failed: {error}")),
         };
+        if !force && matches!(outcome, FileOutcome::Content(_) | FileOutcome::Refused(_)) {
+            self.links.report.reloads().begin();
+        }
         let error = match outcome {
             FileOutcome::Content(definitions) => {
                 let needs_restart = self.file.apply();

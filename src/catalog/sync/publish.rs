@@ -106,6 +106,7 @@ impl<S: CatalogStore> Follower<S> {
         for request in self.asked.drain(..) {
             let _ = request.send(answer.clone());
         }
+        self.links.report.reloads().end();
     }
 
     pub(super) fn remembering(&self) -> impl FnOnce() -> Remembered + Send + 'static {
