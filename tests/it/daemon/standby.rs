@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::{MOST, incidents, monitor, on, wait_incident, wait_sql};
 use crate::support::daemon::{Daemon, Home, has_code};
@@ -157,11 +158,11 @@ async fn a_transaction_of_a_frozen_one_holds_up_nobody() {
     let homes = homes(&db, [&one, &other], "");
     let [first, second] = two(&homes).await;
     // As a daemon that is frozen in the middle of a batch: its transaction stays open and holds the lease's row.
-    let mut held = sqlx::Connection::begin(Box::leak(Box::new(db.pool.acquire().await.unwrap()))).await.unwrap();
-    sqlx::query("SET application_name = 'lamplighter'").execute(&mut *held).await.unwrap();
+    let mut held = PgConnection::connect(&db.url).await.unwrap();
     first.signal(Signal::STOP);
     let frozen_at = Instant::now();
-    sqlx::query("SELECT 1 FROM daemon_lease FOR KEY SHARE").execute(&mut *held).await.unwrap();
+    let hold = "SET application_name = 'lamplighter'; BEGIN; SELECT 1 FROM daemon_lease FOR KEY SHARE";
+    held.execute(hold).await.unwrap();
     is_active(&second, TAKE_OVER).await;
     assert!(frozen_at.elapsed() < TAKE_OVER, "{:?}", frozen_at.elapsed());
     assert!(second.log().contains("its connection was ended"), "{}", second.log());
