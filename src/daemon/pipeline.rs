@@ -72,6 +72,8 @@ pub(super) struct Pipeline {
 pub(super) struct Beginning {
     /// The file's part of the catalogue.
     pub(super) content: FileContent,
+    /// Where the term's records go.
+    pub(super) journal: Arc<dyn Journal>,
     /// Opens when this daemon may write.
     pub(super) open: watch::Receiver<bool>,
     /// This daemon was a standby: what `catalog.json` knows of states is another's past.
@@ -103,7 +105,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
 
     let (suspect, role) = (Arc::clone(&shared.suspect), Arc::clone(&shared.role));
     let store = Arc::new(Gated::new(shared.store.clone(), beginning.open, role, suspect, Arc::clone(&report)));
-    let journal: Arc<dyn Journal> = Arc::clone(&shared.backlog) as Arc<dyn Journal>;
+    let journal = beginning.journal;
     let inputs =
         Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: shared.max_in_flight.clone() };
     let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);

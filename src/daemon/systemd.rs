@@ -21,6 +21,8 @@ use crate::shutdown::Shutdown;
 pub(super) const STILL: Duration = Duration::from_secs(5);
 /// How often the status line is made anew.
 const STATUS_EVERY: Duration = Duration::from_secs(1);
+/// A manager that reads nothing holds us up for so long at the most.
+const SEND: Duration = Duration::from_millis(200);
 /// Longest status line, bytes: systemd shows one line.
 const STATUS_MOST: usize = 256;
 
@@ -60,7 +62,6 @@ impl Systemd {
 
     fn send(&self, text: &str) {
         if let Some(inner) = &self.0
-            // Non-blocking: a manager that reads nothing must not hold us up.
             && let Err(error) = inner.socket.send(text.as_bytes())
         {
             log::debug!("systemd could not be told: {error}");
@@ -73,6 +74,15 @@ impl Systemd {
             && !inner.ready.send_replace(true)
         {
             self.send("READY=1");
+        }
+    }
+
+    async fn wait_until_ready(&self, stop: &mut Shutdown) -> bool {
+        let Some(inner) = &self.0 else { return false };
+        let mut ready = inner.ready.subscribe();
+        tokio::select! {
+            () = stop.wait() => false,
+            ready = ready.wait_for(|ready| *ready) => ready.is_ok(),
         }
     }
 
@@ -112,6 +122,10 @@ impl Systemd {
 
     /// Tells the beginning and the end of every reload, until shutdown.
     pub(super) async fn follow_reloads(self, mut reloads: watch::Receiver<Reloads>, mut stop: Shutdown) {
+        // READY=1 would end the start.
+        if !self.wait_until_ready(&mut stop).await {
+            return;
+        }
         // Those of before this loop were told by the one of before, or by none.
         let mut told = reloads.borrow_and_update().ended;
         loop {
@@ -156,11 +170,9 @@ impl Systemd {
     pub(super) async fn keep_watchdog(self, progress: impl Fn() -> Instant, mut stop: Shutdown) {
         let Some(inner) = &self.0 else { return stop.wait().await };
         let Some(every) = inner.ping_every else { return stop.wait().await };
-        let mut ready = inner.ready.subscribe();
-        tokio::select! {
-            () = stop.wait() => return,
-            // The watchdog begins with READY=1.
-            _ = ready.wait_for(|ready| *ready) => {}
+        // The watchdog begins with READY=1.
+        if !self.wait_until_ready(&mut stop).await {
+            return;
         }
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -187,7 +199,7 @@ fn connect(address: &str) -> std::io::Result<UnixDatagram> {
         None => SocketAddr::from_pathname(address)?,
     };
     let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(SEND))?;
     socket.connect_addr(&address)?;
     Ok(socket)
 }

@@ -82,7 +82,10 @@ async fn every_reload_is_told_from_its_beginning_to_its_end() {
     let (manager, path) = Manager::at_path();
     let (trigger, stop) = shutdown::channel();
     let reloads = ReloadCount::default();
-    let following = tokio::spawn(systemd(&[("NOTIFY_SOCKET", &path)]).follow_reloads(reloads.follow(), stop));
+    let told = systemd(&[("NOTIFY_SOCKET", &path)]);
+    let following = tokio::spawn(told.clone().follow_reloads(reloads.follow(), stop));
+    told.ready();
+    assert_eq!(manager.hears().await, "READY=1");
     let mut last = 0;
     for slow in [true, false, true] {
         reloads.begin();

@@ -19,7 +19,8 @@ async fn an_overdue_monitor_is_named_until_it_is_checked_again() {
     until("the log names it", MOST, async || {
         let log = daemon.log();
         let line = log.lines().find(|line| line.contains("overdue: due for three intervals"))?;
-        Some(assert!(line.contains("monitor=starved") && line.contains("monitor_id="), "{line}"))
+        assert!(line.contains("monitor=starved") && line.contains("monitor_id="), "{line}");
+        Some(())
     })
     .await;
     let row = until("its row says so", MOST, async || {
