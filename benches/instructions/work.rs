@@ -90,7 +90,8 @@ async fn pass(checks: u32, entries: Vec<Arc<Entry>>) -> Result<(), String> {
     let (_states, states_end) = mpsc::channel(1);
     let (_trigger, stop) = shutdown::channel();
     let net = Arc::new(ArcSwap::from_pointee(net()?));
-    let pool = Pool { net, wall: Arc::clone(&wall), finished, grace: Duration::from_secs(1) };
+    let gaps = Arc::clone(&journal) as Arc<dyn Journal>;
+    let pool = Pool { net, wall: Arc::clone(&wall), journal: gaps, finished, grace: Duration::from_secs(1) };
     let stage = Stage {
         finished: finished_end,
         updates: updates_end,

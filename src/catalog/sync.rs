@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use super::plan::Archiving;
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
@@ -122,9 +122,15 @@ pub struct CatalogReport {
 
 /// Shared with those who show it.
 #[derive(Debug, Default)]
-pub struct SharedReport(Mutex<CatalogReport>);
+pub struct SharedReport(Mutex<CatalogReport>, ReloadCount);
 
 impl SharedReport {
+    /// An empty report that counts its reloads there.
+    #[must_use]
+    pub fn counting(reloads: ReloadCount) -> Self {
+        Self(Mutex::default(), reloads)
+    }
+
     /// The report now.
     #[must_use]
     pub fn get(&self) -> CatalogReport {
@@ -133,6 +139,43 @@ impl SharedReport {
 
     fn edit(&self, change: impl FnOnce(&mut CatalogReport)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Reloads that have begun and ended.
+    #[must_use]
+    pub const fn reloads(&self) -> &ReloadCount {
+        &self.1
+    }
+}
+
+/// How many reloads there were since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// Begun.
+    pub begun: u64,
+    /// Of those, the first so many have ended.
+    pub ended: u64,
+}
+
+/// Counts reloads, for who tells others about them. Clones share the count.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadCount(watch::Sender<Reloads>);
+
+impl ReloadCount {
+    /// A reload begins: somebody asked for it, or the sources differ.
+    pub fn begin(&self) {
+        self.0.send_modify(|reloads| reloads.begun += 1);
+    }
+
+    /// All that have begun have ended, applied or refused.
+    pub fn end(&self) {
+        self.0.send_if_modified(|reloads| std::mem::replace(&mut reloads.ended, reloads.begun) != reloads.begun);
+    }
+
+    /// To wait for changes.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Reloads> {
+        self.0.subscribe()
     }
 }
 

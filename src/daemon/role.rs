@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tokio::time::Instant;
+
 /// What the daemon is to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -15,11 +17,11 @@ pub(super) enum Role {
 
 /// The role, and why the lease could not be renewed the last time; shared with those who show it.
 #[derive(Debug)]
-pub(super) struct SharedRole(Mutex<(Role, Option<String>)>);
+pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Mutex<Instant>);
 
 impl SharedRole {
     pub(super) fn new() -> Self {
-        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)))
+        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)), Mutex::new(Instant::now()))
     }
 
     fn lock(&self) -> MutexGuard<'_, (Role, Option<String>)> {
@@ -33,6 +35,16 @@ impl SharedRole {
     /// Why the store did not answer the last renewal.
     pub(super) fn fault(&self) -> Option<String> {
         self.lock().1.clone()
+    }
+
+    /// The keeper of the lease moves.
+    pub(super) fn beat(&self) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When it last did, at least every 4 s.
+    pub(super) fn pulse(&self) -> Instant {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set(&self, role: Role) {

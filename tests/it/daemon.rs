@@ -8,13 +8,16 @@ mod files;
 mod guards;
 mod incidents;
 mod kills;
+mod overdue;
 mod plan;
 mod punctual;
 mod refusals;
 mod reload;
 mod rows;
 mod server;
+mod standby;
 mod start;
+mod systemd;
 
 use std::time::Duration;
 

@@ -129,6 +129,7 @@ impl<S: CatalogStore> Follower<S> {
         for asked in self.asked.drain(..) {
             let _ = asked.send(answer.clone());
         }
+        self.links.report.reloads().end();
     }
 
     pub(super) fn remembering(&self) -> impl FnOnce() -> Remembered + Send + 'static {

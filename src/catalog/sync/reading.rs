@@ -70,6 +70,9 @@ impl<S: CatalogStore> Follower<S> {
 
     /// Reads the sources again. Who asked is answered here, or with the decision, or with the publication.
     pub(super) async fn reread(&mut self, asked: bool, force: bool) {
+        if asked {
+            self.links.report.reloads().begin();
+        }
         let began = Instant::now();
         let (file, before) = (Arc::clone(&self.file), Arc::clone(&self.definitions));
         let read = move || {
@@ -88,8 +91,17 @@ impl<S: CatalogStore> Follower<S> {
             // A file that our reader cannot bear is a bad one.
             Err(error) => (FileOutcome::Refused(format!("reading the sources failed: {error}")), false),
         };
+        // What looks cut off is no reload yet.
+        let is_new = match &outcome {
+            FileOutcome::Content(content) => !cut || self.is_confirmed(content),
+            FileOutcome::Refused(_) => true,
+            FileOutcome::Unchanged | FileOutcome::StillRefused => false,
+        };
+        if is_new && !asked {
+            self.links.report.reloads().begin();
+        }
         match outcome {
-            FileOutcome::Content(content) if cut && !self.is_confirmed(&content) => {}
+            FileOutcome::Content(_) if !is_new => {}
             FileOutcome::Content(content) => self.propose(content, force, began).await,
             FileOutcome::Unchanged => {
                 self.unconfirmed = None;
