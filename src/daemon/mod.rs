@@ -11,6 +11,7 @@ mod gate;
 mod house;
 mod listen;
 mod pipeline;
+mod readable;
 mod role;
 mod signals;
 mod source;
