@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
 use crate::model::MonitorId;
@@ -74,6 +75,12 @@ pub type ReloadRequest = oneshot::Sender<Reloaded>;
 /// What the catalogue tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogReport {
+    /// Readings of the file that were taken over, after the first.
+    pub reloads_applied: u64,
+    /// Readings that were refused.
+    pub reloads_refused: u64,
+    /// When one was taken over; none: not since the start.
+    pub file_good_at: Option<Instant>,
     /// Findings of the last reading of the file; none when it was fine.
     pub file_error: Option<String>,
     /// Parts of the configuration that take effect at the next start.

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::cli::{Exit, Stop};
+use crate::metrics::work::Moment;
 use crate::model::StoreFault;
 use crate::shutdown::Shutdown;
 use crate::store::{Found, LEASE_SECONDS, Lease, StartError, Store};
@@ -30,11 +31,11 @@ pub(super) enum Role {
 
 /// The role, and why the lease could not be renewed the last time; shared with those who show it.
 #[derive(Debug)]
-pub(super) struct SharedRole(Mutex<(Role, Option<String>)>);
+pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Moment);
 
 impl SharedRole {
     pub(super) fn new() -> Self {
-        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)))
+        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)), Moment::default())
     }
 
     fn lock(&self) -> MutexGuard<'_, (Role, Option<String>)> {
@@ -50,11 +51,22 @@ impl SharedRole {
         self.lock().1.clone()
     }
 
+    /// When the lease was acquired or last renewed; none: never.
+    pub(super) fn renewed_at(&self) -> Option<Instant> {
+        self.1.get()
+    }
+
     fn set(&self, role: Role) {
+        if role == Role::Active {
+            self.1.set(Some(Instant::now()));
+        }
         *self.lock() = (role, None);
     }
 
     fn renewed(&self, fault: Option<String>) {
+        if fault.is_none() {
+            self.1.set(Some(Instant::now()));
+        }
         self.lock().1 = fault;
     }
 }

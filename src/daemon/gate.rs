@@ -5,11 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::database::{Role, SharedRole};
 use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
+use crate::metrics::work::WorkStats;
 use crate::model::{Batch, BatchId, IncidentUid, MonitorId, Record, StoreFault};
 use crate::store::Store;
 
@@ -23,6 +25,7 @@ pub(super) struct Gated {
     open: watch::Receiver<bool>,
     role: Arc<SharedRole>,
     catalog: Arc<SharedReport>,
+    writes: Arc<WorkStats>,
     /// Whose records of the latest batch wait. A repeat of a batch must hold back the same ones: if only the answer of the
     /// first try was lost, the store knows the batch.
     waiting: Arc<Mutex<Waiting>>,
@@ -35,7 +38,12 @@ impl Gated {
         role: Arc<SharedRole>,
         catalog: Arc<SharedReport>,
     ) -> Self {
-        Self { store, open, role, catalog, waiting: Arc::default() }
+        Self { store, open, role, catalog, writes: Arc::default(), waiting: Arc::default() }
+    }
+
+    /// Batches brought to the store; those that found the gate closed are not counted.
+    pub(super) fn writes(&self) -> Arc<WorkStats> {
+        Arc::clone(&self.writes)
     }
 
     /// Monitors of a batch whose rows the catalogue has yet to make.
@@ -54,7 +62,13 @@ impl Gated {
     }
 
     async fn record_free(&self, batch: &Batch) -> Result<Recorded, StoreFault> {
-        let store = self.store()?;
+        let (store, began) = (self.store()?, Instant::now());
+        let recorded = self.record_on(store, batch).await;
+        self.writes.ran(began.elapsed(), recorded.is_ok());
+        recorded
+    }
+
+    async fn record_on(&self, store: &Store, batch: &Batch) -> Result<Recorded, StoreFault> {
         let waiting = self.without_rows(batch);
         if waiting.is_empty() {
             return store.record(batch).await;

@@ -2,6 +2,7 @@
 
 mod database;
 mod gate;
+mod metrics;
 mod pipeline;
 mod source;
 mod view;

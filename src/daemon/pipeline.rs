@@ -24,6 +24,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::database::{Begun, Keeper, SharedRole};
 use super::gate::Gated;
+use super::metrics::{Queue, Sources, Stamps};
 use super::source::{ConfigSource, First, Links, net_of};
 use super::view::View;
 use crate::catalog::sync::{self, Follower, SharedReport, Wakes};
@@ -33,6 +34,8 @@ use crate::clock::{SystemWall, Wall};
 use crate::journal::Journal;
 use crate::journal::backlog::Backlog;
 use crate::journal::recorder::{Recorder, RecorderStats};
+use crate::metrics::task::{Measured, TaskStats};
+use crate::metrics::work::WorkStats;
 use crate::probe::pool::Pool;
 use crate::schedule::dispatch::{Dispatcher, Inputs};
 use crate::schedule::jobs::{Jobs, Wake};
@@ -100,6 +103,7 @@ impl Pipeline {
         let net = net_of(settings, parts.own.clone()).map_err(|error| Stop::new(Exit::Config, error))?;
         let net = Arc::new(ArcSwap::from_pointee(net));
         let places = settings.probe.max_in_flight;
+        let (public, monitors) = (settings.server.metrics_public, settings.server.metrics_monitors);
         let backlog = Arc::new(Backlog::new(settings.database.backlog));
         let (max_in_flight, limit) = watch::channel(places);
         let links = Links { net: Arc::clone(&net), max_in_flight, own: parts.own };
@@ -118,12 +122,26 @@ impl Pipeline {
         let (file_wake, file_end) = mpsc::channel(1);
         let (reload, reload_end) = mpsc::channel(16);
 
+        let queues = vec![
+            Queue::of("due", &due),
+            Queue::of("finished", &finished),
+            Queue::of("done", &done),
+            Queue::of("stage_updates", &to_stage),
+            Queue::of("dispatcher_updates", &to_dispatcher),
+            Queue::of("states", &states),
+            Queue::of("folders", &folders),
+            Queue::of("file_wake", &file_wake),
+            Queue::of("reloads", &reload),
+        ];
+
         let mut jobs = Jobs::builder();
         let tick = jobs.job("tick", "* * * * * *");
         let minute = jobs.job("compare", "0 * * * * *");
         let rollup = jobs.job("roll-up", "20 * * * * *");
         let partitions = jobs.job("partitions", "40 0 * * * *");
 
+        let (rolled, partitioned) = (Arc::new(WorkStats::default()), Arc::new(WorkStats::default()));
+        let raw_store = parts.store.clone();
         let store =
             Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&parts.role), Arc::clone(&report)));
         let journal: Arc<dyn Journal> = Arc::clone(&backlog) as Arc<dyn Journal>;
@@ -167,9 +185,25 @@ impl Pipeline {
             ("dispatcher", Box::pin(dispatcher.run(stop()))),
             ("catalogue", Box::pin(follower.run(content, wakes, stop()))),
             ("file watch", Box::pin(files::run(folders_end, file_wake.clone(), stop()))),
-            ("roll-up", Box::pin(roll_up(Arc::clone(&store), rollup, stop()))),
-            ("partitions", Box::pin(make_partitions(store, partitions, stop()))),
+            ("roll-up", Box::pin(roll_up(Arc::clone(&store), rollup, stop(), Arc::clone(&rolled)))),
+            ("partitions", Box::pin(make_partitions(Arc::clone(&store), partitions, stop(), Arc::clone(&partitioned)))),
         ];
+        let tasks: Vec<_> = loops.iter().map(|(name, _)| TaskStats::new(name)).collect();
+        let measured = loops.into_iter().zip(&tasks).map(|((name, body), stats)| {
+            let body: Loop = Box::pin(Measured::new(Arc::clone(stats), body));
+            (name, body)
+        });
+        let loops = measured.collect();
+        let metrics = Sources {
+            store: raw_store,
+            tasks,
+            queues,
+            writes: store.writes(),
+            jobs: vec![("roll-up", rolled), ("partitions", partitioned)],
+            stamps: Stamps::new(&*wall),
+            public,
+            monitors,
+        };
         let view = Arc::new(View {
             started_at: wall.now(),
             config,
@@ -183,6 +217,7 @@ impl Pipeline {
             role: parts.role,
             reload,
             running: Arc::default(),
+            metrics,
         });
         Ok(Self {
             tasks: JoinSet::new(),
@@ -331,13 +366,15 @@ impl Pipeline {
 }
 
 /// Closes hours and recomputes dirty ones, each minute.
-async fn roll_up(store: Arc<Gated>, mut wake: Wake, mut stop: Shutdown) {
+async fn roll_up(store: Arc<Gated>, mut wake: Wake, mut stop: Shutdown, stats: Arc<WorkStats>) {
     while next(&mut wake, &mut stop).await {
         let Ok(store) = store.store() else { continue };
+        let began = Instant::now();
         let rolled = tokio::select! {
             rolled = store.roll_up() => rolled,
             () = stop.wait() => return,
         };
+        stats.ran(began.elapsed(), rolled.is_ok());
         match rolled {
             Ok(rolled) if rolled.recomputed > 0 => log::debug!(hours = rolled.recomputed; "hours rolled up"),
             Ok(_) => {}
@@ -347,10 +384,13 @@ async fn roll_up(store: Arc<Gated>, mut wake: Wake, mut stop: Shutdown) {
 }
 
 /// Makes partitions ahead, each hour.
-async fn make_partitions(store: Arc<Gated>, mut wake: Wake, mut stop: Shutdown) {
+async fn make_partitions(store: Arc<Gated>, mut wake: Wake, mut stop: Shutdown, stats: Arc<WorkStats>) {
     while next(&mut wake, &mut stop).await {
         let Ok(store) = store.store() else { continue };
-        match store.make_partitions_ahead().await {
+        let began = Instant::now();
+        let made = store.make_partitions_ahead().await;
+        stats.ran(began.elapsed(), made.is_ok());
+        match made {
             Ok(0) => {}
             Ok(made) => log::info!(partitions = made; "partitions made ahead"),
             Err(fault) => log::warn!("partitions could not be made ahead and are tried again in an hour: {fault}"),

@@ -10,11 +10,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::database::{Role, SharedRole};
+use super::metrics::{self, Sources};
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadRequest, SharedReport};
 use crate::clock::Wall;
 use crate::journal::backlog::Backlog;
 use crate::journal::recorder::RecorderStats;
+use crate::metrics::text::Format;
 use crate::schedule::dispatch::DispatchStats;
 use crate::verdict::board::{Board, Row};
 use crate::web::{Admin, Readiness, Reason};
@@ -37,6 +39,7 @@ pub(super) struct View {
     pub(super) reload: mpsc::Sender<ReloadRequest>,
     /// Whether the loops run: those of a standby wait.
     pub(super) running: Arc<AtomicBool>,
+    pub(super) metrics: Sources,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
@@ -155,6 +158,14 @@ impl Admin for View {
             },
             "monitors": rows.iter().map(|row| self.row(row)).collect::<Vec<_>>(),
         })
+    }
+
+    fn metrics(&self, format: Format) -> String {
+        metrics::render(self, format)
+    }
+
+    fn metrics_public(&self) -> bool {
+        self.metrics.public
     }
 
     fn reload(&self) -> BoxFuture<'_, Reloaded> {

@@ -65,11 +65,13 @@ mod tests {
 
     #[test]
     fn a_name_with_blanks_and_parentheses_shifts_nothing() {
-        let stat = "7 (a) R (b) S 1 7 7 0 -1 4194304 10 0 0 0 150 50 0 0 20 0 9 0 123 4096000 25 18446744073709551615 0";
+        let stat =
+            "7 (a) R (b) S 1 7 7 0 -1 4194304 10 0 0 0 150 50 0 0 20 0 9 0 123 4096000 25 18446744073709551615 0";
         let figures = parse_stat(stat, 100, 4096).unwrap();
         assert_eq!((figures.cpu, figures.threads), (Duration::from_secs(2), 9));
         assert_eq!((figures.virtual_bytes, figures.resident_bytes), (4_096_000, 102_400));
-        for broken in ["", "7 (a", "7 (a) S 1", "7 (a) S 1 7 7 0 -1 4194304 10 0 0 0 x 50 0 0 20 0 9 0 123 4096000 25"] {
+        for broken in ["", "7 (a", "7 (a) S 1", "7 (a) S 1 7 7 0 -1 4194304 10 0 0 0 x 50 0 0 20 0 9 0 123 4096000 25"]
+        {
             assert_eq!(parse_stat(broken, 100, 4096), None, "{broken}");
         }
     }

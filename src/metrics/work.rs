@@ -8,29 +8,44 @@ use tokio::time::Instant;
 /// Upper bounds of the buckets of a work's duration, seconds; one more bucket holds the rest.
 pub const DURATION_BOUNDS: [f64; 10] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
-/// Runs of one kind of work.
+/// A moment that may not have come, to the millisecond; set and read by anybody.
 #[derive(Debug)]
-pub struct WorkStats {
+pub struct Moment {
     start: Instant,
-    succeeded: AtomicU64,
-    failed: AtomicU64,
-    /// Milliseconds after `start`, and one; 0: never.
-    last_success: AtomicU64,
-    micros: AtomicU64,
-    buckets: [AtomicU64; DURATION_BOUNDS.len() + 1],
+    /// Milliseconds after `start`, and one; 0: none.
+    since: AtomicU64,
 }
 
-impl Default for WorkStats {
+impl Default for Moment {
     fn default() -> Self {
-        Self {
-            start: Instant::now(),
-            succeeded: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            last_success: AtomicU64::new(0),
-            micros: AtomicU64::new(0),
-            buckets: [const { AtomicU64::new(0) }; DURATION_BOUNDS.len() + 1],
-        }
+        Self { start: Instant::now(), since: AtomicU64::new(0) }
     }
+}
+
+impl Moment {
+    /// Sets it; what lies before the making of this value counts as then.
+    pub fn set(&self, at: Option<Instant>) {
+        let since = at.map(|at| at.saturating_duration_since(self.start).as_millis());
+        let since = since.map_or(0, |since| u64::try_from(since).unwrap_or(u64::MAX).saturating_add(1));
+        self.since.store(since, Relaxed);
+    }
+
+    /// The moment.
+    #[must_use]
+    pub fn get(&self) -> Option<Instant> {
+        let since = self.since.load(Relaxed).checked_sub(1)?;
+        self.start.checked_add(Duration::from_millis(since))
+    }
+}
+
+/// Runs of one kind of work.
+#[derive(Debug, Default)]
+pub struct WorkStats {
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    last_success: Moment,
+    micros: AtomicU64,
+    buckets: [AtomicU64; DURATION_BOUNDS.len() + 1],
 }
 
 impl WorkStats {
@@ -43,8 +58,7 @@ impl WorkStats {
         self.micros.fetch_add(u64::try_from(took.as_micros()).unwrap_or(u64::MAX), Relaxed);
         if good {
             self.succeeded.fetch_add(1, Relaxed);
-            let since = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-            self.last_success.store(since.saturating_add(1), Relaxed);
+            self.last_success.set(Some(Instant::now()));
         } else {
             self.failed.fetch_add(1, Relaxed);
         }
@@ -65,8 +79,7 @@ impl WorkStats {
     /// When the last successful run ended, to the millisecond.
     #[must_use]
     pub fn last_success(&self) -> Option<Instant> {
-        let since = self.last_success.load(Relaxed).checked_sub(1)?;
-        self.start.checked_add(Duration::from_millis(since))
+        self.last_success.get()
     }
 
     /// How many runs took so long, a count for each of [`DURATION_BOUNDS`] and one for the rest, and the sum in seconds.

@@ -45,6 +45,10 @@ impl fmt::Display for Listen {
 pub struct Server {
     /// The address of pages, API and health.
     pub listen: Listen,
+    /// Whether `/metrics` needs no token.
+    pub metrics_public: bool,
+    /// Monitors with series of their own in `/metrics`, at most.
+    pub metrics_monitors: usize,
 }
 
 /// `[database]`.
@@ -98,7 +102,11 @@ impl Default for Daemon {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8780))) }
+        Self {
+            listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8780))),
+            metrics_public: false,
+            metrics_monitors: 1000,
+        }
     }
 }
 
@@ -153,7 +161,7 @@ impl Daemon {
 
 impl Server {
     pub(super) fn read(table: &mut TableReader<'_>) -> Self {
-        table.not_built_yet(&["public_listen", "public_url", "metrics_public", "tls"]);
+        table.not_built_yet(&["public_listen", "public_url", "tls"]);
         let listen = table.string("listen").and_then(|text| {
             let listen = parse_listen(&text);
             if listen.is_none() {
@@ -163,7 +171,15 @@ impl Server {
             }
             listen
         });
-        listen.map_or_else(Self::default, |listen| Self { listen })
+        let default = Self::default();
+        Self {
+            listen: listen.unwrap_or(default.listen),
+            metrics_public: table.boolean("metrics_public").unwrap_or(default.metrics_public),
+            metrics_monitors: table
+                .integer("metrics_monitors", 0..=250_000)
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(default.metrics_monitors),
+        }
     }
 }
 

@@ -4,8 +4,10 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Reloaded;
+use crate::metrics::text::Format;
 
 pub mod client;
+mod metrics;
 mod routes;
 pub mod server;
 
@@ -38,6 +40,10 @@ pub trait Admin: Send + Sync + 'static {
     fn readiness(&self) -> Readiness;
     /// For `status`: the whole view as JSON.
     fn overview(&self) -> serde_json::Value;
+    /// For `/metrics`: the whole text.
+    fn metrics(&self, format: Format) -> String;
+    /// Whether `/metrics` answers everybody.
+    fn metrics_public(&self) -> bool;
     /// Asks for a reload and waits for its result.
     fn reload(&self) -> BoxFuture<'_, Reloaded>;
 }

@@ -9,7 +9,7 @@ use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::json;
 
-use super::{Admin, Readiness};
+use super::{Admin, Readiness, metrics};
 
 /// Who is on the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +23,7 @@ pub enum Trust {
 type Reply = Response<Full<Bytes>>;
 
 /// First path segments of the contract's routes (section 5) that are built by later versions.
-const LATER: &[&str] = &["metrics", "probe", "api", "status", "badge", "ping"];
+const LATER: &[&str] = &["probe", "api", "status", "badge", "ping"];
 
 pub(super) async fn route(request: Request<Incoming>, admin: Arc<dyn Admin>, trust: Trust) -> Reply {
     let path = request.uri().path();
@@ -33,6 +33,16 @@ pub(super) async fn route(request: Request<Incoming>, admin: Arc<dyn Admin>, tru
         "/healthz" => text(StatusCode::OK, "ok\n"),
         "/readyz" => readyz(admin.readiness(), trust),
         "/" => text(StatusCode::OK, INDEX),
+        "/metrics" if !get => method_not_allowed("GET, HEAD"),
+        "/metrics" if trust == Trust::Local || admin.metrics_public() => {
+            let (content_type, body) = metrics::exposition(&*admin, request.headers());
+            reply(StatusCode::OK, content_type, body)
+        }
+        "/metrics" => problem(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "metrics are for admin.sock on this machine, or for everybody with server.metrics_public = true",
+        ),
         "/api/v1/overview" if trust == Trust::Local => {
             if get {
                 json_reply(StatusCode::OK, &admin.overview())
@@ -61,7 +71,8 @@ pub(super) async fn route(request: Request<Incoming>, admin: Arc<dyn Admin>, tru
 
 const INDEX: &str = "Lamplighter is running.\n\n\
     /healthz   alive\n\
-    /readyz    ready, and what is not\n\n\
+    /readyz    ready, and what is not\n\
+    /metrics   figures for Prometheus\n\n\
     The table of monitors: run `lamplighter status` on this machine.\n";
 
 fn readyz(mut readiness: Readiness, trust: Trust) -> Reply {

@@ -246,6 +246,16 @@ impl<S: CatalogStore> Follower<S> {
             // A file that our reader cannot bear is a bad one.
             Err(error) => FileOutcome::Refused(format!("reading the sources failed: {error}")),
         };
+        self.links.report.edit(|report| match outcome {
+            FileOutcome::Refused(_) => report.reloads_refused += 1,
+            // Also when a bad file was taken back.
+            FileOutcome::Unchanged if report.file_error.is_none() => {}
+            FileOutcome::Content(_) | FileOutcome::Unchanged => {
+                report.reloads_applied += 1;
+                report.file_good_at = Some(Instant::now());
+            }
+            FileOutcome::StillRefused => {}
+        });
         let error = match outcome {
             FileOutcome::Content(definitions) => {
                 let needs_restart = self.file.apply();
