@@ -212,11 +212,11 @@ pub(super) fn loops(out: &mut Exposition, view: &View) {
 fn jobs(out: &mut Exposition, view: &View) {
     let mut runs = out.family("lamplighter_job_runs", Counter, "Runs of a job by result.");
     for (job, stats) in &view.metrics.jobs {
-        runs.sample(&Labels::one("job", job).and("result", "success"), stats.succeeded());
-        runs.sample(&Labels::one("job", job).and("result", "failure"), stats.failed());
+        runs.sample(&Labels::one("task", job).and("result", "success"), stats.succeeded());
+        runs.sample(&Labels::one("task", job).and("result", "failure"), stats.failed());
     }
     let took: Vec<_> = view.metrics.jobs.iter().map(|(job, stats)| (*job, stats.durations().1)).collect();
-    each(out, ("lamplighter_job_duration_seconds", Counter, "Time that a job ran, summed."), "job", took);
+    each(out, ("lamplighter_job_duration_seconds", Counter, "Time that a job ran, summed."), "task", took);
     let stamps = &view.metrics.stamps;
     let last = view
         .metrics
@@ -224,7 +224,7 @@ fn jobs(out: &mut Exposition, view: &View) {
         .iter()
         .filter_map(|(job, stats)| Some((*job, stamps.seconds(&*view.wall, stats.last_success()?))));
     let help = "When a job last succeeded.";
-    each(out, ("lamplighter_job_last_success_timestamp_seconds", Gauge, help), "job", last.collect::<Vec<_>>());
+    each(out, ("lamplighter_job_last_success_timestamp_seconds", Gauge, help), "task", last.collect::<Vec<_>>());
 }
 
 pub(super) fn store(out: &mut Exposition, view: &View) {

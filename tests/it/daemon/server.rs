@@ -41,7 +41,7 @@ async fn routes_answer_as_the_contract_says() {
     let (_, local) = daemon.readiness().await.unwrap();
     assert!(local["notes"][0]["detail"].as_str().unwrap().contains("config.toml:1:"), "{local}");
 
-    for path in ["/metrics", "/api/v1/monitors", "/status/x", "/badge/x", "/ping/x", "/probe?target=x"] {
+    for path in ["/api/v1/monitors", "/status/x", "/badge/x", "/ping/x", "/probe?target=x"] {
         let answer = get(&address, "GET", path).await;
         assert_eq!(answer.status, 501, "{path}");
         assert!(answer.head.contains("content-type: application/problem+json"), "{}", answer.head);
