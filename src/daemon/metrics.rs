@@ -99,6 +99,7 @@ pub(super) fn render(view: &View, format: Format) -> String {
     parts::loops(&mut out, view);
     parts::store(&mut out, view);
     parts::configuration(&mut out, view);
+    parts::log(&mut out);
     parts::process(&mut out, view);
     monitors::all(&mut out, view);
     out.finish()

@@ -37,7 +37,10 @@ const LOOKUP: Duration = Duration::from_secs(2);
 /// Runs the daemon until a signal; the stop says why it could not begin or go on.
 pub fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let first = source::first(config, environment)?;
-    telemetry::start(first.settings.daemon.log_level)
+    // no-color.org: set and not empty.
+    let colours = environment.get("NO_COLOR").is_none() && environment.get("TERM") != Some("dumb");
+    // Dropped last, so that the end is told as well.
+    let _flush = telemetry::start(&first.settings.daemon.log_level, colours)
         .map_err(|error| Stop::new(Exit::Failure, format!("logging does not start: {error}")))?;
     let state = cli::state_directory(first.settings.daemon.state_directory.as_deref(), environment)?;
     let lock = StateLock::acquire(&state).map_err(|error| cluster_stop(&error))?;

@@ -13,6 +13,7 @@ use crate::metrics::text::{Exposition, Kind, Labels};
 use crate::metrics::work::DURATION_BOUNDS;
 use crate::model::{Source, Status, Verdict};
 use crate::schedule::dispatch::LATENESS_BOUNDS_MS;
+use crate::telemetry;
 use crate::web::Admin as _;
 
 use Kind::{Counter, Gauge};
@@ -294,4 +295,17 @@ pub(super) fn process(out: &mut Exposition, view: &View) {
     }
     let most = figures.max_fds.map_or(f64::INFINITY, |most| most as f64);
     out.single("process_max_fds", Gauge, "Most file descriptors that the process may open.", most);
+}
+
+pub(super) fn log(out: &mut Exposition) {
+    let stats = telemetry::stats();
+    let levels = telemetry::LEVELS.map(|level| level.as_str().to_ascii_lowercase());
+    let lines = levels.iter().zip(stats.lines).map(|(level, count)| (level.as_str(), count as f64));
+    each(out, ("lamplighter_log_lines", Counter, "Log lines that were to be written, by level."), "level", lines);
+    let help = "Lines left out because too many of their kind came; a summary line gives their number.";
+    out.single("lamplighter_log_lines_suppressed", Counter, help, stats.suppressed);
+    let help = "Lines lost because nobody read the log fast enough.";
+    out.single("lamplighter_log_lines_dropped", Counter, help, stats.dropped);
+    let help = "Memory of the lines that wait to be written.";
+    out.single("lamplighter_log_queue_bytes", Gauge, help, stats.queued_bytes);
 }
