@@ -6,6 +6,7 @@ mod ends;
 mod files;
 mod incidents;
 mod kills;
+mod logging;
 mod metrics;
 mod punctual;
 mod refusals;
