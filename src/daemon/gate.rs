@@ -4,10 +4,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
-use super::database::{Role, SharedRole};
+use super::role::{Role, SharedRole};
 use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
@@ -24,6 +24,8 @@ pub(super) struct Gated {
     store: Store,
     open: watch::Receiver<bool>,
     role: Arc<SharedRole>,
+    /// Told when the store says that the lease is another's.
+    suspect: Arc<Notify>,
     catalog: Arc<SharedReport>,
     writes: Arc<WorkStats>,
     /// Whose records of the latest batch wait. A repeat of a batch must hold back the same ones: if only the answer of the
@@ -36,14 +38,23 @@ impl Gated {
         store: Store,
         open: watch::Receiver<bool>,
         role: Arc<SharedRole>,
+        suspect: Arc<Notify>,
         catalog: Arc<SharedReport>,
     ) -> Self {
-        Self { store, open, role, catalog, writes: Arc::default(), waiting: Arc::default() }
+        Self { store, open, role, suspect, catalog, writes: Arc::default(), waiting: Arc::default() }
     }
 
     /// Batches brought to the store; those that found the gate closed are not counted.
     pub(super) fn writes(&self) -> Arc<WorkStats> {
         Arc::clone(&self.writes)
+    }
+
+    /// Passes a result on; a refusal by the epoch has the lease looked at.
+    fn note<T>(&self, result: Result<T, StoreFault>) -> Result<T, StoreFault> {
+        if let Err(StoreFault::Fenced(_)) = &result {
+            self.suspect.notify_one();
+        }
+        result
     }
 
     /// Monitors of a batch whose rows the catalogue has yet to make.
@@ -71,11 +82,14 @@ impl Gated {
     async fn record_on(&self, store: &Store, batch: &Batch) -> Result<Recorded, StoreFault> {
         let waiting = self.without_rows(batch);
         if waiting.is_empty() {
-            return store.record(batch).await;
+            return self.note(store.record(batch).await);
         }
         let is_free = |record: &&Record| record.monitor().is_none_or(|id| !waiting.contains(&id));
         let free = Batch { id: batch.id, records: batch.records.iter().filter(is_free).cloned().collect() };
-        let mut recorded = if free.records.is_empty() { Recorded::default() } else { store.record(&free).await? };
+        let mut recorded = Recorded::default();
+        if !free.records.is_empty() {
+            recorded = self.note(store.record(&free).await)?;
+        }
         recorded.delayed.extend(waiting);
         Ok(recorded)
     }
@@ -95,23 +109,23 @@ impl Gated {
 
 impl CatalogStore for Gated {
     fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>> {
-        Box::pin(async move { self.store()?.merge(rows).await })
+        Box::pin(async move { self.note(self.store()?.merge(rows).await) })
     }
 
     fn load<'a>(&'a self, only: Option<&'a [MonitorId]>) -> BoxFuture<'a, Result<Vec<MonitorRow>, StoreFault>> {
-        Box::pin(async move { self.store()?.load(only).await })
+        Box::pin(async move { self.note(self.store()?.load(only).await) })
     }
 
     fn dismissed(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, IncidentUid)>, StoreFault>> {
-        Box::pin(async move { self.store()?.dismissed().await })
+        Box::pin(async move { self.note(self.store()?.dismissed().await) })
     }
 
     fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>> {
-        Box::pin(async move { self.store()?.revisions().await })
+        Box::pin(async move { self.note(self.store()?.revisions().await) })
     }
 
     fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>> {
-        Box::pin(async move { self.store()?.mark_invalid(reasons).await })
+        Box::pin(async move { self.note(self.store()?.mark_invalid(reasons).await) })
     }
 
     fn changed(&self) -> BoxFuture<'_, Result<(), StoreFault>> {
@@ -130,6 +144,6 @@ impl RecordStore for Gated {
     }
 
     fn write_status<'a>(&'a self, rows: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
-        Box::pin(async move { self.store()?.write_status(rows).await })
+        Box::pin(async move { self.note(self.store()?.write_status(rows).await) })
     }
 }

@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::view::View;
 use crate::clock::Wall;
-use crate::metrics::task::TaskStats;
 use crate::metrics::text::{Exposition, Format, Kind, Labels};
 use crate::metrics::work::WorkStats;
 use crate::store::Store;
@@ -22,14 +21,17 @@ use crate::store::Store;
 /// The clocks may drift apart so far before moments are told by the wall clock's new reading.
 const DRIFT: TimeDelta = TimeDelta::milliseconds(500);
 
-/// What `/metrics` shows besides what the view knows anyway.
-pub(super) struct Sources {
-    pub(super) store: Store,
-    pub(super) tasks: Vec<Arc<TaskStats>>,
+/// What `/metrics` shows of a term besides what its loops tell anyway.
+pub(super) struct TermSources {
     pub(super) queues: Vec<Queue>,
     /// Batches brought to the store.
     pub(super) writes: Arc<WorkStats>,
     pub(super) jobs: Vec<(&'static str, Arc<WorkStats>)>,
+}
+
+/// What outlives a term.
+pub(super) struct Sources {
+    pub(super) store: Store,
     pub(super) stamps: Stamps,
     /// `server.metrics_public`.
     pub(super) public: bool,
@@ -93,15 +95,23 @@ fn seconds(time: Duration) -> f64 {
 /// The whole text.
 pub(super) fn render(view: &View, format: Format) -> String {
     let mut out = Exposition::new(format);
+    let live = view.live.load_full();
+    let live = live.as_deref();
     parts::daemon(&mut out, view);
-    parts::scheduler(&mut out, view);
-    parts::results(&mut out, view);
-    parts::loops(&mut out, view);
-    parts::store(&mut out, view);
-    parts::configuration(&mut out, view);
+    parts::backlog(&mut out, view, live);
+    parts::tasks(&mut out, view);
+    parts::store(&mut out, view, live);
+    parts::configuration(&mut out, view, live);
     parts::log(&mut out);
     parts::process(&mut out, view);
-    monitors::all(&mut out, view);
+    // A standby checks nothing and has none of these.
+    if let Some(live) = live {
+        parts::scheduler(&mut out, live);
+        parts::recorder(&mut out, view, live);
+        parts::queues(&mut out, live);
+        parts::jobs(&mut out, view, live);
+        monitors::all(&mut out, &live.board, view.metrics.monitors);
+    }
     out.finish()
 }
 

@@ -55,7 +55,7 @@ impl Drop for Flush {
     }
 }
 
-/// Starts logging, and tells panics in the log. Call once; a second call is an error of the caller and reported as text.
+/// Starts logging. Call once; a second call is an error of the caller and reported as text.
 /// `colours` is whether a terminal gets them.
 ///
 /// # Errors
@@ -72,7 +72,6 @@ pub fn start(filter: &Filter, colours: bool) -> Result<Flush, String> {
         .map_err(|error| error.to_string())?;
     log::set_logger(logger).map_err(|error| error.to_string())?;
     log::set_max_level(filter.most());
-    std::panic::set_hook(Box::new(panicked));
     Ok(Flush(()))
 }
 
@@ -94,21 +93,6 @@ pub fn stats() -> LogStats {
 #[must_use]
 pub fn escape(text: &str) -> std::borrow::Cow<'_, str> {
     text::clean(text, usize::MAX, false).into()
-}
-
-/// A panic is a line like any other, and not text of several lines between them.
-fn panicked(info: &std::panic::PanicHookInfo<'_>) {
-    let thread = std::thread::current();
-    let what = info.payload_as_str().unwrap_or("no message");
-    let place = info.location().map(ToString::to_string).unwrap_or_default();
-    // Captured only when RUST_BACKTRACE asks for it.
-    let trace = std::backtrace::Backtrace::capture();
-    let trace = match trace.status() {
-        std::backtrace::BacktraceStatus::Captured => format!("\n{trace}"),
-        _ => String::new(),
-    };
-    let name = thread.name().unwrap_or("without a name");
-    log::error!("the thread {name:?} panicked at {place}, which is a bug of Lamplighter: {what}{trace}");
 }
 
 impl Log for Logger {

@@ -62,8 +62,8 @@ impl Listener {
     }
 }
 
-/// Serves a listener until shutdown.
-pub async fn serve(listener: Listener, admin: Arc<dyn Admin>, trust: Trust, mut shutdown: Shutdown) {
+/// Serves a listener until shutdown. It is shared, so that whoever runs this may run it again.
+pub async fn serve(listener: Arc<Listener>, admin: Arc<dyn Admin>, trust: Trust, mut shutdown: Shutdown) {
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     let graceful = GracefulShutdown::new();
     loop {
@@ -90,7 +90,7 @@ pub async fn serve(listener: Listener, admin: Arc<dyn Admin>, trust: Trust, mut 
     if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
         log::debug!("open requests were cut off by the shutdown");
     }
-    if let Listener::Unix { path, .. } = &listener {
+    if let Listener::Unix { path, .. } = &*listener {
         let _ = std::fs::remove_file(path);
     }
 }

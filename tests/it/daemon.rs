@@ -3,6 +3,7 @@
 mod away;
 mod embedded;
 mod ends;
+mod faults;
 mod files;
 mod incidents;
 mod kills;

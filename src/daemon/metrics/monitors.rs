@@ -2,10 +2,9 @@
 
 use super::parts::VERDICTS;
 use super::seconds_of;
-use crate::daemon::view::View;
 use crate::metrics::text::{Exposition, Kind, Labels};
 use crate::model::Status;
-use crate::verdict::board::Row;
+use crate::verdict::board::{Board, Row};
 use crate::verdict::text;
 
 use Kind::{Counter, Gauge};
@@ -13,8 +12,8 @@ use Kind::{Counter, Gauge};
 /// Characters of a monitor's name in a label; names are other people's text.
 const NAME_MAX: usize = 100;
 
-pub(super) fn all(out: &mut Exposition, view: &View) {
-    let (rows, total) = view.board.first(view.metrics.monitors);
+pub(super) fn all(out: &mut Exposition, board: &Board, most: usize) {
+    let (rows, total) = board.first(most);
     let omitted = total.saturating_sub(rows.len());
     let help = "Monitors without series of their own, because there are more than server.metrics_monitors.";
     out.single("lamplighter_metrics_monitors_omitted", Gauge, help, omitted);

@@ -6,11 +6,12 @@ use tokio::runtime::Handle;
 use tokio::time::Instant;
 
 use super::{each, seconds, seconds_of};
-use crate::daemon::database::Role;
-use crate::daemon::view::View;
+use crate::daemon::role::Role;
+use crate::daemon::view::{Live, View};
 use crate::metrics::process as own_process;
+use crate::metrics::task::TaskReading;
 use crate::metrics::text::{Exposition, Kind, Labels};
-use crate::metrics::work::DURATION_BOUNDS;
+use crate::metrics::work::{DURATION_BOUNDS, WorkStats};
 use crate::model::{Source, Status, Verdict};
 use crate::schedule::dispatch::LATENESS_BOUNDS_MS;
 use crate::telemetry;
@@ -48,9 +49,9 @@ pub(super) fn daemon(out: &mut Exposition, view: &View) {
     }
 }
 
-pub(super) fn scheduler(out: &mut Exposition, view: &View) {
-    let stats = &view.dispatch;
-    let totals = view.board.totals();
+pub(super) fn scheduler(out: &mut Exposition, live: &Live) {
+    let stats = &live.dispatch;
+    let totals = live.board.totals();
     let mut checks = out.family("lamplighter_checks", Counter, "Judged checks by kind of monitor and verdict.");
     for (kind, counts) in &totals.kinds {
         for verdict in VERDICTS {
@@ -103,7 +104,7 @@ pub(super) fn scheduler(out: &mut Exposition, view: &View) {
     let incidents = "Incidents since the start of the daemon, by what happened to them.";
     let moved = [("opened", totals.opened as f64), ("resolved", totals.resolved as f64)];
     each(out, ("lamplighter_incidents", Counter, incidents), "event", moved);
-    let tally = view.board.tally();
+    let tally = live.board.tally();
     out.single("lamplighter_incidents_open", Gauge, "Monitors with an open incident.", tally.incidents);
     let mut monitors = out.family("lamplighter_monitors", Gauge, "Monitors by status and by where they are defined.");
     for source in [Source::File, Source::Database, Source::Api] {
@@ -114,125 +115,110 @@ pub(super) fn scheduler(out: &mut Exposition, view: &View) {
     }
 }
 
-pub(super) fn results(out: &mut Exposition, view: &View) {
-    let (depth, recorder) = (view.backlog.depth(), &view.recorder);
-    let in_hand = recorder.in_hand();
+pub(super) fn backlog(out: &mut Exposition, view: &View, live: Option<&Live>) {
+    let depth = view.backlog.depth();
     for (name, help, value) in [
         ("lamplighter_backlog_records", "Results that wait for the recorder.", depth.records as u64),
         ("lamplighter_backlog_bytes", "Memory of the results that wait, estimated.", depth.bytes as u64),
         ("lamplighter_backlog_limit_bytes", "Memory that they may take (database.backlog).", depth.limit_bytes as u64),
-        ("lamplighter_recorder_in_hand_records", "Results that the recorder has taken and not written yet.", in_hand),
-        (
-            "lamplighter_recorder_delayed_records",
-            "Those of them whose monitor's row is locked by somebody, or not made yet.",
-            load(&recorder.delayed),
-        ),
     ] {
         out.single(name, Gauge, help, value);
     }
-    let oldest = depth.oldest.into_iter().chain(recorder.held_since()).min();
+    let held = live.and_then(|live| live.recorder.held_since());
+    let oldest = depth.oldest.into_iter().chain(held).min();
     out.single(
         "lamplighter_unrecorded_age_seconds",
         Gauge,
         "How long there has been a result that is not in the database; 0 when there is none.",
         oldest.map_or(0.0, |at| seconds(at.elapsed())),
     );
+    let help = "Checks that became gaps because the backlog was full.";
+    out.single("lamplighter_backlog_thinned_checks", Counter, help, depth.thinned);
+}
+
+pub(super) fn recorder(out: &mut Exposition, view: &View, live: &Live) {
+    let (recorder, writes) = (&live.recorder, &live.metrics.writes);
+    let in_hand = recorder.in_hand();
+    let help = "Results that the recorder has taken and not written yet.";
+    out.single("lamplighter_recorder_in_hand_records", Gauge, help, in_hand);
+    let help = "Those of them whose monitor's row is locked by somebody, or not made yet.";
+    out.single("lamplighter_recorder_delayed_records", Gauge, help, load(&recorder.delayed));
     for (name, help, value) in [
-        ("lamplighter_backlog_thinned_checks", "Checks that became gaps because the backlog was full.", depth.thinned),
-        ("lamplighter_recorder_checks", "Rows of monitor_checks written.", load(&recorder.checks)),
-        ("lamplighter_recorder_batches", "Batches written.", load(&recorder.batches)),
-        (
-            "lamplighter_recorder_dropped_records",
-            "Results dropped because their monitor is gone.",
-            load(&recorder.dropped),
-        ),
-        (
-            "lamplighter_recorder_refused_records",
-            "Results that the database refused for good.",
-            load(&recorder.refused),
-        ),
+        ("lamplighter_recorder_checks", "Rows of monitor_checks written.", &recorder.checks),
+        ("lamplighter_recorder_batches", "Batches written.", &recorder.batches),
+        ("lamplighter_recorder_dropped_records", "Results dropped because their monitor is gone.", &recorder.dropped),
+        ("lamplighter_recorder_refused_records", "Results that the database refused for good.", &recorder.refused),
     ] {
-        out.single(name, Counter, help, value);
+        out.single(name, Counter, help, load(value));
     }
-    let (counts, sum) = view.metrics.writes.durations();
-    out.family(
-        "lamplighter_store_write_duration_seconds",
-        Kind::Histogram,
-        "How long it took to write a batch, or to fail to.",
-    )
-    .histogram(&Labels::none(), &DURATION_BOUNDS, &counts, sum);
-    let failed = view.metrics.writes.failed();
-    out.single(
-        "lamplighter_store_write_failures",
-        Counter,
-        "Batches that could not be written and were tried again.",
-        failed,
-    );
+    let (counts, sum) = writes.durations();
+    let help = "How long it took to write a batch, or to fail to.";
+    let mut durations = out.family("lamplighter_store_write_duration_seconds", Kind::Histogram, help);
+    durations.histogram(&Labels::none(), &DURATION_BOUNDS, &counts, sum);
+    let help = "Batches that could not be written and were tried again.";
+    out.single("lamplighter_store_write_failures", Counter, help, writes.failed());
     let mut last =
         out.family("lamplighter_store_last_write_timestamp_seconds", Gauge, "When a batch was last written.");
-    if let Some(at) = view.metrics.writes.last_success() {
+    if let Some(at) = writes.last_success() {
         last.sample(&Labels::none(), view.metrics.stamps.seconds(&*view.wall, at));
     }
 }
 
-pub(super) fn loops(out: &mut Exposition, view: &View) {
-    let readings: Vec<_> = view.metrics.tasks.iter().map(|task| (task.name, task.read())).collect();
-    let mut gauges_and_counters = |name, kind, help, value: &dyn Fn(usize) -> f64| {
-        let samples = readings.iter().enumerate().map(|(at, (task, _))| (*task, value(at)));
+pub(super) fn tasks(out: &mut Exposition, view: &View) {
+    let readings: Vec<_> = view.restarts.figures().iter().map(|task| (task.name, task.read())).collect();
+    let mut family = |name, kind, help, value: fn(&TaskReading) -> f64| {
+        let samples = readings.iter().map(|(task, reading)| (*task, value(reading)));
         each(out, (name, kind, help), "task", samples);
     };
-    let of = |at: usize| readings.get(at).map(|(_, reading)| *reading).unwrap_or_default();
-    gauges_and_counters("lamplighter_task_turns", Counter, "How often a loop ran.", &|at| of(at).turns as f64);
+    family("lamplighter_task_turns", Counter, "How often a loop ran.", |task| task.turns as f64);
     let help = "Time that a loop waited for a thread after it was woken.";
-    gauges_and_counters("lamplighter_task_lag_seconds", Counter, help, &|at| seconds(of(at).lag));
+    family("lamplighter_task_lag_seconds", Counter, help, |task| seconds(task.lag));
     let help = "Time that a loop kept a thread.";
-    gauges_and_counters("lamplighter_task_busy_seconds", Counter, help, &|at| seconds(of(at).busy));
+    family("lamplighter_task_busy_seconds", Counter, help, |task| seconds(task.busy));
     let help = "How long a loop has been woken and has not run yet, or has run without a pause; 0 while it sleeps.";
-    gauges_and_counters("lamplighter_task_stalled_seconds", Gauge, help, &|at| {
-        seconds(of(at).waiting.max(of(at).running))
-    });
-    let queues: Vec<_> = view.metrics.queues.iter().filter_map(|queue| Some((queue.name, (queue.read)()?))).collect();
+    family("lamplighter_task_stalled_seconds", Gauge, help, |task| seconds(task.waiting.max(task.running)));
+    let help = "Loops that ended or panicked and were run again.";
+    out.single("lamplighter_task_restarts", Counter, help, view.restarts.count());
+    let Ok(runtime) = Handle::try_current() else { return };
+    let metrics = runtime.metrics();
+    let workers = metrics.num_workers();
+    let busy = (0..workers).map(|worker| seconds(metrics.worker_total_busy_duration(worker))).sum::<f64>();
+    out.single("lamplighter_runtime_workers", Gauge, "Threads that run tasks.", workers);
+    out.single("lamplighter_runtime_tasks", Gauge, "Tasks that are alive.", metrics.num_alive_tasks());
+    let waiting = metrics.global_queue_depth();
+    out.single("lamplighter_runtime_queue_depth", Gauge, "Tasks in the runtime's global queue.", waiting);
+    out.single("lamplighter_runtime_busy_seconds", Counter, "Time that all these threads were busy.", busy);
+}
+
+pub(super) fn queues(out: &mut Exposition, live: &Live) {
+    let queues: Vec<_> = live.metrics.queues.iter().filter_map(|queue| Some((queue.name, (queue.read)()?))).collect();
     let depths = queues.iter().map(|(name, (depth, _))| (*name, *depth as f64));
     each(out, ("lamplighter_queue_depth", Gauge, "Messages in a channel between loops."), "queue", depths);
     let room = queues.iter().map(|(name, (_, capacity))| (*name, *capacity as f64));
     let help = "Messages that a channel takes; then its sender waits, so that none is lost.";
     each(out, ("lamplighter_queue_capacity", Gauge, help), "queue", room);
-    jobs(out, view);
-    if let Ok(runtime) = Handle::try_current() {
-        let metrics = runtime.metrics();
-        let workers = metrics.num_workers();
-        let busy = (0..workers).map(|worker| seconds(metrics.worker_total_busy_duration(worker))).sum::<f64>();
-        out.single("lamplighter_runtime_workers", Gauge, "Threads that run tasks.", workers);
-        out.single("lamplighter_runtime_tasks", Gauge, "Tasks that are alive.", metrics.num_alive_tasks());
-        let waiting = metrics.global_queue_depth();
-        out.single("lamplighter_runtime_queue_depth", Gauge, "Tasks in the runtime's global queue.", waiting);
-        out.single("lamplighter_runtime_busy_seconds", Counter, "Time that all these threads were busy.", busy);
-    }
 }
 
-fn jobs(out: &mut Exposition, view: &View) {
+pub(super) fn jobs(out: &mut Exposition, view: &View, live: &Live) {
+    let jobs = &live.metrics.jobs;
     let mut runs = out.family("lamplighter_job_runs", Counter, "Runs of a job by result.");
-    for (job, stats) in &view.metrics.jobs {
+    for (job, stats) in jobs {
         runs.sample(&Labels::one("task", job).and("result", "success"), stats.succeeded());
         runs.sample(&Labels::one("task", job).and("result", "failure"), stats.failed());
     }
-    let took: Vec<_> = view.metrics.jobs.iter().map(|(job, stats)| (*job, stats.durations().1)).collect();
+    let took = jobs.iter().map(|(job, stats)| (*job, stats.durations().1));
     each(out, ("lamplighter_job_duration_seconds", Counter, "Time that a job ran, summed."), "task", took);
-    let stamps = &view.metrics.stamps;
-    let last = view
-        .metrics
-        .jobs
-        .iter()
-        .filter_map(|(job, stats)| Some((*job, stamps.seconds(&*view.wall, stats.last_success()?))));
+    let at = |stats: &WorkStats| Some(view.metrics.stamps.seconds(&*view.wall, stats.last_success()?));
+    let last = jobs.iter().filter_map(|(job, stats)| Some((*job, at(stats)?)));
     let help = "When a job last succeeded.";
-    each(out, ("lamplighter_job_last_success_timestamp_seconds", Gauge, help), "task", last.collect::<Vec<_>>());
+    each(out, ("lamplighter_job_last_success_timestamp_seconds", Gauge, help), "task", last);
 }
 
-pub(super) fn store(out: &mut Exposition, view: &View) {
-    let (role, report) = (view.role.get(), view.catalog.get());
+pub(super) fn store(out: &mut Exposition, view: &View, live: Option<&Live>) {
+    let role = view.role.get();
     let faults = [
-        ("recorder", view.recorder.fault().is_some()),
-        ("catalogue", report.store_fault.is_some()),
+        ("recorder", live.is_some_and(|live| live.recorder.fault().is_some())),
+        ("catalogue", live.is_some_and(|live| live.catalog.get().store_fault.is_some())),
         ("lease", view.role.fault().is_some()),
     ];
     let up = !matches!(role, Role::Starting(_)) && faults.iter().all(|(_, fault)| !fault);
@@ -256,8 +242,9 @@ pub(super) fn store(out: &mut Exposition, view: &View) {
     each(out, ("lamplighter_store_connections", Gauge, help), "state", [("idle", idle as f64), ("busy", busy as f64)]);
 }
 
-pub(super) fn configuration(out: &mut Exposition, view: &View) {
-    let report = view.catalog.get();
+pub(super) fn configuration(out: &mut Exposition, view: &View, live: Option<&Live>) {
+    // Who has no loops has read it once, at the start, and it was good.
+    let report = live.map(|live| live.catalog.get()).unwrap_or_default();
     let good = report.file_error.is_none();
     let name = "lamplighter_config_last_reload_successful";
     out.single(name, Gauge, "Whether the configuration on disk was good when it was last read.", good);
