@@ -73,25 +73,26 @@ impl Gated {
     }
 
     async fn record_free(&self, batch: &Batch) -> Result<Recorded, StoreFault> {
-        let (store, began) = (self.store()?, Instant::now());
-        let recorded = self.record_on(store, batch).await;
-        self.writes.ran(began.elapsed(), recorded.is_ok());
-        recorded
-    }
-
-    async fn record_on(&self, store: &Store, batch: &Batch) -> Result<Recorded, StoreFault> {
+        let store = self.store()?;
         let waiting = self.without_rows(batch);
         if waiting.is_empty() {
-            return self.note(store.record(batch).await);
+            return self.write(store, batch).await;
         }
         let is_free = |record: &&Record| record.monitor().is_none_or(|id| !waiting.contains(&id));
         let free = Batch { id: batch.id, records: batch.records.iter().filter(is_free).cloned().collect() };
         let mut recorded = Recorded::default();
         if !free.records.is_empty() {
-            recorded = self.note(store.record(&free).await)?;
+            recorded = self.write(store, &free).await?;
         }
         recorded.delayed.extend(waiting);
         Ok(recorded)
+    }
+
+    async fn write(&self, store: &Store, batch: &Batch) -> Result<Recorded, StoreFault> {
+        let began = Instant::now();
+        let recorded = store.record(batch).await;
+        self.writes.ran(began.elapsed(), recorded.is_ok());
+        self.note(recorded)
     }
 
     /// The store, once the gate is open. No write can go wrong for want of a table, and be refused for good.

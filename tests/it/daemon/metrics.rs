@@ -151,6 +151,10 @@ async fn a_store_that_is_away_is_told() {
     let mut daemon = home.start();
     daemon.wait_ready("it is ready", |status, _| status == 200).await;
     wait(&home, "lamplighter_store_up", 1.0).await;
+    until("a result is recorded", MOST, async || {
+        (scrape(&home).await["lamplighter_recorder_checks_total"] > 0.0).then_some(())
+    })
+    .await;
     server.stop();
     wait(&home, "lamplighter_store_up", 0.0).await;
     wait(&home, "lamplighter_ready", 0.0).await;
