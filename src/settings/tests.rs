@@ -86,6 +86,14 @@ fn sections_have_bounds() {
             "[server]\nport = 80",
             "c.toml:2:1: server.port: unknown key, allowed here: listen, metrics_monitors, metrics_public",
         ),
+        (
+            "[daemon]\nlog_level = \"info,web=loud\"",
+            "c.toml:2:13: daemon.log_level: \"web=loud\" has no level of off, error, warn, info, debug, trace, such as \"info\" or \"info,probe=debug,sqlx=info\"",
+        ),
+        (
+            "[server]\nmetrics_monitors = 250001",
+            "c.toml:2:20: server.metrics_monitors: 250001 is out of range, must be 0 to 250000",
+        ),
         ("[server]\ntls = {}", "c.toml:2:1: server.tls: not built yet in this version, remove it"),
         (
             "[database]\nurl = \"mysql://canary@h/d\"",

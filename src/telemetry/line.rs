@@ -71,7 +71,7 @@ impl Line {
     }
 }
 
-/// Writes no more than so many characters, whatever is poured into it.
+/// Takes no more than so many bytes, whatever is poured into it.
 struct Capped {
     out: String,
     left: usize,
@@ -79,20 +79,16 @@ struct Capped {
 
 impl fmt::Write for Capped {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for c in text.chars() {
-            if self.left == 0 {
-                return Err(fmt::Error);
-            }
-            self.out.push(c);
-            self.left -= 1;
-        }
-        Ok(())
+        let fits = text.floor_char_boundary(self.left);
+        self.out.push_str(text.get(..fits).unwrap_or_default());
+        self.left -= fits;
+        if fits < text.len() { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
-/// One more than `most` when there was more, so that cutting shows it.
+/// At least one character more than `most` when there was more, so that cutting shows it.
 fn capped(value: impl fmt::Display, most: usize) -> String {
-    let mut capped = Capped { out: String::new(), left: most + 1 };
+    let mut capped = Capped { out: String::new(), left: 4 * (most + 1) };
     // An error is the cap, or a value that cannot be shown any further.
     let _ = write!(capped, "{value}");
     capped.out

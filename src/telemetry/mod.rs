@@ -158,3 +158,116 @@ fn name(record: &Record<'_>) -> Option<String> {
     let value = fields.get(Key::from_str("monitor")).or_else(|| fields.get(Key::from_str("monitor_id")))?;
     Some(text::clean(&value.to_string(), QUOTED, false))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::Receiver;
+
+    use super::sink::{Look, show};
+    use super::*;
+
+    fn logger(filter: &str) -> (Logger, Receiver<Line>) {
+        let (queue, lines) = Queue::new();
+        (Logger { filter: ArcSwap::from_pointee(Filter::parse(filter).unwrap()), queue }, lines)
+    }
+
+    fn log(logger: &Logger, (level, target, line): (Level, &str, u32), text: &str, fields: &[(&str, &str)]) {
+        let args = format_args!("{text}");
+        let mut record = Record::builder();
+        record.level(level).target(target).file_static(Some("src/x.rs")).line(Some(line)).key_values(&fields);
+        logger.log(&record.args(args).build());
+    }
+
+    /// What others may put into a line: names, urls, answers, errors of a database, texts of a configuration.
+    const HOSTILE: &[&str] = &[
+        "a\nb",
+        "a\r\n2026-01-01T00:00:00.000Z ERROR forged",
+        "\u{1b}[2J\u{1b}]0;title\u{7}",
+        "\u{9b}31m",
+        "\0",
+        "\u{202e}gnp.exe\u{2066}",
+        "\u{2028}\u{2029}\u{85}\u{b}\u{c}\u{8}\u{7f}",
+        "\u{200b}\u{feff}\u{ad}\u{e0041}",
+        "\u{fffd}\u{d7ff}\u{e000}",
+        "x\" failure=\"none",
+        "<3>forged priority",
+        "PRIORITY=0\nMESSAGE=forged",
+    ];
+
+    #[test]
+    fn hostile_text_forges_no_line_in_any_place() {
+        let (logger, lines) = logger("info");
+        let fields = ["monitor", "monitor_id", "failure", "incident", "thread", "task", "uid", "error"];
+        let mut place = 0;
+        let mut check = |text: &str, fields: &[(&str, &str)]| {
+            // A place of its own each time: this is not about repeats.
+            place += 1;
+            log(&logger, (Level::Warn, "lamplighter::store", place), text, fields);
+            let line = lines.try_recv().unwrap();
+            for look in [Look::Plain, Look::Prefixed] {
+                let mut shown = String::new();
+                show(&mut shown, &line, look);
+                let body = shown.strip_suffix('\n').unwrap();
+                let bad = body.chars().find(|c| text::is_hostile(*c) && *c != '\n');
+                assert_eq!(bad, None, "{body:?}");
+                assert!(body.lines().skip(1).all(|line| line.starts_with("    ")), "{body:?}");
+                assert!(!body.starts_with("<3>") && body.lines().count() <= 1 + text.lines().count(), "{body:?}");
+            }
+            // The journal gets the same texts, each with its length before it, so that no field begins in another.
+            assert!(line.fields.iter().all(|(name, value)| !name.contains('\n') && !value.contains('\n')), "{line:?}");
+        };
+        for hostile in HOSTILE {
+            check(&format!("the database is away: {hostile}; results wait"), &[]);
+            for field in fields {
+                check("down", &[(field, hostile)]);
+            }
+            check(hostile, &[(hostile, hostile)]);
+        }
+        let long = "x\u{1b}".repeat(1 << 20);
+        check(&long, &[("monitor", &long)]);
+    }
+
+    #[test]
+    fn levels_hold_before_anything_is_counted() {
+        let (logger, lines) = logger("warn,probe=debug");
+        log(&logger, (Level::Info, "lamplighter::store", 1), "no", &[]);
+        log(&logger, (Level::Info, "sqlx::query", 1), "no", &[]);
+        log(&logger, (Level::Debug, "lamplighter::probe::pool", 1), "yes", &[]);
+        assert_eq!(lines.try_iter().map(|line| line.message).collect::<Vec<_>>(), ["yes"]);
+        let stats = logger.queue.stats();
+        assert_eq!((stats.lines, stats.suppressed), ([0, 0, 0, 1, 0], 0));
+    }
+
+    #[test]
+    fn a_storm_is_limited_and_debug_lines_are_not() {
+        let (logger, lines) = logger("debug");
+        for n in 0..10_000 {
+            let name = format!("m{n}");
+            log(&logger, (Level::Warn, "lamplighter::verdict", 1), "down", &[("monitor", &name)]);
+        }
+        for n in 0..1_000 {
+            log(&logger, (Level::Debug, "lamplighter::verdict", 2), &n.to_string(), &[]);
+        }
+        log(&logger, (Level::Warn, "lamplighter::verdict", 3), "another place", &[]);
+        assert_eq!(lines.try_iter().count(), limit::BURST + 1_000 + 1);
+        assert_eq!(logger.queue.stats().suppressed, 9_980);
+        // Nobody writes, and the end waits no longer than it was told.
+        logger.queue.flush(Duration::from_millis(10));
+        let last: Vec<String> = lines.try_iter().map(|line| line.message).collect();
+        let summary = "… and 9980 more lines like \"down\" in the last 1 s, of m20, m21, m22 among others";
+        assert_eq!(last, [summary]);
+    }
+
+    #[test]
+    fn who_logs_never_waits_for_who_writes() {
+        let (logger, lines) = logger("trace");
+        let text = "x".repeat(10_000);
+        for n in 0..20_000 {
+            log(&logger, (Level::Trace, "lamplighter::x", n), &text, &[]);
+        }
+        let stats = logger.queue.stats();
+        assert!(stats.dropped > 10_000 && stats.queued_bytes <= 8 << 20, "{stats:?}");
+        let kept = lines.try_iter().count() as u64;
+        assert_eq!((stats.lines[4], kept + stats.dropped), (kept, 20_000));
+    }
+}

@@ -35,8 +35,10 @@ pub(super) async fn route(request: Request<Incoming>, admin: Arc<dyn Admin>, tru
         "/" => text(StatusCode::OK, INDEX),
         "/metrics" if !get => method_not_allowed("GET, HEAD"),
         "/metrics" if trust == Trust::Local || admin.metrics_public() => {
-            let (content_type, body) = metrics::exposition(&*admin, request.headers());
-            reply(StatusCode::OK, content_type, body)
+            match metrics::exposition(admin, request.headers()).await {
+                Some((content_type, body)) => reply(StatusCode::OK, content_type, body),
+                None => problem(StatusCode::INTERNAL_SERVER_ERROR, "internal error", "see the daemon's log"),
+            }
         }
         "/metrics" => problem(
             StatusCode::UNAUTHORIZED,
