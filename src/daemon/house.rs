@@ -13,12 +13,14 @@ use super::database::{Event, Keeper, Told};
 use super::listen::{self, Bound};
 use super::metrics::{Sources, Stamps};
 use super::pipeline::Shared;
+use super::readable::Readable;
 use super::role::SharedRole;
 use super::source::{ConfigSource, First, Links, net_of};
 use super::tasks::{Ended, Restarts, Tasks};
 use super::term::Term;
 use super::view::View;
 use super::{holder, start_stop};
+use crate::access::token::TokenStore;
 use crate::catalog::sync::FileContent;
 use crate::cli::{self, Environment, Exit, Stop};
 use crate::clock::{SystemWall, Wall};
@@ -26,8 +28,10 @@ use crate::journal::backlog::Backlog;
 use crate::shutdown::{self, Shutdown, Trigger};
 use crate::store::cluster::{ClusterOptions, StateLock, url_of};
 use crate::store::{Store, StoreSettings};
-use crate::web::Admin;
+use crate::web::auth::Auth;
+use crate::web::hosts::Hosts;
 use crate::web::server::{Listener, Trust, serve};
+use crate::web::{Admin, Site, admin_token};
 
 /// The lease expires by itself if the store does not answer.
 const RELEASE: Duration = Duration::from_secs(1);
@@ -89,6 +93,7 @@ impl House {
         let config = watched(&first);
         let server = &first.settings.server;
         let (public, monitors) = (server.metrics_public, server.metrics_monitors);
+        let hosts = Hosts::new(first.settings.server.public_url.as_ref().and_then(|url| url.host_str()));
         let shared = share(first, environment, lock.dir(), (store, role, suspect), own)?;
         let restarts = Restarts::default();
         let view = Arc::new(View {
@@ -102,12 +107,13 @@ impl House {
             live: ArcSwapOption::empty(),
             metrics: Sources { store: shared.store.clone(), stamps: Stamps::new(&*shared.wall), public, monitors },
         });
+        let site = site(&shared, &view, hosts);
         let mut services = Tasks::new(restarts.clone());
         let (servers_end, serving) = shutdown::channel();
         for (name, listener, trust) in
             [("admin server", listener, Trust::Anonymous), ("admin socket", admin, Trust::Local)]
         {
-            serve_on(&mut services, name, listener, trust, &view, &serving);
+            serve_on(&mut services, name, listener, trust, &site, &serving);
         }
         let cluster = cluster_options.map(|options| Embedded::new(lock, options)).transpose()?;
         Ok(Self {
@@ -195,7 +201,7 @@ impl House {
     fn reload(&mut self) {
         let view = Arc::clone(&self.view);
         // The outcome is logged by the catalogue; nobody waits for it here.
-        tokio::spawn(async move { view.reload().await });
+        tokio::spawn(async move { view.reload(false).await });
     }
 
     /// Tells what the daemon has become; the first time with where it is found.
@@ -280,13 +286,21 @@ fn serve_on(
     name: &'static str,
     listener: Listener,
     trust: Trust,
-    view: &Arc<View>,
+    site: &Arc<Site>,
     serving: &Shutdown,
 ) {
-    let (listener, view, stop) = (Arc::new(listener), Arc::clone(view), serving.clone());
+    let (listener, site, stop) = (Arc::new(listener), Arc::clone(site), serving.clone());
     services.spawn_again(name, serving.clone(), move || {
-        serve(Arc::clone(&listener), Arc::clone(&view) as Arc<dyn Admin>, trust, stop.clone())
+        serve(Arc::clone(&listener), Arc::clone(&site), trust, stop.clone())
     });
+}
+
+/// What the admin servers answer from.
+fn site(shared: &Shared, view: &Arc<View>, hosts: Hosts) -> Arc<Site> {
+    let readable = Arc::new(Readable::new(shared.store.clone(), Arc::clone(&shared.role)));
+    let tokens = Arc::clone(&readable) as Arc<dyn TokenStore>;
+    let auth = Auth::new(admin_token::open(&shared.state), tokens, Arc::clone(&shared.wall));
+    Arc::new(Site { admin: Arc::clone(view) as Arc<dyn Admin>, reads: readable, auth, hosts })
 }
 
 async fn term_ended(term: &mut Option<Term>) -> Ended {

@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::view::View;
+use crate::access::Viewer;
 use crate::clock::Wall;
 use crate::metrics::text::{Exposition, Format, Kind, Labels};
 use crate::metrics::work::WorkStats;
@@ -93,7 +94,7 @@ fn seconds(time: Duration) -> f64 {
 }
 
 /// The whole text.
-pub(super) fn render(view: &View, format: Format) -> String {
+pub(super) fn render(view: &View, format: Format, viewer: Viewer) -> String {
     let mut out = Exposition::new(format);
     let live = view.live.load_full();
     let live = live.as_deref();
@@ -110,7 +111,7 @@ pub(super) fn render(view: &View, format: Format) -> String {
         parts::recorder(&mut out, view, live);
         parts::queues(&mut out, live);
         parts::jobs(&mut out, view, live);
-        monitors::all(&mut out, &live.board, view.metrics.monitors);
+        monitors::all(&mut out, &live.board, view.metrics.monitors, viewer);
     }
     out.finish()
 }

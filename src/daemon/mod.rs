@@ -12,6 +12,7 @@ mod house;
 mod listen;
 mod metrics;
 mod pipeline;
+mod readable;
 mod role;
 mod signals;
 mod source;

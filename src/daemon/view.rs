@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::metrics::{self, Sources, TermSources};
 use super::role::{Role, SharedRole};
 use super::tasks::Restarts;
+use crate::access::Viewer;
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadRequest, SharedReport};
 use crate::clock::Wall;
@@ -170,11 +171,22 @@ impl Admin for View {
         Readiness { ready: reasons.is_empty(), role: role.to_owned(), reasons, notes }
     }
 
-    fn overview(&self) -> serde_json::Value {
+    fn overview(&self, viewer: Viewer) -> serde_json::Value {
         let live = self.live.load_full();
         let live = live.as_deref();
         let mut rows = live.map_or_else(Vec::new, |live| live.board.rows());
+        rows.retain(|row| viewer.sees(row.entry.monitor.owner));
         rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
+        if viewer != Viewer::Everything {
+            // Paths, hosts and figures of everybody's monitors are for those who run this.
+            return json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "started_at": self.started_at,
+                "now": self.wall.now(),
+                "readiness": self.readiness().without_details(),
+                "monitors": rows.iter().map(row_json).collect::<Vec<_>>(),
+            });
+        }
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
@@ -189,17 +201,20 @@ impl Admin for View {
         })
     }
 
-    fn metrics(&self, format: Format) -> String {
-        metrics::render(self, format)
+    fn metrics(&self, format: Format, viewer: Viewer) -> String {
+        metrics::render(self, format, viewer)
     }
 
     fn metrics_public(&self) -> bool {
         self.metrics.public
     }
 
-    fn reload(&self) -> BoxFuture<'_, Reloaded> {
+    fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {
         Box::pin(async move {
             let failed = |text: &str| Reloaded { error: Some(text.to_owned()), ..Reloaded::default() };
+            if force {
+                return failed("a forced reload is not built yet in this version");
+            }
             let Some(live) = self.live.load_full() else {
                 return failed("this daemon is not active; it reads the configuration when it is");
             };

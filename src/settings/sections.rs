@@ -46,6 +46,8 @@ impl fmt::Display for Listen {
 pub struct Server {
     /// The address of pages, API and health.
     pub listen: Listen,
+    /// The address that others use, such as that of a proxy before us: its host is one of ours.
+    pub public_url: Option<url::Url>,
     /// Whether `/metrics` needs no token.
     pub metrics_public: bool,
     /// Monitors with series of their own in `/metrics`, at most.
@@ -105,6 +107,7 @@ impl Default for Server {
     fn default() -> Self {
         Self {
             listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8780))),
+            public_url: None,
             metrics_public: false,
             metrics_monitors: 1000,
         }
@@ -172,7 +175,7 @@ fn log_level(table: &mut TableReader<'_>) -> Option<Filter> {
 
 impl Server {
     pub(super) fn read(table: &mut TableReader<'_>) -> Self {
-        table.not_built_yet(&["public_listen", "public_url", "tls"]);
+        table.not_built_yet(&["public_listen", "tls"]);
         let listen = table.string("listen").and_then(|text| {
             let listen = parse_listen(&text);
             if listen.is_none() {
@@ -182,9 +185,18 @@ impl Server {
             }
             listen
         });
+        let public_url = table.string("public_url").and_then(|text| {
+            let url = parse_public_url(&text);
+            if url.is_none() {
+                let allowed = "http:// or https:// and a host, such as \"https://status.example.com\"";
+                table.error("public_url", "not an address of a server", allowed.to_owned());
+            }
+            url
+        });
         let default = Self::default();
         Self {
             listen: listen.unwrap_or(default.listen),
+            public_url,
             metrics_public: table.boolean("metrics_public").unwrap_or(default.metrics_public),
             metrics_monitors: table
                 .integer("metrics_monitors", 0..=250_000)
@@ -192,6 +204,14 @@ impl Server {
                 .unwrap_or(default.metrics_monitors),
         }
     }
+}
+
+/// Without a path: everything is served from the root.
+fn parse_public_url(text: &str) -> Option<url::Url> {
+    let url = url::Url::parse(text).ok()?;
+    let plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.path() == "/" && plain).then_some(url)
 }
 
 fn parse_listen(text: &str) -> Option<Listen> {

@@ -84,7 +84,11 @@ fn sections_have_bounds() {
         ),
         (
             "[server]\nport = 80",
-            "c.toml:2:1: server.port: unknown key, allowed here: listen, metrics_monitors, metrics_public",
+            "c.toml:2:1: server.port: unknown key, allowed here: listen, metrics_monitors, metrics_public, public_url",
+        ),
+        (
+            "[server]\npublic_url = \"https://h/path\"",
+            "c.toml:2:14: server.public_url: not an address of a server, http:// or https:// and a host, such as \"https://status.example.com\"",
         ),
         (
             "[daemon]\nlog_level = \"info,web=loud\"",

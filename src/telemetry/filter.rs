@@ -11,6 +11,7 @@ const MOST: usize = 64;
 
 /// The modules that may be named, as in `src/lib.rs`.
 pub const MODULES: &[&str] = &[
+    "access",
     "catalog",
     "cli",
     "daemon",

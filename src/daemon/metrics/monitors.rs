@@ -2,6 +2,7 @@
 
 use super::parts::VERDICTS;
 use super::seconds_of;
+use crate::access::Viewer;
 use crate::metrics::text::{Exposition, Kind, Labels};
 use crate::model::Status;
 use crate::verdict::board::{Board, Row};
@@ -12,8 +13,17 @@ use Kind::{Counter, Gauge};
 /// Characters of a monitor's name in a label; names are other people's text.
 const NAME_MAX: usize = 100;
 
-pub(super) fn all(out: &mut Exposition, board: &Board, most: usize) {
-    let (rows, total) = board.first(most);
+pub(super) fn all(out: &mut Exposition, board: &Board, most: usize, viewer: Viewer) {
+    let (rows, total) = if viewer == Viewer::Everything {
+        board.first(most)
+    } else {
+        let mut rows = board.rows();
+        rows.retain(|row| viewer.sees(row.entry.monitor.owner));
+        rows.sort_unstable_by_key(|row| row.entry.monitor.id);
+        let total = rows.len();
+        rows.truncate(most);
+        (rows, total)
+    };
     let omitted = total.saturating_sub(rows.len());
     let help = "Monitors without series of their own, because there are more than server.metrics_monitors.";
     out.single("lamplighter_metrics_monitors_omitted", Gauge, help, omitted);
