@@ -214,6 +214,7 @@ where
         }
         (Found::Route(route, _), _) if opened(route) => None,
         (Found::Method { open: true, .. }, _) => None,
+        (Found::Method { .. }, _) if parts.uri.path() == METRICS && site.admin.metrics_public() => None,
         _ => Some(site.auth.caller(&parts.headers, peer.address).await?),
     };
     let (route, captures) = match found {
