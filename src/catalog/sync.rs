@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use super::plan::Archiving;
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
@@ -99,6 +100,12 @@ pub struct ReloadRequest {
 /// What the catalogue tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogReport {
+    /// Readings of the file that were taken over, after the first.
+    pub reloads_applied: u64,
+    /// Readings that were refused.
+    pub reloads_refused: u64,
+    /// When one was taken over; none: not since the start.
+    pub file_good_at: Option<Instant>,
     /// Findings of the last reading of the file; none when it was fine.
     pub file_error: Option<String>,
     /// Whether the last reload was applied; the configuration of the start counts as one. None before it.
@@ -118,6 +125,19 @@ pub struct CatalogReport {
     /// Monitors of the file that may have no row yet: their results must wait for it, or they would be taken for those of
     /// a deleted monitor.
     pub unmerged: Arc<HashSet<MonitorId>>,
+}
+
+impl CatalogReport {
+    /// A reading was taken over or refused.
+    fn reloaded(&mut self, applied: bool, now: DateTime<Utc>) {
+        (self.last_reload_ok, self.last_reload_at) = (Some(applied), Some(now));
+        if applied {
+            self.reloads_applied += 1;
+            self.file_good_at = Some(Instant::now());
+        } else {
+            self.reloads_refused += 1;
+        }
+    }
 }
 
 /// Shared with those who show it.

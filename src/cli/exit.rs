@@ -3,6 +3,8 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::verdict::text;
+
 /// How a command ends (contract, section 1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -67,7 +69,8 @@ impl Stop {
 pub(super) fn complain(stop: &Stop) {
     if !stop.message.is_empty() {
         // There is nobody left to tell that standard error is gone.
-        let _ = writeln!(std::io::stderr(), "lamplighter: {}", stop.message);
+        // It may quote what a database server or a file says.
+        let _ = writeln!(std::io::stderr(), "lamplighter: {}", text::clean(&stop.message, usize::MAX, true));
     }
 }
 

@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(lines[4], "shop     up      59m    5s       41 ms  https://shop.example/");
         assert_eq!(
             lines[5],
-            "a\\nb     down    -      1s       0 ms   tcp://127.0.0.1:1      overdue; connect_refused: nobody listens"
+            "a\\u{a}b  down    -      1s       0 ms   tcp://127.0.0.1:1      overdue; connect_refused: nobody listens"
         );
         assert_eq!(lines[7], "1 up, 1 down");
     }

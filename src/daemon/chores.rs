@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::gate::Gated;
+use crate::metrics::work::WorkStats;
 use crate::schedule::jobs::Wake;
 use crate::shutdown::Shutdown;
 
@@ -12,14 +14,16 @@ use crate::shutdown::Shutdown;
 pub(super) type SharedWake = Arc<Mutex<Wake>>;
 
 /// Closes hours and recomputes dirty ones, each minute.
-pub(super) async fn roll_up(store: Arc<Gated>, wake: SharedWake, mut stop: Shutdown) {
+pub(super) async fn roll_up(store: Arc<Gated>, wake: SharedWake, mut stop: Shutdown, stats: Arc<WorkStats>) {
     let mut wake = wake.lock().await;
     while next(&mut wake, &mut stop).await {
         let Ok(store) = store.store() else { continue };
+        let began = Instant::now();
         let rolled = tokio::select! {
             rolled = store.roll_up() => rolled,
             () = stop.wait() => return,
         };
+        stats.ran(began.elapsed(), rolled.is_ok());
         match rolled {
             Ok(rolled) if rolled.recomputed > 0 => log::debug!(hours = rolled.recomputed; "hours rolled up"),
             Ok(_) => {}
@@ -29,14 +33,16 @@ pub(super) async fn roll_up(store: Arc<Gated>, wake: SharedWake, mut stop: Shutd
 }
 
 /// Makes partitions ahead, each hour.
-pub(super) async fn make_partitions(store: Arc<Gated>, wake: SharedWake, mut stop: Shutdown) {
+pub(super) async fn make_partitions(store: Arc<Gated>, wake: SharedWake, mut stop: Shutdown, stats: Arc<WorkStats>) {
     let mut wake = wake.lock().await;
     while next(&mut wake, &mut stop).await {
         let Ok(store) = store.store() else { continue };
+        let began = Instant::now();
         let made = tokio::select! {
             made = store.make_partitions_ahead() => made,
             () = stop.wait() => return,
         };
+        stats.ran(began.elapsed(), made.is_ok());
         match made {
             Ok(0) => {}
             Ok(made) => log::info!(partitions = made; "partitions made ahead"),

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::role::{Role, SharedRole};
 use crate::catalog::plan::Guard;
 use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
+use crate::metrics::work::WorkStats;
 use crate::model::{Batch, BatchId, IncidentUid, MonitorId, Record, StoreFault};
 use crate::store::Store;
 
@@ -26,6 +28,7 @@ pub(super) struct Gated {
     /// Told when the store says that the lease is another's.
     suspect: Arc<Notify>,
     catalog: Arc<SharedReport>,
+    writes: Arc<WorkStats>,
     /// Whose records of the latest batch wait. A repeat of a batch must hold back the same ones: if only the answer of the
     /// first try was lost, the store knows the batch.
     waiting: Arc<Mutex<Waiting>>,
@@ -39,7 +42,12 @@ impl Gated {
         suspect: Arc<Notify>,
         catalog: Arc<SharedReport>,
     ) -> Self {
-        Self { store, open, role, suspect, catalog, waiting: Arc::default() }
+        Self { store, open, role, suspect, catalog, writes: Arc::default(), waiting: Arc::default() }
+    }
+
+    /// Batches brought to the store; those that found the gate closed are not counted.
+    pub(super) fn writes(&self) -> Arc<WorkStats> {
+        Arc::clone(&self.writes)
     }
 
     /// Passes a result on; a refusal by the epoch has the lease looked at.
@@ -69,16 +77,23 @@ impl Gated {
         let store = self.store()?;
         let waiting = self.without_rows(batch);
         if waiting.is_empty() {
-            return self.note(store.record(batch).await);
+            return self.write(store, batch).await;
         }
         let is_free = |record: &&Record| record.monitor().is_none_or(|id| !waiting.contains(&id));
         let free = Batch { id: batch.id, records: batch.records.iter().filter(is_free).cloned().collect() };
         let mut recorded = Recorded::default();
         if !free.records.is_empty() {
-            recorded = self.note(store.record(&free).await)?;
+            recorded = self.write(store, &free).await?;
         }
         recorded.delayed.extend(waiting);
         Ok(recorded)
+    }
+
+    async fn write(&self, store: &Store, batch: &Batch) -> Result<Recorded, StoreFault> {
+        let began = Instant::now();
+        let recorded = store.record(batch).await;
+        self.writes.ran(began.elapsed(), recorded.is_ok());
+        self.note(recorded)
     }
 
     /// The store, once the gate is open. No write can go wrong for want of a table, and be refused for good.

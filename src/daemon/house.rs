@@ -11,6 +11,7 @@ use tokio::time::{Instant, timeout};
 use super::cluster::Embedded;
 use super::database::{Event, Keeper, Told};
 use super::listen::{self, Bound};
+use super::metrics::{Sources, Stamps};
 use super::pipeline::Shared;
 use super::readable::Readable;
 use super::role::SharedRole;
@@ -92,6 +93,8 @@ impl House {
             ..ClusterOptions::default()
         });
         let config = watched(&first);
+        let server = &first.settings.server;
+        let (public, monitors) = (server.metrics_public, server.metrics_monitors);
         let hosts = Hosts::new(first.settings.server.public_url.as_ref().and_then(|url| url.host_str()));
         let shared = share(first, environment, lock.dir(), (store, role, suspect), own)?;
         let restarts = Restarts::default();
@@ -106,6 +109,7 @@ impl House {
             restarts: restarts.clone(),
             reloads: shared.reloads.clone(),
             live: ArcSwapOption::empty(),
+            metrics: Sources { store: shared.store.clone(), stamps: Stamps::new(&*shared.wall), public, monitors },
         });
         let site = site(&shared, &view, hosts);
         let mut services = Tasks::new(restarts.clone());

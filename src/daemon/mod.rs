@@ -10,6 +10,7 @@ mod database;
 mod gate;
 mod house;
 mod listen;
+mod metrics;
 mod overdue;
 mod pipeline;
 mod readable;
@@ -45,7 +46,10 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 pub fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let signals = Signals::new()?;
     let first = source::first(config, environment)?;
-    telemetry::start(first.settings.daemon.log_level)
+    // no-color.org: set and not empty.
+    let colours = environment.get("NO_COLOR").is_none() && environment.get("TERM") != Some("dumb");
+    // Dropped last, so that the end is told as well.
+    let _flush = telemetry::start(&first.settings.daemon.log_level, colours)
         .map_err(|error| Stop::new(Exit::Failure, format!("logging does not start: {error}")))?;
     tasks::log_panics();
     let state = cli::state_directory(first.settings.daemon.state_directory.as_deref(), environment)?;

@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 use super::chores::{make_partitions, roll_up};
 use super::gate::Gated;
+use super::metrics::{Queue, TermSources};
 use super::overdue;
 use super::role::SharedRole;
 use super::source::ConfigSource;
@@ -26,6 +27,7 @@ use crate::clock::Wall;
 use crate::journal::Journal;
 use crate::journal::backlog::Backlog;
 use crate::journal::recorder::{Recorder, RecorderStats};
+use crate::metrics::work::WorkStats;
 use crate::probe::net::Net;
 use crate::probe::pool::Pool;
 use crate::schedule::dispatch::{Dispatcher, Inputs};
@@ -97,6 +99,18 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     let (file_wake, file_end) = mpsc::channel(1);
     let (reload, reload_end) = mpsc::channel(16);
 
+    let queues = vec![
+        Queue::of("due", &due),
+        Queue::of("finished", &finished),
+        Queue::of("done", &done),
+        Queue::of("stage_updates", &to_stage),
+        Queue::of("dispatcher_updates", &to_dispatcher),
+        Queue::of("states", &states),
+        Queue::of("folders", &folders),
+        Queue::of("file_wake", &file_wake),
+        Queue::of("reloads", &reload),
+    ];
+
     let mut jobs = Jobs::builder();
     let tick = jobs.job("tick", "* * * * * *");
     let minute = jobs.job("compare", "0 * * * * *");
@@ -149,17 +163,21 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     tasks.spawn("catalogue", follower.run(beginning.content, wakes, stop.clone()));
     watch_files(tasks, folders_end, file_wake, stop);
     let (rollup, partitions) = (Arc::new(Mutex::new(rollup)), Arc::new(Mutex::new(partitions)));
+    let (rolled, made) = (Arc::new(WorkStats::default()), Arc::new(WorkStats::default()));
+    let jobs_done = vec![("roll-up", Arc::clone(&rolled)), ("partitions", Arc::clone(&made))];
+    let metrics = TermSources { queues, writes: store.writes(), jobs: jobs_done };
     let (own, stopping) = (Arc::clone(&store), stop.clone());
-    tasks
-        .spawn_again("roll-up", stop.clone(), move || roll_up(Arc::clone(&own), Arc::clone(&rollup), stopping.clone()));
+    tasks.spawn_again("roll-up", stop.clone(), move || {
+        roll_up(Arc::clone(&own), Arc::clone(&rollup), stopping.clone(), Arc::clone(&rolled))
+    });
     let stopping = stop.clone();
     tasks.spawn_again("partitions", stop.clone(), move || {
-        make_partitions(Arc::clone(&store), Arc::clone(&partitions), stopping.clone())
+        make_partitions(Arc::clone(&store), Arc::clone(&partitions), stopping.clone(), Arc::clone(&made))
     });
     run_jobs(tasks, jobs, wall, stop);
     let (stats, stopping) = (Arc::clone(&dispatch), stop.clone());
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
-    let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload };
+    let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics };
     Pipeline { stage_hold, live }
 }
 

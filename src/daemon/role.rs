@@ -4,6 +4,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::time::Instant;
 
+use crate::metrics::work::Moment;
+
 /// What the daemon is to the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -17,11 +19,12 @@ pub(super) enum Role {
 
 /// The role, and why the lease could not be renewed the last time; shared with those who show it.
 #[derive(Debug)]
-pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Mutex<Instant>);
+pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Moment, Mutex<Instant>);
 
 impl SharedRole {
     pub(super) fn new() -> Self {
-        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)), Mutex::new(Instant::now()))
+        let starting = Role::Starting("it was not asked yet".to_owned());
+        Self(Mutex::new((starting, None)), Moment::default(), Mutex::new(Instant::now()))
     }
 
     fn lock(&self) -> MutexGuard<'_, (Role, Option<String>)> {
@@ -39,19 +42,30 @@ impl SharedRole {
 
     /// The keeper of the lease moves.
     pub(super) fn beat(&self) {
-        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.2.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// When it last did, at least every 4 s.
     pub(super) fn pulse(&self) -> Instant {
-        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.2.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the lease was taken or last renewed; none: never.
+    pub(super) fn renewed_at(&self) -> Option<Instant> {
+        self.1.get()
     }
 
     pub(super) fn set(&self, role: Role) {
+        if role == Role::Active {
+            self.1.set(Some(Instant::now()));
+        }
         *self.lock() = (role, None);
     }
 
     pub(super) fn renewed(&self, fault: Option<String>) {
+        if fault.is_none() {
+            self.1.set(Some(Instant::now()));
+        }
         self.lock().1 = fault;
     }
 }

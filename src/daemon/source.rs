@@ -295,7 +295,7 @@ impl FileSource for ConfigSource {
         self.links.max_in_flight.send_if_modified(|limit| {
             std::mem::replace(limit, settings.probe.max_in_flight) != settings.probe.max_in_flight
         });
-        telemetry::set_level(settings.daemon.log_level);
+        telemetry::set_filter(&settings.daemon.log_level);
         let parts = restart_parts(&before).into_iter().zip(restart_parts(&settings));
         parts.filter(|(before, now)| before != now).map(|(_, (name, _))| name.to_owned()).collect()
     }

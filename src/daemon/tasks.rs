@@ -4,14 +4,15 @@
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use tokio::task::{Id, JoinError, JoinSet};
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::metrics::task::{Measured, TaskStats};
 use crate::shutdown::Shutdown;
 use crate::telemetry;
 
@@ -38,14 +39,30 @@ pub(super) fn log_panics() {
     }));
 }
 
-/// How often tasks were run again, since the start of the process.
+/// How often tasks were run again, since the start of the process, and the figures of those that were started.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Restarts(Arc<AtomicU64>);
+pub(super) struct Restarts(Arc<AtomicU64>, Arc<Mutex<Vec<Arc<TaskStats>>>>);
 
 impl Restarts {
     /// The count.
     pub(super) fn count(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// The figures by name, in the order of the first start. Those of a task that has ended stay until the next one of
+    /// its name.
+    pub(super) fn figures(&self) -> Vec<Arc<TaskStats>> {
+        self.1.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn measure(&self, name: &'static str) -> Arc<TaskStats> {
+        let stats = TaskStats::new(name);
+        let mut all = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.iter_mut().find(|known| known.name == name) {
+            Some(known) => *known = Arc::clone(&stats),
+            None => all.push(Arc::clone(&stats)),
+        }
+        stats
     }
 }
 
@@ -74,7 +91,7 @@ impl Tasks {
 
     /// Starts a task that is told by [`Self::ended_early`] when it ends.
     pub(super) fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let handle = self.set.spawn(NAME.scope(name, task));
+        let handle = self.set.spawn(Measured::new(self.restarts.measure(name), NAME.scope(name, task)));
         self.names.insert(handle.id(), name);
     }
 
@@ -251,7 +268,7 @@ mod tests {
     #[test]
     #[ignore = "not a test by itself: the process that panics"]
     fn child_that_panics() {
-        crate::telemetry::start(log::LevelFilter::Info).unwrap();
+        let _flush = crate::telemetry::start(&crate::telemetry::filter::Filter::default(), false).unwrap();
         log_panics();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let ended = runtime.block_on(async {

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::metrics::{self, Sources, TermSources};
 use super::role::{Role, SharedRole};
 use super::tasks::Restarts;
 use crate::access::Viewer;
@@ -19,6 +20,7 @@ use crate::catalog::sync::{ReloadCount, ReloadRequest, SharedReport};
 use crate::clock::Wall;
 use crate::journal::backlog::Backlog;
 use crate::journal::recorder::RecorderStats;
+use crate::metrics::text::Format;
 use crate::model::{MonitorId, Status};
 use crate::schedule::dispatch::DispatchStats;
 use crate::verdict::board::{Board, Row};
@@ -42,6 +44,7 @@ pub(super) struct View {
     pub(super) reloads: ReloadCount,
     /// The loops that run; a standby has none.
     pub(super) live: ArcSwapOption<Live>,
+    pub(super) metrics: Sources,
 }
 
 /// What is shown of a term. Counters begin anew with it.
@@ -51,6 +54,7 @@ pub(super) struct Live {
     pub(super) recorder: Arc<RecorderStats>,
     pub(super) catalog: Arc<SharedReport>,
     pub(super) reload: mpsc::Sender<ReloadRequest>,
+    pub(super) metrics: TermSources,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
@@ -125,9 +129,9 @@ impl View {
             }
         }
         if let Some(live) = self.live.load_full() {
-            let statuses = live.board.statuses();
-            let down = statuses.iter().find(|(status, _)| *status == Status::Down).map_or(0, |(_, count)| *count);
-            let all: usize = statuses.iter().map(|(_, count)| count).sum();
+            let monitors = live.board.tally().monitors;
+            let all: usize = monitors.values().sum();
+            let down: usize = monitors.iter().filter(|((status, _), _)| *status == Status::Down).map(|(_, n)| n).sum();
             parts.insert(1, format!("{all} monitors, {down} down"));
         }
         parts.join("; ")
@@ -233,6 +237,14 @@ impl Admin for View {
             "recorder": live.map(|live| live.recorder_json(&self.backlog)),
             "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
         })
+    }
+
+    fn metrics(&self, format: Format, viewer: Viewer) -> String {
+        metrics::render(self, format, viewer)
+    }
+
+    fn metrics_public(&self) -> bool {
+        self.metrics.public
     }
 
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {

@@ -58,6 +58,10 @@ pub struct Depth {
     pub bytes: usize,
     /// Checks that became gaps since the start.
     pub thinned: u64,
+    /// Memory that may be used.
+    pub limit_bytes: usize,
+    /// Since when there has always been a record that waits; none: it is empty.
+    pub oldest: Option<Instant>,
 }
 
 impl Backlog {
@@ -77,7 +81,13 @@ impl Backlog {
     pub fn depth(&self) -> Depth {
         let inner = self.lock();
         let records = inner.queued_records + inner.kept_records;
-        Depth { records, bytes: inner.bytes, thinned: inner.thinned }
+        Depth {
+            records,
+            bytes: inner.bytes,
+            thinned: inner.thinned,
+            limit_bytes: inner.limit_bytes,
+            oldest: inner.oldest,
+        }
     }
 
     /// Nothing will be appended any more: [`Self::next`] gives what is left at once, then none.

@@ -13,6 +13,7 @@ use super::backlog::{BATCH_RECORDS, Backlog};
 use super::kept::Kept;
 use super::status::{StatusColumns, WRITE_ROWS};
 use super::{RecordStore, Recorded};
+use crate::metrics::work::Moment;
 use crate::model::{Batch, BatchId, Check, Gap, GapReason, MonitorId, Record, StoreFault};
 
 /// First wait after the store was away; doubles up to [`RETRY_MOST`].
@@ -39,6 +40,8 @@ pub struct RecorderStats {
     pub refused: AtomicU64,
     /// Records that wait for locked rows.
     pub delayed: AtomicU64,
+    /// Since when there has always been a record in hand.
+    held: Moment,
     /// Records of the batch that is being written.
     writing: AtomicU64,
     away: AtomicBool,
@@ -57,6 +60,12 @@ impl RecorderStats {
     #[must_use]
     pub fn in_hand(&self) -> u64 {
         self.writing.load(Ordering::Relaxed) + self.delayed.load(Ordering::Relaxed)
+    }
+
+    /// Since when there have always been records that were taken from the backlog and not written.
+    #[must_use]
+    pub fn held_since(&self) -> Option<Instant> {
+        self.held.get()
     }
 
     /// Whether another daemon has taken the lease.
@@ -183,6 +192,7 @@ impl<S: RecordStore> Recorder<S> {
     /// Brings all that waits, in batches of whole monitors; one with more than a batch is divided between groups.
     async fn write_delayed(&mut self) {
         let (before, wait) = (std::mem::take(&mut self.delayed_records), self.delayed_wait);
+        let held = self.stats.held.get();
         let mut records: Vec<Record> = Vec::new();
         for (_, mut delayed) in std::mem::take(&mut self.delayed) {
             let mut of_one = delayed.records;
@@ -198,6 +208,9 @@ impl<S: RecordStore> Recorder<S> {
             }
         }
         self.write(records).await;
+        if !self.delayed.is_empty() {
+            self.stats.held.set(held);
+        }
         let moved = self.delayed_records < before;
         self.delayed_wait = if moved { DELAYED_EVERY } else { (wait * 2).min(DELAYED_LATEST) };
         self.delayed_at = Instant::now();
@@ -206,6 +219,9 @@ impl<S: RecordStore> Recorder<S> {
 
     /// Writes records as one batch. A batch that the store refuses is halved until the culprit is alone.
     async fn write(&mut self, records: Vec<Record>) {
+        if !records.is_empty() && self.stats.held.get().is_none() {
+            self.stats.held.set(Some(Instant::now()));
+        }
         let mut parts = vec![records];
         while let Some(records) = parts.pop() {
             // A part before this one may have delayed a monitor of this one.
@@ -225,6 +241,9 @@ impl<S: RecordStore> Recorder<S> {
             }
         }
         self.stats.writing.store(0, Ordering::Relaxed);
+        if self.delayed.is_empty() {
+            self.stats.held.set(None);
+        }
     }
 
     /// Repeats the same batch while the store is away or leased to another. The id makes a repeat harmless when only

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 
 use super::limited;
 use super::reader::TableReader;
-use super::tree::Node;
+use super::tree::{Node, Value};
 use crate::model::Secret;
+use crate::telemetry::filter::{self, Filter};
 
 /// `[daemon]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +20,7 @@ pub struct Daemon {
     /// None: as the contract says, by environment and user.
     pub state_directory: Option<PathBuf>,
     /// What is logged.
-    pub log_level: log::LevelFilter,
+    pub log_level: Filter,
 }
 
 /// Where the server listens.
@@ -47,6 +48,10 @@ pub struct Server {
     pub listen: Listen,
     /// The address that others use, such as that of a proxy before us: its host is one of ours.
     pub public_url: Option<url::Url>,
+    /// Whether `/metrics` needs no token.
+    pub metrics_public: bool,
+    /// Monitors with series of their own in `/metrics`, at most.
+    pub metrics_monitors: usize,
 }
 
 /// `[database]`.
@@ -94,13 +99,18 @@ pub struct Egress {
 
 impl Default for Daemon {
     fn default() -> Self {
-        Self { region: "us-east-1".into(), state_directory: None, log_level: log::LevelFilter::Info }
+        Self { region: "us-east-1".into(), state_directory: None, log_level: Filter::default() }
     }
 }
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8780))), public_url: None }
+        Self {
+            listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8780))),
+            public_url: None,
+            metrics_public: false,
+            metrics_monitors: 1000,
+        }
     }
 }
 
@@ -136,26 +146,36 @@ impl Daemon {
         let region = checked(table, "region", "1 to 63 of letters, digits, '.', '_' and '-'", |text| {
             (1..=63).contains(&text.len()) && text.bytes().all(inner)
         });
-        use log::LevelFilter as Level;
-        let levels = [
-            ("off", Level::Off),
-            ("error", Level::Error),
-            ("warn", Level::Warn),
-            ("info", Level::Info),
-            ("debug", Level::Debug),
-            ("trace", Level::Trace),
-        ];
         Self {
             region: region.map_or(default.region, Into::into),
             state_directory: table.path("state_directory"),
-            log_level: table.choice("log_level", &levels).unwrap_or(default.log_level),
+            log_level: log_level(table).unwrap_or(default.log_level),
         }
     }
 }
 
+/// A level, or directives by module: one level alone is told as any choice is, since it is what most people write.
+fn log_level(table: &mut TableReader<'_>) -> Option<Filter> {
+    const KEY: &str = "log_level";
+    let node = table.node(KEY)?;
+    let text = table.string_of(KEY, node)?;
+    if !text.contains([',', '=']) {
+        return table.choice(KEY, &filter::LEVELS).map(Filter::level);
+    }
+    let bad = match Filter::parse(&text) {
+        Ok(filter) => return Some(filter),
+        Err(bad) => bad,
+    };
+    // What a reference stands for may be a secret.
+    let as_written = matches!(&node.value, Value::String(written) if **written == *text);
+    let what = if as_written { bad.to_string() } else { format!("{} is not right", node.value) };
+    table.error_at(node.span, KEY, what, "such as \"info\" or \"info,probe=debug,sqlx=info\"".to_owned());
+    None
+}
+
 impl Server {
     pub(super) fn read(table: &mut TableReader<'_>) -> Self {
-        table.not_built_yet(&["public_listen", "metrics_public", "tls"]);
+        table.not_built_yet(&["public_listen", "tls"]);
         let listen = table.string("listen").and_then(|text| {
             let listen = parse_listen(&text);
             if listen.is_none() {
@@ -173,7 +193,16 @@ impl Server {
             }
             url
         });
-        Self { listen: listen.unwrap_or(Self::default().listen), public_url }
+        let default = Self::default();
+        Self {
+            listen: listen.unwrap_or(default.listen),
+            public_url,
+            metrics_public: table.boolean("metrics_public").unwrap_or(default.metrics_public),
+            metrics_monitors: table
+                .integer("metrics_monitors", 0..=250_000)
+                .and_then(|number| usize::try_from(number).ok())
+                .unwrap_or(default.metrics_monitors),
+        }
     }
 }
 

@@ -82,10 +82,21 @@ fn sections_have_bounds() {
             "[daemon]\nlog_level = \"inf\"",
             "c.toml:2:13: daemon.log_level: unknown value \"inf\", must be one of off, error, warn, info, debug, trace; did you mean \"info\"?",
         ),
-        ("[server]\nport = 80", "c.toml:2:1: server.port: unknown key, allowed here: listen, public_url"),
+        (
+            "[server]\nport = 80",
+            "c.toml:2:1: server.port: unknown key, allowed here: listen, metrics_monitors, metrics_public, public_url",
+        ),
         (
             "[server]\npublic_url = \"https://h/path\"",
             "c.toml:2:14: server.public_url: not an address of a server, http:// or https:// and a host, such as \"https://status.example.com\"",
+        ),
+        (
+            "[daemon]\nlog_level = \"info,web=loud\"",
+            "c.toml:2:13: daemon.log_level: \"web=loud\" has no level of off, error, warn, info, debug, trace, such as \"info\" or \"info,probe=debug,sqlx=info\"",
+        ),
+        (
+            "[server]\nmetrics_monitors = 250001",
+            "c.toml:2:20: server.metrics_monitors: 250001 is out of range, must be 0 to 250000",
         ),
         ("[server]\ntls = {}", "c.toml:2:1: server.tls: not built yet in this version, remove it"),
         (

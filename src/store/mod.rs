@@ -124,6 +124,12 @@ impl Store {
         (options.get_socket().is_none() && !host.starts_with('/')).then(|| (host.to_owned(), options.get_port()))
     }
 
+    /// Connections of the pool: open ones, and those of them that nobody uses.
+    #[must_use]
+    pub fn connections(&self) -> (u32, usize) {
+        (self.pool.size(), self.pool.num_idle())
+    }
+
     /// Closes every connection, waiting for calls that are under way, 16 seconds at the most.
     pub async fn close(&self) {
         // Closing wakes a waiting `changed`, which then lets go of the slot.

@@ -1,12 +1,12 @@
 //! What is known of every monitor right now, for who shows it. Written by the verdict stage only.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use chrono::{DateTime, Utc};
 
 use crate::catalog::Entry;
-use crate::model::{Check, Failure, IncidentUid, MonitorId, MonitorState, Status, Verdict};
+use crate::model::{Check, Failure, IncidentUid, MonitorId, MonitorState, Phase, Source, Status, Timings, Verdict};
 
 /// Checks by verdict since the start of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +52,34 @@ pub struct Latest {
     pub status_code: Option<u16>,
     /// Whole milliseconds, also of failures.
     pub response_time_ms: i32,
+    /// How long each phase took.
+    pub phases: Phases,
     /// Wall-clock start.
     pub checked_at: DateTime<Utc>,
+}
+
+/// The phases of a check and its total in whole microseconds, up to 71 minutes. A board of 100,000 rows holds one each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Phases {
+    phases: [u32; Phase::ALL.len()],
+    /// The whole check.
+    pub total_us: u32,
+}
+
+impl Phases {
+    const NOT_REACHED: u32 = u32::MAX;
+
+    fn of(timings: &Timings) -> Self {
+        let micros = |time: std::time::Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX - 1);
+        let phases = Phase::ALL.map(|phase| timings.get(phase).map_or(Self::NOT_REACHED, micros));
+        Self { phases, total_us: micros(timings.total) }
+    }
+
+    /// The phases that were reached, in order, in microseconds.
+    pub fn reached(&self) -> impl Iterator<Item = (Phase, u32)> + '_ {
+        let all = Phase::ALL.into_iter().zip(self.phases);
+        all.filter(|(_, micros)| *micros != Self::NOT_REACHED)
+    }
 }
 
 /// One monitor. Cheap to clone.
@@ -73,6 +99,8 @@ pub struct Row {
     pub last_checked: Option<DateTime<Utc>>,
     /// Checks since the start of the daemon.
     pub counts: Counts,
+    /// End of validity of the certificate that was last presented.
+    pub certificate_ends: Option<DateTime<Utc>>,
 }
 
 /// Sums over all monitors since the start of the daemon.
@@ -88,9 +116,35 @@ pub struct Totals {
     pub resolved: u64,
 }
 
+/// How many monitors there are of each kind, as of now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// By status and source; those that were never met are left out.
+    pub monitors: HashMap<(Status, Source), usize>,
+    /// Monitors with an open incident.
+    pub incidents: usize,
+}
+
+impl Tally {
+    fn enter(&mut self, row: &Row) {
+        *self.monitors.entry((row.shown, row.entry.monitor.source)).or_default() += 1;
+        self.incidents += usize::from(row.incident.is_some());
+    }
+
+    fn leave(&mut self, row: &Row) {
+        if let Some(count) = self.monitors.get_mut(&(row.shown, row.entry.monitor.source)) {
+            *count = count.saturating_sub(1);
+        }
+        self.incidents = self.incidents.saturating_sub(usize::from(row.incident.is_some()));
+    }
+}
+
 #[derive(Default)]
 struct Inner {
     rows: HashMap<MonitorId, Row>,
+    /// Every row: those of the file first, then by id. Who shows a part shows the same part each time.
+    order: BTreeSet<(bool, MonitorId)>,
+    tally: Tally,
     totals: Totals,
 }
 
@@ -112,16 +166,18 @@ impl Board {
         self.read().rows.get(&id).cloned()
     }
 
-    /// How many monitors show each status, in the order of [`Status::ALL`].
+    /// The first `most` monitors, those of the file first, and how many there are in all.
     #[must_use]
-    pub fn statuses(&self) -> Vec<(Status, usize)> {
-        let mut counts: Vec<(Status, usize)> = Status::ALL.iter().map(|status| (*status, 0)).collect();
-        for row in self.read().rows.values() {
-            if let Some((_, count)) = counts.iter_mut().find(|(status, _)| *status == row.shown) {
-                *count += 1;
-            }
-        }
-        counts
+    pub fn first(&self, most: usize) -> (Vec<Row>, usize) {
+        let inner = self.read();
+        let rows = inner.order.iter().take(most).filter_map(|(_, id)| inner.rows.get(id).cloned());
+        (rows.collect(), inner.rows.len())
+    }
+
+    /// How many monitors there are of each kind.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        self.read().tally.clone()
     }
 
     /// The sums.
@@ -132,8 +188,8 @@ impl Board {
 
     /// A monitor is watched, under this definition and in this state.
     pub(super) fn put(&self, entry: &Arc<Entry>, state: &MonitorState) {
-        let mut inner = self.write();
-        let row = inner.rows.entry(entry.monitor.id).or_insert_with(|| Row {
+        let (mut inner, id) = (self.write(), entry.monitor.id);
+        let mut row = inner.take(id).unwrap_or_else(|| Row {
             entry: Arc::clone(entry),
             shown: Status::Pending,
             since: None,
@@ -141,21 +197,23 @@ impl Board {
             latest: None,
             last_checked: None,
             counts: Counts::default(),
+            certificate_ends: None,
         });
         row.entry = Arc::clone(entry);
         row.show(state);
+        inner.tally.enter(&row);
+        inner.order.insert(place(&row));
+        inner.rows.insert(id, row);
     }
 
     /// The state of a monitor changed without a check.
     pub(super) fn show(&self, id: MonitorId, state: &MonitorState) {
-        if let Some(row) = self.write().rows.get_mut(&id) {
-            row.show(state);
-        }
+        self.write().change(id, |row| row.show(state));
     }
 
     /// A monitor is no longer watched.
     pub(super) fn remove(&self, id: MonitorId) {
-        self.write().rows.remove(&id);
+        self.write().take(id);
     }
 
     /// A check led to a state.
@@ -164,18 +222,22 @@ impl Board {
         let message = check.message.as_deref().map(Arc::from);
         let mut inner = self.write();
         inner.totals.count(kind, check.verdict);
-        if let Some(row) = inner.rows.get_mut(&check.monitor) {
+        inner.change(check.monitor, |row| {
             row.counts.add(check.verdict);
+            if let Some(certificate) = &check.certificate {
+                row.certificate_ends = Some(certificate.not_after);
+            }
             row.latest = Some(Latest {
                 verdict: check.verdict,
                 failure: check.failure,
                 message,
                 status_code: check.status_code,
                 response_time_ms: check.timings.total_ms(),
+                phases: Phases::of(&check.timings),
                 checked_at: check.checked_at,
             });
             row.show(state);
-        }
+        });
     }
 
     pub(super) fn discarded(&self) {
@@ -197,6 +259,27 @@ impl Board {
 
     fn write(&self) -> RwLockWriteGuard<'_, Inner> {
         self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn place(row: &Row) -> (bool, MonitorId) {
+    (row.entry.monitor.source != Source::File, row.entry.monitor.id)
+}
+
+impl Inner {
+    fn take(&mut self, id: MonitorId) -> Option<Row> {
+        let row = self.rows.remove(&id)?;
+        self.order.remove(&place(&row));
+        self.tally.leave(&row);
+        Some(row)
+    }
+
+    /// Changes what is shown of a row, and not where its definition comes from.
+    fn change(&mut self, id: MonitorId, change: impl FnOnce(&mut Row)) {
+        let Some(row) = self.rows.get_mut(&id) else { return };
+        self.tally.leave(row);
+        change(row);
+        self.tally.enter(row);
     }
 }
 

@@ -45,7 +45,9 @@ pub fn quote(text: &str, most: usize) -> String {
     format!("\"{}\"", cleaned.replace('"', "\\\""))
 }
 
-fn is_hostile(c: char) -> bool {
+/// Whether a character could forge, hide or turn around what is shown: what [`clean`] spells out.
+#[must_use]
+pub fn is_hostile(c: char) -> bool {
     c.is_control()
         || matches!(c,
             '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::Viewer;
 use crate::access::read::ReadStore;
 use crate::catalog::Reloaded;
+use crate::metrics::text::Format;
 
 pub mod admin_token;
 mod api;
@@ -17,6 +18,7 @@ mod connection;
 mod health;
 pub mod hosts;
 mod limiter;
+mod metrics;
 pub mod openapi;
 mod places;
 mod query;
@@ -65,6 +67,10 @@ pub trait Admin: Send + Sync + 'static {
     /// For `status`: the running daemon's view as JSON, of the monitors that are seen. May take a second when there are
     /// very many monitors.
     fn overview(&self, viewer: Viewer) -> serde_json::Value;
+    /// For `/metrics`: the whole text, with series of the monitors that are seen.
+    fn metrics(&self, format: Format, viewer: Viewer) -> String;
+    /// Whether `/metrics` answers everybody.
+    fn metrics_public(&self) -> bool;
     /// Asks for a reload and waits for its result. With `force` it may archive more than the guard lets through.
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded>;
 }

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::auth::forbidden;
 use super::query::{Query, segments};
 use super::reply::{Problem, Reply};
-use super::{Site, api, health, openapi};
+use super::{Site, api, health, metrics, openapi};
 use crate::access::{Caller, Scope};
 
 /// Who is on the other side.
@@ -99,6 +99,8 @@ const fn later(methods: &'static [Method], scope: Scope, pattern: &'static str) 
     Route { pattern, methods, access: Access::Needs(scope), parameters: &[], deadline: DEADLINE, run: None }
 }
 
+/// Open when `server.metrics_public` says so.
+const METRICS: &str = "/metrics";
 const CHECKS: &[&str] = &["from", "to", "verdict", "error_type", "limit", "cursor"];
 const INCIDENTS: &[&str] = &["status", "from", "to", "limit", "cursor"];
 
@@ -107,6 +109,7 @@ pub const ROUTES: &[Route] = &[
     open("/", |call| Box::pin(health::index(call))),
     open("/healthz", |call| Box::pin(health::alive(call))),
     open("/readyz", |call| Box::pin(health::ready(call))),
+    get(METRICS, &[], |call| Box::pin(metrics::exposition(call))),
     get("/api/v1/openapi.json", &[], |call| Box::pin(openapi::document(call))),
     get("/api/v1/overview", &[], |call| Box::pin(api::overview(call))),
     get("/api/v1/monitors", &["status", "tag", "source", "q", "limit", "cursor"], |call| {
@@ -157,7 +160,6 @@ pub const ROUTES: &[Route] = &[
     later(GET, Scope::Read, "/api/v1/events"),
     later(GET, Scope::Read, "/api/v2/summary.json"),
     later(GET, Scope::Read, "/api/push/{token}"),
-    later(GET, Scope::Read, "/metrics"),
     later(GET, Scope::Write, "/probe"),
     later(GET, Scope::Read, "/status/*"),
     later(GET, Scope::Read, "/badge/*"),
@@ -202,13 +204,17 @@ where
     check_head(&parts)?;
     let path = segments(parts.uri.path())?;
     let found = find(&path, &parts.method);
+    let opened =
+        |route: &Route| route.access == Access::Open || (route.pattern == METRICS && site.admin.metrics_public());
     let caller = match (&found, peer.trust) {
         (_, Trust::Local) => Some(Caller::ADMIN),
         // Whoever shows a token may learn more.
-        (Found::Route(Route { access: Access::Open, .. }, _), _) if parts.headers.contains_key(AUTHORIZATION) => {
+        (Found::Route(route, _), _) if opened(route) && parts.headers.contains_key(AUTHORIZATION) => {
             site.auth.caller(&parts.headers, peer.address).await.ok()
         }
-        (Found::Route(Route { access: Access::Open, .. }, _) | Found::Method { open: true, .. }, _) => None,
+        (Found::Route(route, _), _) if opened(route) => None,
+        (Found::Method { open: true, .. }, _) => None,
+        (Found::Method { .. }, _) if parts.uri.path() == METRICS && site.admin.metrics_public() => None,
         _ => Some(site.auth.caller(&parts.headers, peer.address).await?),
     };
     let (route, captures) = match found {

@@ -8,6 +8,8 @@ mod files;
 mod guards;
 mod incidents;
 mod kills;
+mod logging;
+mod metrics;
 mod overdue;
 mod plan;
 mod punctual;

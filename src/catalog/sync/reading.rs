@@ -109,7 +109,7 @@ impl<S: CatalogStore> Follower<S> {
                 self.links.report.edit(|report| {
                     report.file_error = None;
                     if asked || report.last_reload_ok != Some(true) {
-                        (report.last_reload_ok, report.last_reload_at) = (Some(true), Some(now));
+                        report.reloaded(true, now);
                     }
                 });
                 self.tell_held(None);
@@ -181,7 +181,7 @@ impl<S: CatalogStore> Follower<S> {
         let now = self.links.wall.now();
         self.links.report.edit(|report| {
             (report.file_error, report.needs_restart) = (None, needs_restart);
-            (report.last_reload_ok, report.last_reload_at) = (Some(true), Some(now));
+            report.reloaded(true, now);
         });
         let before = std::mem::replace(&mut self.definitions, candidate.definitions);
         self.edition = candidate.edition;
@@ -223,7 +223,7 @@ impl<S: CatalogStore> Follower<S> {
         let now = self.links.wall.now();
         self.links.report.edit(|report| {
             report.file_error.clone_from(&answer.error);
-            (report.last_reload_ok, report.last_reload_at) = (Some(false), Some(now));
+            report.reloaded(false, now);
         });
         self.answer(&answer);
     }

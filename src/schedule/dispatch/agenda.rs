@@ -93,6 +93,7 @@ impl Agenda {
         stats: Arc<DispatchStats>,
     ) -> Self {
         let slot = timeline.slot(now);
+        stats.show_limit(max_in_flight);
         Self {
             timeline,
             wheel: Wheel::new(slot),
@@ -144,6 +145,7 @@ impl Agenda {
     /// Takes over how many checks may be in flight. Fewer than there are: none start until enough are done.
     pub(super) fn limit(&mut self, max_in_flight: usize) {
         self.max_in_flight = max_in_flight;
+        self.stats.show_limit(max_in_flight);
     }
 
     /// A check is done: frees its place and plans what comes next.

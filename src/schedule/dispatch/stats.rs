@@ -30,9 +30,11 @@ pub struct DispatchStats {
     missed_suspended: AtomicU64,
     in_flight: AtomicUsize,
     waiting: AtomicUsize,
+    limit: AtomicUsize,
     overdue: AtomicUsize,
     overdue_entries: Mutex<Arc<[Arc<Entry>]>>,
     lateness: [AtomicU64; LATENESS_BOUNDS_MS.len() + 1],
+    lateness_us: AtomicU64,
     start: Instant,
     /// Milliseconds since `start`.
     progress_ms: AtomicU64,
@@ -47,9 +49,11 @@ impl DispatchStats {
             missed_suspended: AtomicU64::new(0),
             in_flight: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
+            limit: AtomicUsize::new(0),
             overdue: AtomicUsize::new(0),
             overdue_entries: Mutex::default(),
             lateness: [const { AtomicU64::new(0) }; LATENESS_BOUNDS_MS.len() + 1],
+            lateness_us: AtomicU64::new(0),
             start,
             progress_ms: AtomicU64::new(0),
         }
@@ -91,6 +95,18 @@ impl DispatchStats {
         self.waiting.load(Relaxed)
     }
 
+    /// How many checks may be in flight.
+    #[must_use]
+    pub fn limit(&self) -> usize {
+        self.limit.load(Relaxed)
+    }
+
+    /// How late all checks together were handed over.
+    #[must_use]
+    pub fn lateness_sum(&self) -> Duration {
+        Duration::from_micros(self.lateness_us.load(Relaxed))
+    }
+
     /// How many checks were handed over so late: a count for each of [`LATENESS_BOUNDS_MS`] and one for the rest.
     #[must_use]
     pub fn lateness(&self) -> [u64; LATENESS_BOUNDS_MS.len() + 1] {
@@ -129,6 +145,7 @@ impl DispatchStats {
         if let Some(count) = self.lateness.get(bucket) {
             count.fetch_add(1, Relaxed);
         }
+        self.lateness_us.fetch_add(u64::try_from(late.as_micros()).unwrap_or(u64::MAX), Relaxed);
         self.fired.fetch_add(1, Relaxed);
     }
 
@@ -150,6 +167,10 @@ impl DispatchStats {
         self.overdue.store(overdue, Relaxed);
         let since = now.saturating_duration_since(self.start).as_millis();
         self.progress_ms.store(u64::try_from(since).unwrap_or(u64::MAX), Relaxed);
+    }
+
+    pub(super) fn show_limit(&self, limit: usize) {
+        self.limit.store(limit, Relaxed);
     }
 
     pub(super) fn show_overdue(&self, entries: impl FnOnce() -> Arc<[Arc<Entry>]>) {
