@@ -96,6 +96,7 @@ impl House {
         let view = Arc::new(View {
             started_at: shared.wall.now(),
             config: shared.source.path(),
+            started_with: shared.source.started(),
             database: if embedded { "embedded" } else { "external" },
             wall: Arc::clone(&shared.wall),
             backlog: Arc::clone(&shared.backlog),
