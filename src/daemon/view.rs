@@ -208,9 +208,6 @@ impl Admin for View {
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {
         Box::pin(async move {
             let failed = |text: &str| Reloaded { error: Some(text.to_owned()), ..Reloaded::default() };
-            if force {
-                return failed("a forced reload is not built yet in this version");
-            }
             let Some(live) = self.live.load_full() else {
                 return failed("this daemon is not active; it reads the configuration when it is");
             };
