@@ -342,7 +342,7 @@ fn site(shared: &Shared, view: &Arc<View>, hosts: Hosts) -> Arc<Site> {
     let readable = Arc::new(Readable::new(shared.store.clone(), Arc::clone(&shared.role)));
     let tokens = Arc::clone(&readable) as Arc<dyn TokenStore>;
     let auth = Auth::new(admin_token::open(&shared.state), tokens, Arc::clone(&shared.wall));
-    Arc::new(Site { admin: Arc::clone(view) as Arc<dyn Admin>, reads: readable, auth, hosts })
+    Arc::new(Site::new(Arc::clone(view) as Arc<dyn Admin>, readable, auth, hosts))
 }
 
 async fn term_ended(term: &mut Option<Term>) -> Ended {

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::header::{AUTHORIZATION, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
-use tokio::time::Instant;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
 
 use super::limiter::{Client, Limiter};
 use super::reply::Problem;
@@ -23,6 +24,11 @@ const STALE: Duration = Duration::from_secs(900);
 /// Tokens that are remembered; when it is full all are forgotten.
 const MOST: usize = 1024;
 
+/// Look-ups at once, and how long one may wait for its turn: while the store hangs, strangers with made-up tokens must
+/// not keep every place of the server.
+const LOOKUPS: usize = 32;
+const TURN: Duration = Duration::from_millis(200);
+
 /// Knows who may.
 pub struct Auth {
     /// Of the token file. It works while the store is away.
@@ -31,6 +37,7 @@ pub struct Auth {
     wall: Arc<dyn Wall>,
     known: Mutex<HashMap<TokenHash, Known>>,
     failures: Limiter,
+    lookups: Semaphore,
 }
 
 /// What the store said, and when. Tokens that are not there are not remembered: strangers could fill the memory.
@@ -44,7 +51,8 @@ impl Auth {
     /// With the hash of the token file's token.
     #[must_use]
     pub fn new(admin: Option<TokenHash>, store: Arc<dyn TokenStore>, wall: Arc<dyn Wall>) -> Self {
-        Self { admin, store, wall, known: Mutex::default(), failures: Limiter::default() }
+        let lookups = Semaphore::new(LOOKUPS);
+        Self { admin, store, wall, known: Mutex::default(), failures: Limiter::default(), lookups }
     }
 
     /// The caller that the headers name.
@@ -68,7 +76,7 @@ impl Auth {
             return Err(problem.with(RETRY_AFTER, HeaderValue::from(wait.as_secs())));
         }
         let Some(hash) = hash else { return Err(self.refuse(client)) };
-        match (self.store.find(&hash).await, known) {
+        match (self.look_up(&hash).await, known) {
             (Ok(Some(grant)), _) => {
                 self.remember(hash, Known { grant: grant.clone(), at: now });
                 self.checked(&grant, client)
@@ -82,6 +90,12 @@ impl Auth {
             }
             (Err(fault), _) => Err(fault.into()),
         }
+    }
+
+    async fn look_up(&self, hash: &TokenHash) -> Result<Option<Grant>, StoreFault> {
+        let turn = timeout(TURN, self.lookups.acquire()).await;
+        let _turn = turn.map_err(|_| StoreFault::Away("too many tokens are being looked up".to_owned()))?;
+        self.store.find(hash).await
     }
 
     fn checked(&self, grant: &Grant, client: Client) -> Result<Caller, Problem> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::access::Viewer;
 use crate::access::read::ReadStore;
@@ -75,14 +76,22 @@ pub trait Admin: Send + Sync + 'static {
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded>;
 }
 
+/// Views of the running daemon that are made at once: each holds all monitors for a moment.
+const VIEWS: usize = 2;
+
 /// What every route has at hand.
 pub struct Site {
-    /// The running daemon.
-    pub admin: Arc<dyn Admin>,
-    /// Committed rows.
-    pub reads: Arc<dyn ReadStore>,
-    /// Who may.
-    pub auth: auth::Auth,
-    /// Under which names we answer.
-    pub hosts: hosts::Hosts,
+    admin: Arc<dyn Admin>,
+    reads: Arc<dyn ReadStore>,
+    auth: auth::Auth,
+    hosts: hosts::Hosts,
+    views: Semaphore,
+}
+
+impl Site {
+    /// The running daemon, committed rows, who may, and under which names we answer.
+    #[must_use]
+    pub fn new(admin: Arc<dyn Admin>, reads: Arc<dyn ReadStore>, auth: auth::Auth, hosts: hosts::Hosts) -> Self {
+        Self { admin, reads, auth, hosts, views: Semaphore::new(VIEWS) }
+    }
 }

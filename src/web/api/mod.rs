@@ -54,6 +54,8 @@ fn part<T: Serialize>(call: &Call, items: &[T], next: Option<String>) -> Answer 
 /// need.
 pub(super) async fn overview(call: Call) -> Answer {
     let (admin, viewer) = (call.site.admin.clone(), viewer(&call));
+    // Never closed; more than a few at once wait here, up to the route's deadline.
+    let _turn = call.site.views.acquire().await;
     let made = tokio::task::spawn_blocking(move || json(StatusCode::OK, &admin.overview(viewer)));
     made.await.unwrap_or_else(|error| {
         log::error!("the overview could not be made: {error}");

@@ -14,6 +14,8 @@ use crate::model::{Secret, UserId};
 struct Fake {
     grants: Mutex<HashMap<TokenHash, Grant>>,
     away: Mutex<bool>,
+    /// Look-ups take so long.
+    slow: Mutex<Duration>,
     asked: AtomicUsize,
 }
 
@@ -21,6 +23,8 @@ impl TokenStore for Fake {
     fn find<'a>(&'a self, hash: &'a TokenHash) -> BoxFuture<'a, Result<Option<Grant>, StoreFault>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
+            let slow = *self.slow.lock().unwrap();
+            tokio::time::sleep(slow).await;
             if *self.away.lock().unwrap() {
                 return Err(StoreFault::Away("gone".to_owned()));
             }
@@ -160,4 +164,24 @@ async fn what_is_no_token_never_reaches_the_store() {
     headers.append(AUTHORIZATION, format!("Bearer {token}").parse().unwrap());
     headers.append(AUTHORIZATION, "Bearer x".parse().unwrap());
     assert!(house.auth.caller(&headers, None).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
+async fn made_up_tokens_do_not_pile_up_before_a_store_that_hangs() {
+    let house = house();
+    assert!(house.bearer(&house.reader).await.is_ok());
+    *house.store.slow.lock().unwrap() = Duration::from_secs(4);
+    tokio::time::advance(FRESH).await;
+    let tokens: Vec<Secret> = (0..100).map(|_| generate().unwrap()).collect();
+    let began = Instant::now();
+    let answers = tokens.iter().map(|token| async { (house.bearer(token).await.unwrap_err(), began.elapsed()) });
+    let known = async {
+        // Behind the crowd, and not for its sake refused.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        (house.bearer(&house.reader).await.is_ok(), began.elapsed())
+    };
+    let (answers, known) = tokio::join!(futures_util::future::join_all(answers), known);
+    let soon = answers.iter().filter(|(status, took)| *status == 503 && *took <= TURN).count();
+    assert_eq!((soon, house.asked()), (100 - LOOKUPS, 1 + LOOKUPS));
+    assert!(known.0 && known.1 < TURN * 2, "{known:?}");
 }

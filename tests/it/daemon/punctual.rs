@@ -13,6 +13,7 @@ const SECONDS: usize = 12;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_hundred_monitors_are_each_checked_once_a_second() {
+    let _alone = crate::support::alone().await;
     let db = TestDb::new().await;
     let target = Target::start().await;
     let monitors: String = (0..MONITORS).map(|n| monitor(&format!("m{n}"), &target.url(&format!("/{n}")))).collect();

@@ -7,3 +7,9 @@ pub mod probing;
 pub mod servers;
 pub mod source;
 pub mod target;
+
+/// Held by tests that measure time while they load the machine, and by those that such a load would disturb.
+pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
+    static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+    TURN.lock().await
+}

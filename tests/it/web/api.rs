@@ -255,3 +255,36 @@ async fn a_reload_over_http_answers_when_it_is_done() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn readers_that_hang_keep_no_result_from_being_recorded() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let home = Home::new(&on(&db.url, &monitor("web", &target.url("/a"))));
+    let (daemon, address) = daemon(&home).await;
+    let token = admin_token(&home);
+    daemon.wait_status("web", "up").await;
+    // Somebody's migration: whoever reads incidents waits.
+    let mut lock = db.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE incidents IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+    let crowd = async {
+        let mut answers = Vec::new();
+        while answers.len() < 60 {
+            let asked = (0..20).map(|_| get(&address, &token, "/api/v1/incidents"));
+            answers.extend(futures_util::future::join_all(asked).await.into_iter().map(|answer| answer.status));
+        }
+        answers
+    };
+    let recorded = async {
+        // Four more, while the crowd waits.
+        let before: i64 = db.get("SELECT count(*) FROM monitor_checks").await;
+        until("results are recorded", std::time::Duration::from_secs(20), async || {
+            (db.get::<i64>("SELECT count(*) FROM monitor_checks").await >= before + 4).then_some(())
+        })
+        .await;
+    };
+    let (answers, ()) = tokio::join!(crowd, recorded);
+    assert!(answers.iter().all(|status| *status == 503), "{answers:?}");
+    lock.rollback().await.unwrap();
+    assert_eq!(get(&address, &token, "/api/v1/incidents").await.status, 200);
+}

@@ -138,3 +138,42 @@ async fn wrong_tokens_are_slowed_down() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn silent_slow_and_idle_connections_end_by_themselves() {
+    let db = TestDb::new().await;
+    let home = Home::new(&on(&db.url, ""));
+    let (_daemon, address) = daemon(&home).await;
+    let silent = async {
+        let mut stream = open(&address).await;
+        let _ = stream.read(&mut [0; 64]).await;
+    };
+    let slow = async {
+        let (mut read, mut write) = open(&address).await.into_split();
+        let drip = async {
+            for byte in b"GET /healthz HTTP/1.1\r\nx: y".iter().chain(std::iter::repeat(&b'y')) {
+                if write.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+        };
+        let closed = async { while read.read(&mut [0; 64]).await.is_ok_and(|count| count > 0) {} };
+        tokio::select! {
+            () = drip => {}
+            () = closed => {}
+        }
+    };
+    let idle = async {
+        let mut stream = open(&address).await;
+        stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let mut answer = Vec::new();
+        // It is kept for a next request, and not for ever.
+        let _ = stream.read_to_end(&mut answer).await;
+        assert!(answer.starts_with(b"HTTP/1.1 200"));
+    };
+    let began = tokio::time::Instant::now();
+    let all = async { tokio::join!(silent, slow, idle) };
+    tokio::time::timeout(Duration::from_secs(20), all).await.expect("they are closed");
+    assert!(began.elapsed() > Duration::from_secs(8), "{:?}", began.elapsed());
+}

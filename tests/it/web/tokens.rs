@@ -156,6 +156,15 @@ async fn without_the_database_known_tokens_and_that_of_the_file_work() {
     assert_eq!(get(&address, &unknown, "/api/v1/overview").await.status, 503);
     postgres.resume();
     until("the database is back", MOST, async || {
+        (get(&address, &known, "/api/v1/monitors").await.status == 200).then_some(())
+    })
+    .await;
+    // One that hangs is as good as none: the answer comes all the same.
+    postgres.freeze(true);
+    let answer = tokio::time::timeout(MOST, get(&address, &admin_token(&home), "/api/v1/monitors")).await;
+    postgres.freeze(false);
+    assert_eq!(answer.unwrap().status, 503);
+    until("the database goes on", MOST, async || {
         (get(&address, &unknown, "/api/v1/monitors").await.status == 200).then_some(())
     })
     .await;
