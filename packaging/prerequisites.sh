@@ -59,7 +59,7 @@ as_root() {
 }
 
 # Packages of servers set up and start a server of the system, which nobody asked for here. For the time of the
-# installation, a drop-in keeps Postgres from making its cluster "main" and a policy keeps nginx from starting. The
+# installation, a drop-in keeps Postgres from making its cluster "main" and a policy keeps the others from starting. The
 # user's createcluster.conf is never touched, and a policy of his own stands.
 no_main_cluster=/etc/postgresql-common/createcluster.d/zz-lamplighter.conf
 start_policy=/usr/sbin/policy-rc.d
@@ -73,7 +73,7 @@ hold_servers() {
     own_policy=yes
     # 101: forbidden by policy, which the packages' scripts accept.
     # shellcheck disable=SC2016 # $1 belongs to the policy
-    printf '#!/bin/sh\ncase $1 in nginx*) exit 101 ;; esac\nexit 0\n' | as_root tee "$start_policy" >/dev/null
+    printf '#!/bin/sh\ncase $1 in nginx* | prometheus* | monit*) exit 101 ;; esac\nexit 0\n' | as_root tee "$start_policy" >/dev/null
     as_root chmod 755 "$start_policy"
 }
 
@@ -83,6 +83,17 @@ release_servers() {
     as_root rmdir -p --ignore-fail-on-non-empty "${no_main_cluster%/*}"
     [[ -z $own_policy ]] || as_root rm -f "$start_policy"
     own_policy=
+}
+
+# Else those among the new packages would start with the machine.
+disable_servers() {
+    local package
+    for package; do
+        case $package in
+        nginx*) as_root update-rc.d nginx disable ;;
+        prometheus | prometheus-*-exporter | monit) as_root update-rc.d "$package" disable ;;
+        esac
+    done
 }
 
 # install_missing PACKAGE...: on anything but Debian and its kin it says what to install, and stops.
@@ -102,8 +113,7 @@ Install that, then run this again."
     as_root "${apt[@]}" update -q || echo "apt-get update had errors; trying with what it has" >&2
     hold_servers
     as_root "${apt[@]}" install -q -y --no-install-recommends "$@" || failed=$?
-    # Else it would start with the machine.
-    case " $* " in *" nginx "*) as_root update-rc.d nginx disable ;; esac
+    ((failed)) || disable_servers "$@"
     release_servers
     ((failed == 0)) || stop "apt-get could not install: $*"
 }

@@ -14,15 +14,19 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::plan::Archiving;
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
+use crate::clock::Wall;
 use crate::model::MonitorId;
 use crate::settings::definition::Definition;
 
 mod follower;
 mod memory;
 mod publish;
+mod reading;
 mod rows;
 mod talk;
 
@@ -30,14 +34,20 @@ pub use follower::Follower;
 
 /// The file's part of the catalogue, read and valid.
 pub trait FileSource: Send + Sync + 'static {
-    /// Reads the sources anew; blocks on the disk. With `force` also when they hold what they held before, since files
-    /// that they refer to may differ.
-    fn read(&self, force: bool) -> FileReading;
-    /// Reads a row with the file's `[defaults]` of the last content.
+    /// Reads the sources anew; blocks on the disk. When somebody `asked`, also when they hold what they held before, since
+    /// files that they refer to may differ. New content is followed by [`Self::apply`] or [`Self::refuse`], or by neither
+    /// when the sources are read once more.
+    fn read(&self, asked: bool) -> FileReading;
+    /// Reads a row with the file's `[defaults]` that are in force.
     fn read_row(&self, row: &MonitorRow) -> Result<Definition, String>;
+    /// Reads a row that a file has written and none has any more: with its references when it is `trusted`, which is when
+    /// nobody else can have written it.
+    fn read_held(&self, row: &MonitorRow, trusted: bool) -> Result<Definition, String>;
     /// Applies what is not monitors of the last content; returns the parts that differ from what the daemon was started
     /// with and need a restart.
     fn apply(&self) -> Vec<String>;
+    /// The last content is not applied; why. The one before stays in force.
+    fn refuse(&self, why: &str);
 }
 
 /// What reading the sources gave.
@@ -54,10 +64,20 @@ pub enum FileOutcome {
     Unchanged,
     /// What was refused before, for the same reasons.
     StillRefused,
-    /// Something new and valid: the monitors.
-    Content(Arc<[Definition]>),
+    /// Something new and valid.
+    Content(NewContent),
     /// Something new and bad; the findings, one a line.
     Refused(String),
+}
+
+/// New and valid sources.
+pub struct NewContent {
+    /// The monitors.
+    pub definitions: Arc<[Definition]>,
+    /// Equal when the sources are.
+    pub digest: [u8; 32],
+    /// They are shorter than before, or end in the middle of a line: somebody may be writing them just now.
+    pub cut: bool,
 }
 
 /// What the sources say when the daemon starts.
@@ -69,13 +89,24 @@ pub struct FileContent {
 }
 
 /// Somebody asks for a reload and waits.
-pub type ReloadRequest = oneshot::Sender<Reloaded>;
+pub struct ReloadRequest {
+    /// Whether more than the guard lets through may be archived.
+    pub force: bool,
+    /// Where the answer goes; nobody there harms nothing.
+    pub answer: oneshot::Sender<Reloaded>,
+}
 
 /// What the catalogue tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogReport {
     /// Findings of the last reading of the file; none when it was fine.
     pub file_error: Option<String>,
+    /// Whether the last reload was applied; the configuration of the start counts as one. None before it.
+    pub last_reload_ok: Option<bool>,
+    /// When that was.
+    pub last_reload_at: Option<DateTime<Utc>>,
+    /// What a merge or a reload would have archived, and may not without being told to.
+    pub archive_held: Option<Archiving>,
     /// Parts of the configuration that take effect at the next start.
     pub needs_restart: Vec<String>,
     /// Why the store could not be asked; none when it answered.
@@ -162,6 +193,8 @@ pub struct Links {
     pub states: mpsc::Sender<StatesRequest>,
     /// Where `catalog.json` is.
     pub remember_at: PathBuf,
+    /// For when the last reload was.
+    pub wall: Arc<dyn Wall>,
 }
 
 /// What wakes the loop.

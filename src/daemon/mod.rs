@@ -28,7 +28,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub(crate) use self::database::start_stop;
-pub(crate) use self::source::net_of;
+pub(crate) use self::source::{net_of, restart_parts};
 
 use self::house::House;
 use self::signals::Signals;

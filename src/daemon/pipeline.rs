@@ -136,6 +136,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         folders,
         states,
         remember_at: remember::path(&shared.state),
+        wall: Arc::clone(&wall),
     };
     let file = Arc::clone(&shared.source);
     let follower = Follower::new(file, Arc::clone(&store), links, remembered(shared, beginning.after_standby));
@@ -186,7 +187,7 @@ fn watch_files(tasks: &mut Tasks, folders: mpsc::Receiver<Vec<PathBuf>>, wake: m
             // Whoever reads the sources tells what to watch, which a watch that begins again does not know. Full: somebody
             // will read anyway.
             let _ = wake.try_send(());
-            files::run(&mut *folders.lock().await, wake, stop).await;
+            files::run(&mut *folders.lock().await, wake, files::POLL, stop).await;
         }
     });
 }

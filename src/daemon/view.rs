@@ -1,6 +1,6 @@
 //! What the running daemon tells about itself.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -31,6 +31,8 @@ const SILENT_SECONDS: u64 = 5;
 pub(super) struct View {
     pub(super) started_at: DateTime<Utc>,
     pub(super) config: String,
+    /// What the daemon was started with, for `check-config --plan`.
+    pub(super) started_with: [(&'static str, u64); 4],
     pub(super) database: &'static str,
     pub(super) wall: Arc<dyn Wall>,
     pub(super) backlog: Arc<Backlog>,
@@ -152,6 +154,10 @@ impl View {
                 .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
         }
         notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
+        notes.extend(report.archive_held.map(|archiving| {
+            let way_out = "`lamplighter reload --force` archives them";
+            reason("archive_held", format!("the configuration has no more {archiving}: not archived; {way_out}"))
+        }));
         if !report.needs_restart.is_empty() {
             notes.push(reason("restart_needed", format!("for changes of {}", report.needs_restart.join(", "))));
         }
@@ -219,6 +225,7 @@ impl Admin for View {
             "started_at": self.started_at,
             "now": self.wall.now(),
             "config": self.config,
+            "restart_parts": self.started_with.into_iter().collect::<HashMap<_, _>>(),
             "database": self.database,
             "readiness": self.readiness(),
             "restarted_tasks": self.restarts.count(),
@@ -241,7 +248,7 @@ impl Admin for View {
                 return failed("this daemon is not active; it reads the configuration when it is");
             };
             let (ask, answer) = oneshot::channel();
-            if live.reload.send(ask).await.is_err() {
+            if live.reload.send(ReloadRequest { force, answer: ask }).await.is_err() {
                 return failed("the daemon is ending");
             }
             answer.await.unwrap_or_else(|_| failed("the daemon is ending"))

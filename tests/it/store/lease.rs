@@ -33,7 +33,10 @@ async fn one_holder_and_fenced_writes() {
     assert!(matches!(first.renew().await, Err(StoreFault::Fenced(_))));
     let late = first.record(&batch(vec![Record::Check(check(id, true, now()))])).await;
     assert!(matches!(late, Err(StoreFault::Fenced(_))), "{late:?}");
-    assert!(matches!(first.merge(&[]).await, Err(StoreFault::Fenced(_))));
+    assert!(matches!(
+        first.merge(std::sync::Arc::from([]), lamplighter::catalog::plan::Guard::Start).await,
+        Err(StoreFault::Fenced(_))
+    ));
     assert!(matches!(first.write_status(&[]).await, Err(StoreFault::Fenced(_))));
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 0);
     second.record(&batch(vec![Record::Check(check(id, true, now()))])).await.unwrap();

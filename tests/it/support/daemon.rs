@@ -171,6 +171,10 @@ impl Daemon {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_some()
+    }
+
     /// Waits for the end.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
