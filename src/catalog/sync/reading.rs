@@ -93,7 +93,12 @@ impl<S: CatalogStore> Follower<S> {
         };
         match outcome {
             FileOutcome::Content(content) if cut && !self.is_confirmed(&content) => {}
-            FileOutcome::Content(content) => self.propose(content, force, began).await,
+            FileOutcome::Content(content) => {
+                if !asked {
+                    self.links.report.reloads().begin();
+                }
+                self.propose(content, force, began).await;
+            }
             FileOutcome::Unchanged => {
                 self.unconfirmed = None;
                 let now = self.links.wall.now();
