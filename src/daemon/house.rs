@@ -170,11 +170,11 @@ impl House {
         match event {
             Event::Active => {
                 if self.term.is_none() {
-                    self.begin_term().await;
+                    self.begin_term(true).await;
                 }
                 self.term.iter().for_each(Term::open);
             }
-            Event::Away => self.begin_term().await,
+            Event::Away => self.begin_term(false).await,
             Event::Standby => {
                 self.was_standby = true;
                 self.view.live.store(None);
@@ -190,18 +190,18 @@ impl House {
         self.systemd.ready();
     }
 
-    async fn begin_term(&mut self) {
+    async fn begin_term(&mut self, may_write: bool) {
         let (source, reread) = (Arc::clone(&self.shared.source), self.was_standby);
         let content = tokio::task::spawn_blocking(move || source.begin(reread)).await;
         let content = content.unwrap_or_else(|error| {
             log::error!("reading the configuration failed, what was read before stays: {error}");
             self.shared.source.begin(false)
         });
-        self.start_term(content);
+        self.start_term(content, may_write);
     }
 
-    fn start_term(&mut self, content: FileContent) {
-        let term = Term::start(&self.shared, content, self.was_standby, self.restarts.clone());
+    fn start_term(&mut self, content: FileContent, may_write: bool) {
+        let term = Term::start(&self.shared, content, may_write, self.was_standby, self.restarts.clone());
         self.view.live.store(Some(term.live()));
         self.term = Some(term);
     }

@@ -54,9 +54,16 @@ pub(super) struct Term {
 }
 
 impl Term {
-    /// Starts the loops. They write nothing before [`Self::open`].
-    pub(super) fn start(shared: &Shared, content: FileContent, after_standby: bool, restarts: Restarts) -> Self {
-        let (gate, open) = watch::channel(false);
+    /// Starts the loops. Unless `may_write`, they do not touch the store before [`Self::open`].
+    pub(super) fn start(
+        shared: &Shared,
+        content: FileContent,
+        may_write: bool,
+        after_standby: bool,
+        restarts: Restarts,
+    ) -> Self {
+        // Before the loops run: they would begin from memory, though the store is there.
+        let (gate, open) = watch::channel(may_write);
         let (intake, stop) = shutdown::channel();
         let mut tasks = Tasks::new(restarts);
         let journal = Arc::clone(&shared.backlog) as Arc<dyn Journal>;
