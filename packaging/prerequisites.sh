@@ -73,7 +73,7 @@ hold_servers() {
     own_policy=yes
     # 101: forbidden by policy, which the packages' scripts accept.
     # shellcheck disable=SC2016 # $1 belongs to the policy
-    printf '#!/bin/sh\ncase $1 in nginx* | prometheus*) exit 101 ;; esac\nexit 0\n' | as_root tee "$start_policy" >/dev/null
+    printf '#!/bin/sh\ncase $1 in nginx* | prometheus* | monit*) exit 101 ;; esac\nexit 0\n' | as_root tee "$start_policy" >/dev/null
     as_root chmod 755 "$start_policy"
 }
 
@@ -83,6 +83,17 @@ release_servers() {
     as_root rmdir -p --ignore-fail-on-non-empty "${no_main_cluster%/*}"
     [[ -z $own_policy ]] || as_root rm -f "$start_policy"
     own_policy=
+}
+
+# Else those among the new packages would start with the machine.
+disable_servers() {
+    local package
+    for package; do
+        case $package in
+        nginx*) as_root update-rc.d nginx disable ;;
+        prometheus | prometheus-*-exporter | monit) as_root update-rc.d "$package" disable ;;
+        esac
+    done
 }
 
 # install_missing PACKAGE...: on anything but Debian and its kin it says what to install, and stops.
@@ -97,15 +108,12 @@ Install that, then run this again."
   apt-get update && apt-get install --no-install-recommends $*"
     fi
     heading "Installing $*"
-    local server apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o APT::Acquire::Retries=3) failed=0
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o APT::Acquire::Retries=3) failed=0
     # A broken third-party source must not stop what Debian's own can serve.
     as_root "${apt[@]}" update -q || echo "apt-get update had errors; trying with what it has" >&2
     hold_servers
     as_root "${apt[@]}" install -q -y --no-install-recommends "$@" || failed=$?
-    # Else they would start with the machine.
-    for server in nginx prometheus; do
-        case " $* " in *" $server "*) as_root update-rc.d "$server" disable ;; esac
-    done
+    ((failed)) || disable_servers "$@"
     release_servers
     ((failed == 0)) || stop "apt-get could not install: $*"
 }

@@ -4,6 +4,10 @@ use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
+use sha2::{Digest as _, Sha256};
+use uuid::Uuid;
+
+use super::plan::{Archiving, Guard, StoredRow, assign};
 use super::{Entry, FileRow, MonitorRow};
 use crate::model::{Cadence, Monitor, MonitorId, MonitorKey, SYSTEM_USER, Source, UserId};
 use crate::settings::definition::Definition;
@@ -52,20 +56,30 @@ pub fn entry(
     source: Source,
     dependency: impl Fn(&MonitorKey) -> Option<MonitorId>,
 ) -> Arc<Entry> {
+    let depends_on = dependencies(definition, id, dependency);
     let mut entry = build(definition, id, owner, source);
-    entry.monitor.depends_on =
-        definition.depends_on.iter().filter_map(dependency).filter(|other| *other != id).collect();
-    let mut hasher = DefaultHasher::new();
-    (entry.fingerprint, &entry.monitor.depends_on).hash(&mut hasher);
-    entry.fingerprint = hasher.finish();
+    entry.fingerprint = fingerprint(definition, owner, source, &depends_on);
+    entry.monitor.depends_on = depends_on;
     Arc::new(entry)
+}
+
+fn dependencies(
+    definition: &Definition,
+    id: MonitorId,
+    dependency: impl Fn(&MonitorKey) -> Option<MonitorId>,
+) -> Box<[MonitorId]> {
+    definition.depends_on.iter().filter_map(dependency).filter(|other| *other != id).collect()
+}
+
+fn fingerprint(definition: &Definition, owner: UserId, source: Source, depends_on: &[MonitorId]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (definition.fingerprint, owner, source, depends_on).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// The same without dependencies.
 #[must_use]
 pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Source) -> Entry {
-    let mut hasher = DefaultHasher::new();
-    (definition.fingerprint, owner, source).hash(&mut hasher);
     let monitor = Monitor {
         id,
         owner,
@@ -85,7 +99,7 @@ pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Sour
         depends_on: Box::default(),
     };
     let (prepared, secrets) = (definition.prepared.clone(), Arc::clone(&definition.secrets));
-    Entry { monitor, prepared, fingerprint: hasher.finish(), secrets }
+    Entry { monitor, prepared, fingerprint: fingerprint(definition, owner, source, &[]), secrets }
 }
 
 /// The file's monitors by id. A key without a known id gets the one it would be created with, unless that is known to
@@ -97,9 +111,12 @@ pub fn file_entries(definitions: &[Definition], ids: &Ids, before: &Entries) -> 
     let mut entries = HashMap::with_capacity(definitions.len());
     for definition in definitions {
         let Some((id, owner)) = definition.key.as_ref().and_then(|key| resolved.get(key)).copied() else { continue };
-        let new = entry(definition, id, owner, Source::File, |key| resolved.get(key).map(|found| found.0));
-        let same = before.get(&id).filter(|old| old.fingerprint == new.fingerprint);
-        entries.insert(id, same.map_or(new, Arc::clone));
+        let dependency = |key: &MonitorKey| resolved.get(key).map(|found| found.0);
+        // Of nearly every monitor of nearly every reading nothing has changed: it is not built a second time.
+        let print = fingerprint(definition, owner, Source::File, &dependencies(definition, id, dependency));
+        let same = before.get(&id).filter(|old| old.fingerprint == print);
+        let now = same.map_or_else(|| entry(definition, id, owner, Source::File, dependency), Arc::clone);
+        entries.insert(id, now);
     }
     entries
 }
@@ -129,6 +146,93 @@ fn resolve<'a>(definitions: &'a [Definition], ids: &Ids) -> HashMap<&'a MonitorK
         }
     }
     resolved
+}
+
+/// What a merge would archive and may not, by the keys that the file's rows had when somebody looked last.
+#[must_use]
+pub fn guarded_by_keys(ids: &Ids, definitions: &[Definition], guard: Guard) -> Option<Archiving> {
+    let stored: Vec<StoredRow> =
+        ids.iter().map(|(key, (id, _))| StoredRow { id: *id, key: key.to_string(), archived: false }).collect();
+    let name = |key: &'_ Option<MonitorKey>| key.as_ref().map(MonitorKey::as_str).unwrap_or_default().to_owned();
+    let names: Vec<(String, Option<String>)> = definitions
+        .iter()
+        .map(|definition| (name(&definition.key), definition.renamed_from.as_ref().map(ToString::to_string)))
+        .collect();
+    let wanted = names.iter().map(|(key, former)| (key.as_str(), former.as_deref()));
+    assign(&stored, wanted).guarded(&stored, guard)
+}
+
+/// Hashes by which a row is known for what the file has written, by monitor.
+pub type Seals = HashMap<MonitorId, Uuid>;
+
+/// The seals of the file's monitors, and of those of before whose rows the file may still have. What did not change keeps
+/// the seal that it has in `known`.
+#[must_use]
+pub fn seals(definitions: &[Definition], ids: &Ids, now: &Entries, before: &Entries, known: &Seals) -> Seals {
+    let mut seals: Seals = ids.values().filter_map(|(id, _)| Some((*id, *known.get(id)?))).collect();
+    let by_key: HashMap<&MonitorKey, MonitorId> =
+        now.values().filter_map(|entry| Some((entry.monitor.key.as_ref()?, entry.monitor.id))).collect();
+    for definition in definitions {
+        let Some(id) = definition.key.as_ref().and_then(|key| by_key.get(key)) else { continue };
+        let same = match (now.get(id), before.get(id)) {
+            (Some(now), Some(before)) => Arc::ptr_eq(now, before),
+            _ => false,
+        };
+        match known.get(id).filter(|_| same) {
+            Some(seal) => drop(seals.insert(*id, *seal)),
+            None => drop(file_row(definition).map(|row| seals.insert(*id, seal_of_file(&row)))),
+        }
+    }
+    seals
+}
+
+/// Whether a row is, to the letter, what the file said.
+#[must_use]
+pub fn is_sealed(row: &MonitorRow, seals: &Seals) -> bool {
+    seals.get(&row.id).is_some_and(|known| *known == seal_of_row(row))
+}
+
+/// The seal of a row as it stands.
+#[must_use]
+pub fn seal_of_row(row: &MonitorRow) -> Uuid {
+    let texts = [row.key.as_deref().unwrap_or_default(), &row.name, &row.url, row.kind.as_deref().unwrap_or_default()];
+    seal(texts, [row.interval_seconds, row.timeout_seconds, i32::from(row.is_active)], &row.tags, &row.spec)
+}
+
+fn seal_of_file(row: &FileRow) -> Uuid {
+    let texts = [row.key.as_str(), &row.name, &row.url, &row.kind];
+    seal(texts, [row.interval_seconds, row.timeout_seconds, i32::from(row.is_active)], &row.tags, &row.spec)
+}
+
+/// Half of a SHA-256, which is enough against a second text with the same.
+fn seal(texts: [&str; 4], numbers: [i32; 3], tags: &[String], spec: &serde_json::Value) -> Uuid {
+    let mut hasher = Sha256::new();
+    let mut text = |text: &str| {
+        // Lengths first, so that no two lists hash alike.
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text);
+    };
+    texts.into_iter().chain(tags.iter().map(String::as_str)).for_each(&mut text);
+    text(&sorted(spec).to_string());
+    numbers.into_iter().for_each(|number| hasher.update(number.to_le_bytes()));
+    let digest: [u8; 32] = hasher.finalize().into();
+    let mut half = [0; 16];
+    half.iter_mut().zip(digest).for_each(|(to, from)| *to = from);
+    Uuid::from_bytes(half)
+}
+
+/// The database keeps no order of keys.
+fn sorted(value: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match value {
+        Json::Object(object) => {
+            let mut entries: Vec<_> = object.iter().map(|(key, value)| (key.clone(), sorted(value))).collect();
+            entries.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+            Json::Object(entries.into_iter().collect())
+        }
+        Json::Array(items) => Json::Array(items.iter().map(sorted).collect()),
+        other => other.clone(),
+    }
 }
 
 /// Whether a file monitor's row is what the file says. Where it is not, somebody else has written to it.
@@ -161,14 +265,15 @@ pub struct RowOutcome {
     pub depends: bool,
 }
 
-/// Reads a row. `read` is `settings::monitor::read_row` with the file's defaults.
+/// Reads a row. `read` is `settings::monitor::read_row` with the file's defaults; `source` is what it may do.
 pub fn row_outcome(
     row: &MonitorRow,
+    source: Source,
     read: impl Fn(&MonitorRow) -> Result<Definition, String>,
     dependency: impl Fn(&MonitorKey) -> Option<MonitorId>,
 ) -> RowOutcome {
     let definition = read(row);
     let depends = definition.as_ref().is_ok_and(|definition| !definition.depends_on.is_empty());
-    let result = definition.map(|definition| entry(&definition, row.id, row.user_id, row.source, dependency));
+    let result = definition.map(|definition| entry(&definition, row.id, row.user_id, source, dependency));
     RowOutcome { revision: Some(row.revision), result, stored_reason: row.invalid_reason.clone(), depends }
 }

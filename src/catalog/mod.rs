@@ -11,8 +11,11 @@ use tokio::sync::oneshot;
 use crate::model::{IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, StoreFault, UserId};
 use crate::probe::Prepared;
 
+use plan::{Archiving, Guard};
+
 pub mod diff;
 pub mod merge;
+pub mod plan;
 pub mod remember;
 pub mod sync;
 pub mod watch;
@@ -141,16 +144,32 @@ pub struct FileRow {
 /// What merging a file did.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Merged {
-    /// The id and owner of every key of the file.
+    /// The id and owner of every key of the file, and of those that the guard holds.
     pub ids: HashMap<MonitorKey, (MonitorId, UserId)>,
+    /// Rows that were written: new, changed, renamed or come back.
+    pub written: Vec<MonitorId>,
     /// Rows that left the file, archived now.
     pub archived: Vec<MonitorId>,
+    /// Rows that left the file and that the guard did not let be archived: they are watched on.
+    pub held: Vec<MonitorId>,
+    /// What is held, for people.
+    pub guarded: Option<Archiving>,
+}
+
+/// How a merge ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MergeAnswer {
+    /// The rows are as the file says, but for what is held.
+    Done(Merged),
+    /// The guard of [`Guard::Reload`] refused, and nothing was written.
+    Refused(Archiving),
 }
 
 /// What the catalogue needs of the store.
 pub trait CatalogStore: Send + Sync + 'static {
-    /// Brings the file's rows to what the file says, in one transaction, touching only what differs.
-    fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>>;
+    /// Brings the file's rows to what the file says, in one transaction, touching only what differs. The guard counts in
+    /// that transaction, so that nothing comes between what it saw and what is archived.
+    fn merge(&self, rows: Arc<[FileRow]>, guard: Guard) -> BoxFuture<'_, Result<MergeAnswer, StoreFault>>;
 
     /// Rows that are not archived, of any source, with their states: all of them, or those of these ids.
     fn load<'a>(&'a self, only: Option<&'a [MonitorId]>) -> BoxFuture<'a, Result<Vec<MonitorRow>, StoreFault>>;
@@ -185,4 +204,10 @@ pub struct Reloaded {
     /// Why nothing was changed; one finding a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What would have been archived: with `force` the same reload is applied.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub archiving: Option<Archiving>,
+    /// Applied, but the database did not answer: why. Its rows follow when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rows_later: Option<String>,
 }

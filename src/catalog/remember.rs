@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::MonitorRow;
+use super::merge::Seals;
 use crate::model::{MonitorId, MonitorKey, MonitorState, UserId};
 use crate::settings::limited;
 
@@ -21,7 +22,10 @@ pub struct Remembered {
     pub version: u32,
     /// Id and owner of every file monitor.
     pub keys: HashMap<MonitorKey, (MonitorId, UserId)>,
-    /// Rows that are not the file's. They hold no secrets: rows cannot.
+    /// What the file says of its monitors, hashed: a row that is what a file has written, and no other, may refer to secrets.
+    #[serde(default)]
+    pub seals: Seals,
+    /// Rows that are not the file's, and those that the guard holds. They hold no secrets: rows cannot.
     pub rows: Vec<MonitorRow>,
     /// The states when it was written.
     pub states: HashMap<MonitorId, MonitorState>,

@@ -14,16 +14,19 @@ use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use chrono::{DateTime, Utc};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use super::plan::Archiving;
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
+use crate::clock::Wall;
 use crate::model::MonitorId;
 use crate::settings::definition::Definition;
 
 mod follower;
 mod memory;
 mod publish;
+mod reading;
 mod rows;
 mod talk;
 
@@ -31,14 +34,20 @@ pub use follower::Follower;
 
 /// The file's part of the catalogue, read and valid.
 pub trait FileSource: Send + Sync + 'static {
-    /// Reads the sources anew; blocks on the disk. With `force` also when they hold what they held before, since files
-    /// that they refer to may differ.
-    fn read(&self, force: bool) -> FileReading;
-    /// Reads a row with the file's `[defaults]` of the last content.
+    /// Reads the sources anew; blocks on the disk. When somebody `asked`, also when they hold what they held before, since
+    /// files that they refer to may differ. New content is followed by [`Self::apply`] or [`Self::refuse`], or by neither
+    /// when the sources are read once more.
+    fn read(&self, asked: bool) -> FileReading;
+    /// Reads a row with the file's `[defaults]` that are in force.
     fn read_row(&self, row: &MonitorRow) -> Result<Definition, String>;
+    /// Reads a row that a file has written and none has any more: with its references when it is `trusted`, which is when
+    /// nobody else can have written it.
+    fn read_held(&self, row: &MonitorRow, trusted: bool) -> Result<Definition, String>;
     /// Applies what is not monitors of the last content; returns the parts that differ from what the daemon was started
     /// with and need a restart.
     fn apply(&self) -> Vec<String>;
+    /// The last content is not applied; why. The one before stays in force.
+    fn refuse(&self, why: &str);
 }
 
 /// What reading the sources gave.
@@ -55,10 +64,20 @@ pub enum FileOutcome {
     Unchanged,
     /// What was refused before, for the same reasons.
     StillRefused,
-    /// Something new and valid: the monitors.
-    Content(Arc<[Definition]>),
+    /// Something new and valid.
+    Content(NewContent),
     /// Something new and bad; the findings, one a line.
     Refused(String),
+}
+
+/// New and valid sources.
+pub struct NewContent {
+    /// The monitors.
+    pub definitions: Arc<[Definition]>,
+    /// Equal when the sources are.
+    pub digest: [u8; 32],
+    /// They are shorter than before, or end in the middle of a line: somebody may be writing them just now.
+    pub cut: bool,
 }
 
 /// What the sources say when the daemon starts.
@@ -70,19 +89,30 @@ pub struct FileContent {
 }
 
 /// Somebody asks for a reload and waits.
-pub type ReloadRequest = oneshot::Sender<Reloaded>;
+pub struct ReloadRequest {
+    /// Whether more than the guard lets through may be archived.
+    pub force: bool,
+    /// Where the answer goes; nobody there harms nothing.
+    pub answer: oneshot::Sender<Reloaded>,
+}
 
 /// What the catalogue tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogReport {
-    /// Readings of the file that were taken over, after the first.
+    /// Reloads that were applied, after the start.
     pub reloads_applied: u64,
-    /// Readings that were refused.
+    /// Reloads that were refused.
     pub reloads_refused: u64,
-    /// When one was taken over; none: not since the start.
-    pub file_good_at: Option<Instant>,
+    /// When one was last applied; the start counts.
+    pub last_applied_at: Option<DateTime<Utc>>,
     /// Findings of the last reading of the file; none when it was fine.
     pub file_error: Option<String>,
+    /// Whether the last reload was applied; the configuration of the start counts as one. None before it.
+    pub last_reload_ok: Option<bool>,
+    /// When that was.
+    pub last_reload_at: Option<DateTime<Utc>>,
+    /// What a merge or a reload would have archived, and may not without being told to.
+    pub archive_held: Option<Archiving>,
     /// Parts of the configuration that take effect at the next start.
     pub needs_restart: Vec<String>,
     /// Why the store could not be asked; none when it answered.
@@ -96,11 +126,30 @@ pub struct CatalogReport {
     pub unmerged: Arc<HashSet<MonitorId>>,
 }
 
+impl CatalogReport {
+    /// A reload ended.
+    fn reloaded(&mut self, ok: bool, now: DateTime<Utc>) {
+        (self.last_reload_ok, self.last_reload_at) = (Some(ok), Some(now));
+        if ok {
+            self.reloads_applied += 1;
+            self.last_applied_at = Some(now);
+        } else {
+            self.reloads_refused += 1;
+        }
+    }
+}
+
 /// Shared with those who show it.
 #[derive(Debug, Default)]
-pub struct SharedReport(Mutex<CatalogReport>);
+pub struct SharedReport(Mutex<CatalogReport>, ReloadCount);
 
 impl SharedReport {
+    /// An empty report that counts its reloads there.
+    #[must_use]
+    pub fn counting(reloads: ReloadCount) -> Self {
+        Self(Mutex::default(), reloads)
+    }
+
     /// The report now.
     #[must_use]
     pub fn get(&self) -> CatalogReport {
@@ -109,6 +158,43 @@ impl SharedReport {
 
     fn edit(&self, change: impl FnOnce(&mut CatalogReport)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Reloads that have begun and ended.
+    #[must_use]
+    pub const fn reloads(&self) -> &ReloadCount {
+        &self.1
+    }
+}
+
+/// How many reloads there were since the start of the process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Reloads {
+    /// Begun.
+    pub begun: u64,
+    /// Of those, the first so many have ended.
+    pub ended: u64,
+}
+
+/// Counts reloads, for who tells others about them. Clones share the count.
+#[derive(Clone, Debug, Default)]
+pub struct ReloadCount(watch::Sender<Reloads>);
+
+impl ReloadCount {
+    /// A reload begins: somebody asked for it, or the sources differ.
+    pub fn begin(&self) {
+        self.0.send_modify(|reloads| reloads.begun += 1);
+    }
+
+    /// All that have begun have ended, applied or refused.
+    pub fn end(&self) {
+        self.0.send_if_modified(|reloads| std::mem::replace(&mut reloads.ended, reloads.begun) != reloads.begun);
+    }
+
+    /// To wait for changes.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<Reloads> {
+        self.0.subscribe()
     }
 }
 
@@ -126,6 +212,8 @@ pub struct Links {
     pub states: mpsc::Sender<StatesRequest>,
     /// Where `catalog.json` is.
     pub remember_at: PathBuf,
+    /// For when the last reload was.
+    pub wall: Arc<dyn Wall>,
 }
 
 /// What wakes the loop.

@@ -19,11 +19,16 @@ const QUIET: Duration = Duration::from_millis(300);
 /// Continuous writing does not put off the reading for longer.
 const MOST_DELAY: Duration = Duration::from_secs(1);
 /// For folders whose changes nobody tells.
-const POLL: Duration = Duration::from_secs(30);
+pub const POLL: Duration = Duration::from_secs(30);
 
 /// Watches folders; `folders` brings the list anew after each load. `wake` gets one message for a burst of changes;
-/// when one is still unread there, nothing is added.
-pub async fn run(folders: &mut mpsc::Receiver<Vec<PathBuf>>, wake: mpsc::Sender<()>, mut shutdown: Shutdown) {
+/// when one is still unread there, nothing is added. Every `poll` there is one whatever happens.
+pub async fn run(
+    folders: &mut mpsc::Receiver<Vec<PathBuf>>,
+    wake: mpsc::Sender<()>,
+    poll: Duration,
+    mut shutdown: Shutdown,
+) {
     let (seen, mut events) = mpsc::channel::<()>(1);
     let mut watcher = match notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
         // Reading our own files must not wake us.
@@ -34,18 +39,18 @@ pub async fn run(folders: &mut mpsc::Receiver<Vec<PathBuf>>, wake: mpsc::Sender<
     }) {
         Ok(watcher) => Some(watcher),
         Err(error) => {
-            log::warn!("file changes are only noticed every {} s: {error}", POLL.as_secs());
+            log::warn!("file changes are only noticed every {} s: {error}", poll.as_secs());
             None
         }
     };
     let mut watched = Watched::default();
-    let mut poll_at = Instant::now() + POLL;
+    let mut poll_at = Instant::now() + poll;
     loop {
         tokio::select! {
             () = shutdown.wait() => return,
             list = folders.recv() => match list {
                 Some(list) => {
-                    if watcher.as_mut().is_some_and(|watcher| watched.follow(watcher, list)) {
+                    if watcher.as_mut().is_some_and(|watcher| watched.follow(watcher, list, poll)) {
                         // What changed between the reading and the watch went unseen.
                         let _ = wake.try_send(());
                     }
@@ -57,7 +62,7 @@ pub async fn run(folders: &mut mpsc::Receiver<Vec<PathBuf>>, wake: mpsc::Sender<
                 let _ = wake.try_send(());
             }
             () = sleep_until(poll_at) => {
-                poll_at = Instant::now() + POLL;
+                poll_at = Instant::now() + poll;
                 let _ = wake.try_send(());
             }
         }
@@ -86,7 +91,7 @@ struct Watched {
 
 impl Watched {
     /// Watches these folders and no others; true when one of them was not watched before.
-    fn follow(&mut self, watcher: &mut impl notify::Watcher, list: Vec<PathBuf>) -> bool {
+    fn follow(&mut self, watcher: &mut impl notify::Watcher, list: Vec<PathBuf>, poll: Duration) -> bool {
         let wanted: HashSet<PathBuf> = list.into_iter().collect();
         for gone in self.folders.keys().filter(|folder| !wanted.contains(*folder)) {
             // A folder that was deleted has lost its watch by itself.
@@ -104,7 +109,7 @@ impl Watched {
                 }
                 Err(error) => {
                     if self.unwatchable.insert(folder.clone()) {
-                        let (folder, seconds) = (folder.display(), POLL.as_secs());
+                        let (folder, seconds) = (folder.display(), poll.as_secs());
                         log::warn!("{folder}: changes there are only noticed every {seconds} s: {error}");
                     }
                 }
@@ -157,7 +162,7 @@ mod tests {
         let (folders, mut folders_end) = mpsc::channel(1);
         let (wake, mut wakes) = mpsc::channel(1);
         let (trigger, shutdown) = shutdown::channel();
-        let task = tokio::spawn(async move { run(&mut folders_end, wake, shutdown).await });
+        let task = tokio::spawn(async move { run(&mut folders_end, wake, POLL, shutdown).await });
         folders.send(read(&file, Presence::Required).folders.into_iter().collect()).await.unwrap();
         // The first watch wakes: something may have changed before it.
         reads(&file, &mut wakes, &folders, &["one"]).await;
@@ -190,6 +195,22 @@ mod tests {
         fs::write(&file, "seven").unwrap();
         reads(&file, &mut wakes, &folders, &["seven"]).await;
 
+        trigger.fire();
+        timeout(POLL / 2, task).await.expect("it ends").unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_nobody_tells_is_found_by_looking() {
+        let (folders, mut folders_end) = mpsc::channel(1);
+        let (wake, mut wakes) = mpsc::channel(1);
+        let (trigger, shutdown) = shutdown::channel();
+        let poll = Duration::from_millis(20);
+        let task = tokio::spawn(async move { run(&mut folders_end, wake, poll, shutdown).await });
+        // A folder that cannot be watched, and so tells nothing: the sources are read again all the same.
+        folders.send(vec![PathBuf::from("/nowhere/at/all")]).await.unwrap();
+        for _ in 0..3 {
+            timeout(POLL / 2, wakes.recv()).await.expect("it looks").unwrap();
+        }
         trigger.fire();
         timeout(POLL / 2, task).await.expect("it ends").unwrap();
     }

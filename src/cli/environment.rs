@@ -19,6 +19,13 @@ impl Environment {
         Self { variables: std::env::vars_os().filter_map(utf8).collect() }
     }
 
+    /// These variables and no others.
+    #[must_use]
+    pub fn of(variables: &[(&str, &str)]) -> Self {
+        let owned = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+        Self { variables: variables.iter().map(owned).collect() }
+    }
+
     /// A variable that is set and not empty.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {

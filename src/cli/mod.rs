@@ -42,15 +42,18 @@ enum Command {
     CheckConfig {
         /// The file [default: the one that `run` would use]
         file: Option<PathBuf>,
-        /// Also print what a reload would change (not built yet)
+        /// Also print what a reload would add, change, rename and archive, and ask the database for that
         #[arg(long)]
         plan: bool,
+        /// With --plan: print one JSON object
+        #[arg(long, requires = "plan")]
+        json: bool,
     },
     /// Check one URL, or monitors of a file, once
     Probe(probe::ProbeArgs),
     /// Ask the running daemon to reload its configuration
     Reload {
-        /// Apply also what archives more than half of the monitors (not built yet)
+        /// Apply also what archives more than half of the monitors
         #[arg(long)]
         force: bool,
     },
@@ -136,11 +139,16 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
     let config = cli.config.as_deref();
     match cli.command {
         Command::Run => crate::daemon::run(config, environment),
-        Command::CheckConfig { plan: true, .. } => Err(not_built_yet("check-config --plan")),
-        Command::CheckConfig { file, plan: false } => check_config::run(file.as_deref().or(config), environment),
+        Command::CheckConfig { file, plan, json } => {
+            let what = match (plan, json) {
+                (false, _) => check_config::What::Check,
+                (true, false) => check_config::What::Plan,
+                (true, true) => check_config::What::PlanAsJson,
+            };
+            check_config::run(file.as_deref().or(config), what, environment)
+        }
         Command::Probe(arguments) => probe::run(&arguments, config, environment),
-        Command::Reload { force: true } => Err(not_built_yet("reload --force")),
-        Command::Reload { force: false } => reload::run(config, environment),
+        Command::Reload { force } => reload::run(force, config, environment),
         Command::Migrate { what: Some(MigrateWhat::Legacy(_)), .. } => Err(not_built_yet("migrate legacy")),
         Command::Migrate { what: None, dry_run } => migrate::run(dry_run, config, environment),
         Command::Status(arguments) => status::run(&arguments, config, environment),

@@ -12,9 +12,10 @@ use crate::web::client::{self, ClientError};
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Asks the running daemon to reload, waits, prints what changed or why not.
-pub(super) fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
+pub(super) fn run(force: bool, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let socket = state::admin_socket(&super::configured_state_directory(config, environment)?)?;
-    let body = small_runtime()?.block_on(client::post(&socket, "/api/v1/reload", DEADLINE)).map_err(client_stop)?;
+    let path = if force { "/api/v1/reload?force=true" } else { "/api/v1/reload" };
+    let body = small_runtime()?.block_on(client::post(&socket, path, DEADLINE)).map_err(client_stop)?;
     let answer: Reloaded = serde_json::from_slice(&body)
         .map_err(|error| Stop::new(Exit::Failure, format!("the daemon's answer is not understood: {error}")))?;
     if let Some(error) = answer.error {
@@ -23,6 +24,9 @@ pub(super) fn run(config: Option<&Path>, environment: &Environment) -> Result<Ex
     let mut text = format!("applied: {} added, {} changed, {} removed\n", answer.added, answer.changed, answer.removed);
     for part in &answer.needs_restart {
         let _ = writeln!(text, "needs a restart: {part}");
+    }
+    if let Some(fault) = &answer.rows_later {
+        let _ = writeln!(text, "not in the database yet, which follows when it answers: {fault}");
     }
     exit::say(&text);
     Ok(Exit::Ok)

@@ -45,6 +45,8 @@ struct Row {
     url: String,
     status: String,
     since: Option<DateTime<Utc>>,
+    #[serde(default)]
+    overdue: bool,
     last: Option<Last>,
 }
 
@@ -126,6 +128,11 @@ fn cells(row: &Row, now: DateTime<Utc>) -> [String; 7] {
         (Some(failure), None) => Some(failure.clone()),
         _ => None,
     });
+    let why = match (row.overdue, why) {
+        (true, Some(why)) => Some(format!("overdue; {why}")),
+        (true, None) => Some("overdue".to_owned()),
+        (false, why) => why,
+    };
     [
         cut(&row.monitor),
         row.status.clone(),
@@ -168,7 +175,7 @@ mod tests {
                 "monitors":[
                   {"monitor":"shop","url":"https://shop.example/","status":"up","since":"2026-01-01T00:00:01Z",
                    "last":{"checked_at":"2026-01-01T00:59:55Z","response_time_ms":41,"failure":null,"message":null}},
-                  {"monitor":"a\nb","url":"tcp://127.0.0.1:1","status":"down","since":null,
+                  {"monitor":"a\nb","url":"tcp://127.0.0.1:1","status":"down","since":null,"overdue":true,
                    "last":{"checked_at":"2026-01-01T00:59:59Z","response_time_ms":0,"failure":"connect_refused","message":"nobody listens"}}]}"#,
         )
         .unwrap();
@@ -180,7 +187,7 @@ mod tests {
         assert_eq!(lines[4], "shop     up      59m    5s       41 ms  https://shop.example/");
         assert_eq!(
             lines[5],
-            "a\\u{a}b  down    -      1s       0 ms   tcp://127.0.0.1:1      connect_refused: nobody listens"
+            "a\\u{a}b  down    -      1s       0 ms   tcp://127.0.0.1:1      overdue; connect_refused: nobody listens"
         );
         assert_eq!(lines[7], "1 up, 1 down");
     }

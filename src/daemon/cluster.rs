@@ -15,8 +15,8 @@ use crate::store::cluster::{Cluster, ClusterError, ClusterOptions, StateLock};
 /// How often the server is looked after.
 const LOOK: Duration = Duration::from_secs(1);
 /// A fast shutdown may take so long; then, for the immediate one, so long. Together well below the unit's TimeoutStopSec.
-const FAST: Duration = Duration::from_secs(8);
-const IMMEDIATE: Duration = Duration::from_secs(3);
+const FAST: Duration = Duration::from_secs(6);
+const IMMEDIATE: Duration = Duration::from_secs(2);
 
 /// The thread, and what it says.
 pub(super) struct Embedded {

@@ -98,20 +98,20 @@ impl Keeper {
 
     /// Gets the lease, keeps it, loses it, and so on until shutdown.
     pub(super) async fn run(mut self, mut shutdown: Shutdown) {
-        let keeping = async {
-            let stop = loop {
-                if let Err(stop) = self.wait_until_active().await {
-                    break stop;
-                }
-                self.hold().await;
+        while !shutdown.fired() {
+            let waited = tokio::select! {
+                () = shutdown.wait() => break,
+                waited = self.wait_until_active() => waited,
             };
-            self.tell(Event::Stop(stop)).await;
-            // The life loop ends the process now.
-            std::future::pending().await
-        };
-        tokio::select! {
-            () = shutdown.wait() => {}
-            () = keeping => {}
+            if let Err(stop) = waited {
+                // The life loop ends the process then.
+                tokio::select! {
+                    () = self.tell(Event::Stop(stop)) => shutdown.wait().await,
+                    () = shutdown.wait() => {}
+                }
+            } else {
+                self.hold(&mut shutdown).await;
+            }
         }
         if let Some(preparing) = self.preparing {
             // The server rolls back what was not committed.
@@ -133,13 +133,20 @@ impl Keeper {
             let (store, auto_migrate) = (self.store.clone(), self.auto_migrate);
             tokio::spawn(async move { store.prepare(auto_migrate).await })
         });
-        let ended = task.await;
+        let ended = loop {
+            tokio::select! {
+                ended = &mut *task => break ended,
+                // It may take long, and is no standstill of ours.
+                () = sleep(RETRY) => self.role.beat(),
+            }
+        };
         self.preparing = None;
         ended.unwrap_or_else(|error| Err(StartError::Migration(error.to_string())))
     }
 
     /// One attempt to get the lease.
     async fn attempt(&mut self) -> Result<Seen, Stop> {
+        self.role.beat();
         if self.standing == Standing::Standby {
             match self.store.lease().await {
                 Ok(Some(Lease::Taken { holder, until })) => return Ok(self.taken(&holder, until)),
@@ -228,16 +235,19 @@ impl Keeper {
         }
     }
 
-    /// Renews the lease until another daemon has it.
-    async fn hold(&self) {
+    /// Renews the lease until another daemon has it, or until shutdown. A renewal that is under way is not cut off: the
+    /// server might do it after the lease was given up.
+    async fn hold(&self, shutdown: &mut Shutdown) {
         let mut renewed_at = Instant::now();
         loop {
             let lapsed = renewed_at.elapsed() >= LEASE;
             tokio::select! {
                 () = sleep(if lapsed { LOOK } else { RENEW }) => {}
                 () = self.suspect.notified() => {}
+                () = shutdown.wait() => return,
             }
             let asked_at = Instant::now();
+            self.role.beat();
             match self.store.renew().await {
                 Ok(()) => {
                     renewed_at = asked_at;
@@ -247,7 +257,10 @@ impl Keeper {
                     self.store.forget_lease();
                     log::warn!("{fault}: this daemon steps down and waits as a standby");
                     self.role.set(Role::Standby(fault.to_string()));
-                    self.tell(Event::Standby).await;
+                    tokio::select! {
+                        () = self.tell(Event::Standby) => {}
+                        () = shutdown.wait() => {}
+                    }
                     return;
                 }
                 Err(fault) => self.role.renewed(Some(match renewed_at.elapsed().checked_sub(LEASE) {

@@ -8,8 +8,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::role::{Role, SharedRole};
+use crate::catalog::plan::Guard;
 use crate::catalog::sync::SharedReport;
-use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
+use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
 use crate::metrics::work::WorkStats;
 use crate::model::{Batch, BatchId, IncidentUid, MonitorId, Record, StoreFault};
@@ -109,8 +110,8 @@ impl Gated {
 }
 
 impl CatalogStore for Gated {
-    fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>> {
-        Box::pin(async move { self.note(self.store()?.merge(rows).await) })
+    fn merge(&self, rows: Arc<[FileRow]>, guard: Guard) -> BoxFuture<'_, Result<MergeAnswer, StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.merge(rows, guard).await) })
     }
 
     fn load<'a>(&'a self, only: Option<&'a [MonitorId]>) -> BoxFuture<'a, Result<Vec<MonitorRow>, StoreFault>> {

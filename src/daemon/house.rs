@@ -16,12 +16,13 @@ use super::pipeline::Shared;
 use super::readable::Readable;
 use super::role::SharedRole;
 use super::source::{ConfigSource, First, Links, net_of};
+use super::systemd::Systemd;
 use super::tasks::{Ended, Restarts, Tasks};
 use super::term::Term;
 use super::view::View;
 use super::{holder, start_stop};
 use crate::access::token::TokenStore;
-use crate::catalog::sync::FileContent;
+use crate::catalog::sync::{FileContent, ReloadCount};
 use crate::cli::{self, Environment, Exit, Stop};
 use crate::clock::{SystemWall, Wall};
 use crate::journal::backlog::Backlog;
@@ -54,6 +55,7 @@ pub(super) struct House {
     term: Option<Term>,
     was_standby: bool,
     restarts: Restarts,
+    systemd: Systemd,
     /// Where it listens and what it watches; taken when it has been told.
     greeting: Option<(String, String)>,
 }
@@ -99,11 +101,13 @@ impl House {
         let view = Arc::new(View {
             started_at: shared.wall.now(),
             config: shared.source.path(),
+            started_with: shared.source.started(),
             database: if embedded { "embedded" } else { "external" },
             wall: Arc::clone(&shared.wall),
             backlog: Arc::clone(&shared.backlog),
             role: Arc::clone(&shared.role),
             restarts: restarts.clone(),
+            reloads: shared.reloads.clone(),
             live: ArcSwapOption::empty(),
             metrics: Sources { store: shared.store.clone(), stamps: Stamps::new(&*shared.wall), public, monitors },
         });
@@ -115,6 +119,8 @@ impl House {
         {
             serve_on(&mut services, name, listener, trust, &site, &serving);
         }
+        let systemd = Systemd::new(environment);
+        report_to(&systemd, &mut services, &view, &serving);
         let cluster = cluster_options.map(|options| Embedded::new(lock, options)).transpose()?;
         Ok(Self {
             shared,
@@ -127,6 +133,7 @@ impl House {
             term: None,
             was_standby: false,
             restarts,
+            systemd,
             greeting: Some((shown, config)),
         })
     }
@@ -134,7 +141,7 @@ impl House {
     /// Lives until something makes it impossible. May be dropped at any time; [`Self::end`] follows in every case.
     pub(super) async fn live(&mut self, reloads: &mut mpsc::Receiver<()>) -> Stop {
         if let Some(cluster) = &mut self.cluster
-            && let Err(stop) = cluster.started().await
+            && let Err(stop) = self.systemd.while_starting(cluster.started()).await
         {
             return stop;
         }
@@ -179,6 +186,8 @@ impl House {
             Event::Stop(_) => {}
         }
         self.tell(event);
+        self.systemd.status(&self.view.status_line());
+        self.systemd.ready();
     }
 
     async fn begin_term(&mut self) {
@@ -231,17 +240,18 @@ impl House {
         log::info!("running {state}, listening on {address}, configuration: {config}");
     }
 
-    /// Stops everything in order, each stage under its deadline; all together within 21 s (the unit's TimeoutStopSec is
+    /// Stops everything in order, each stage under its deadline; all together within 23 s (the unit's TimeoutStopSec is
     /// 30 s), also when the store hangs:
     ///
-    /// 1. the term, with its data ([`Term::finish`]), 8 s at the most and 1 s when the store answers,
-    /// 2. the lease is given up, so that a standby takes over at once, 1 s at the most,
-    /// 3. the admin servers, which let open requests end, and the store's connections, 4 s,
-    /// 4. the embedded database, 11 s at the most.
+    /// 1. the term, with its data ([`Term::finish`]), 7.2 s at the most and 1.2 s when the store answers,
+    /// 2. the keeper ends and the lease is given up, so that a standby takes over at once, 2 s at the most,
+    /// 3. what is left of the term, 1 s, the admin servers, which let open requests end, and the store's connections, 4 s,
+    /// 4. the embedded database, 8 s at the most.
     ///
     /// Nothing here hears signals: the main thread does, and ends the process at the second.
     pub(super) async fn end(mut self) {
         log::info!("shutting down");
+        self.systemd.stopping();
         if let Some(term) = &mut self.term {
             term.finish().await;
         }
@@ -278,7 +288,18 @@ fn share(
     let links = Links { net: Arc::clone(&net), max_in_flight: limit, own };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
-    Ok(Shared { store, source, wall, role, suspect, backlog, net, max_in_flight, state: state.to_owned() })
+    Ok(Shared {
+        store,
+        source,
+        wall,
+        role,
+        suspect,
+        backlog,
+        reloads: ReloadCount::default(),
+        net,
+        max_in_flight,
+        state: state.to_owned(),
+    })
 }
 
 fn serve_on(
@@ -292,6 +313,27 @@ fn serve_on(
     let (listener, site, stop) = (Arc::new(listener), Arc::clone(site), serving.clone());
     services.spawn_again(name, serving.clone(), move || {
         serve(Arc::clone(&listener), Arc::clone(&site), trust, stop.clone())
+    });
+}
+
+/// Tells systemd what it wants to know, until the servers end.
+fn report_to(systemd: &Systemd, services: &mut Tasks, view: &Arc<View>, stop: &Shutdown) {
+    if !systemd.listens() {
+        return;
+    }
+    let (own, shown, ends) = (systemd.clone(), Arc::clone(view), stop.clone());
+    services.spawn_again("status line", stop.clone(), move || {
+        let view = Arc::clone(&shown);
+        own.clone().keep_status(move || view.status_line(), ends.clone())
+    });
+    let (own, shown, ends) = (systemd.clone(), Arc::clone(view), stop.clone());
+    services.spawn_again("watchdog", stop.clone(), move || {
+        let view = Arc::clone(&shown);
+        own.clone().keep_watchdog(move || view.last_progress(), ends.clone())
+    });
+    let (own, shown, ends) = (systemd.clone(), Arc::clone(view), stop.clone());
+    services.spawn_again("reload report", stop.clone(), move || {
+        own.clone().follow_reloads(shown.reloads.follow(), ends.clone())
     });
 }
 

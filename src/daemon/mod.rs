@@ -11,11 +11,13 @@ mod gate;
 mod house;
 mod listen;
 mod metrics;
+mod overdue;
 mod pipeline;
 mod readable;
 mod role;
 mod signals;
 mod source;
+mod systemd;
 mod tasks;
 mod term;
 mod view;
@@ -27,7 +29,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 pub(crate) use self::database::start_stop;
-pub(crate) use self::source::net_of;
+pub(crate) use self::source::{net_of, restart_parts};
 
 use self::house::House;
 use self::signals::Signals;

@@ -16,11 +16,12 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 use super::chores::{make_partitions, roll_up};
 use super::gate::Gated;
 use super::metrics::{Queue, TermSources};
+use super::overdue;
 use super::role::SharedRole;
 use super::source::ConfigSource;
 use super::tasks::Tasks;
 use super::view::Live;
-use crate::catalog::sync::{self, FileContent, Follower, SharedReport, Wakes};
+use crate::catalog::sync::{self, FileContent, Follower, ReloadCount, SharedReport, Wakes};
 use crate::catalog::{Snapshot, remember, watch as files};
 use crate::clock::Wall;
 use crate::journal::Journal;
@@ -51,6 +52,7 @@ pub(super) struct Shared {
     /// Told when the store refuses a write by its epoch.
     pub(super) suspect: Arc<Notify>,
     pub(super) backlog: Arc<Backlog>,
+    pub(super) reloads: ReloadCount,
     /// The way out of the probes.
     pub(super) net: Arc<ArcSwap<Net>>,
     /// `probe.max_in_flight`.
@@ -72,6 +74,8 @@ pub(super) struct Pipeline {
 pub(super) struct Beginning {
     /// The file's part of the catalogue.
     pub(super) content: FileContent,
+    /// Where the term's records go.
+    pub(super) journal: Arc<dyn Journal>,
     /// Opens when this daemon may write.
     pub(super) open: watch::Receiver<bool>,
     /// This daemon was a standby: what `catalog.json` knows of states is another's past.
@@ -83,8 +87,8 @@ pub(super) struct Beginning {
 pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, stop: &Shutdown) -> Pipeline {
     let wall = Arc::clone(&shared.wall);
     let places = *shared.max_in_flight.borrow();
-    let (board, report, recorder_stats) =
-        (Arc::new(Board::default()), Arc::new(SharedReport::default()), Arc::new(RecorderStats::default()));
+    let (board, recorder_stats) = (Arc::new(Board::default()), Arc::new(RecorderStats::default()));
+    let report = Arc::new(SharedReport::counting(shared.reloads.clone()));
     let (due, due_end) = mpsc::channel(places);
     let (finished, finished_end) = mpsc::channel(RESULTS);
     let (done, done_end) = mpsc::channel(RESULTS);
@@ -115,13 +119,19 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
 
     let (suspect, role) = (Arc::clone(&shared.suspect), Arc::clone(&shared.role));
     let store = Arc::new(Gated::new(shared.store.clone(), beginning.open, role, suspect, Arc::clone(&report)));
-    let journal: Arc<dyn Journal> = Arc::clone(&shared.backlog) as Arc<dyn Journal>;
+    let journal = beginning.journal;
     let inputs =
         Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: shared.max_in_flight.clone() };
     let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);
     let dispatch = dispatcher.stats();
     let stage_hold = finished.clone();
-    let pool = Pool { net: Arc::clone(&shared.net), wall: Arc::clone(&wall), finished, grace: POOL_GRACE };
+    let pool = Pool {
+        net: Arc::clone(&shared.net),
+        wall: Arc::clone(&wall),
+        finished,
+        journal: Arc::clone(&journal),
+        grace: POOL_GRACE,
+    };
     let stage = Stage {
         finished: finished_end,
         updates: stage_updates,
@@ -140,6 +150,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         folders,
         states,
         remember_at: remember::path(&shared.state),
+        wall: Arc::clone(&wall),
     };
     let file = Arc::clone(&shared.source);
     let follower = Follower::new(file, Arc::clone(&store), links, remembered(shared, beginning.after_standby));
@@ -164,6 +175,8 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         make_partitions(Arc::clone(&store), Arc::clone(&partitions), stopping.clone(), Arc::clone(&made))
     });
     run_jobs(tasks, jobs, wall, stop);
+    let (stats, stopping) = (Arc::clone(&dispatch), stop.clone());
+    tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
     let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics };
     Pipeline { stage_hold, live }
 }
@@ -192,7 +205,7 @@ fn watch_files(tasks: &mut Tasks, folders: mpsc::Receiver<Vec<PathBuf>>, wake: m
             // Whoever reads the sources tells what to watch, which a watch that begins again does not know. Full: somebody
             // will read anyway.
             let _ = wake.try_send(());
-            files::run(&mut *folders.lock().await, wake, stop).await;
+            files::run(&mut *folders.lock().await, wake, files::POLL, stop).await;
         }
     });
 }

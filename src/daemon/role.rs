@@ -19,11 +19,15 @@ pub(super) enum Role {
 
 /// The role, and why the lease could not be renewed the last time; shared with those who show it.
 #[derive(Debug)]
-pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Moment);
+pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Mutex<Instant>, Moment);
 
 impl SharedRole {
     pub(super) fn new() -> Self {
-        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)), Moment::default())
+        Self(
+            Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)),
+            Mutex::new(Instant::now()),
+            Moment::default(),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, (Role, Option<String>)> {
@@ -41,19 +45,29 @@ impl SharedRole {
 
     /// When the lease was taken or last renewed; none: never.
     pub(super) fn renewed_at(&self) -> Option<Instant> {
-        self.1.get()
+        self.2.get()
+    }
+
+    /// The keeper of the lease moves.
+    pub(super) fn beat(&self) {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When it last did, at least every 4 s.
+    pub(super) fn pulse(&self) -> Instant {
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set(&self, role: Role) {
         if role == Role::Active {
-            self.1.set(Some(Instant::now()));
+            self.2.set(Some(Instant::now()));
         }
         *self.lock() = (role, None);
     }
 
     pub(super) fn renewed(&self, fault: Option<String>) {
         if fault.is_none() {
-            self.1.set(Some(Instant::now()));
+            self.2.set(Some(Instant::now()));
         }
         self.lock().1 = fault;
     }

@@ -1,6 +1,7 @@
 //! The configuration as the catalogue's loop sees it: read whole, validated, and only then applied.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,9 +10,10 @@ use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
 use crate::catalog::MonitorRow;
-use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource};
+use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource, NewContent};
 use crate::cli::{self, Exit, Stop};
 use crate::probe::net::{EgressOptions, Net, NetOptions};
+use crate::settings::defaults::Defaults;
 use crate::settings::definition::Definition;
 use crate::settings::diagnostic::SourceText;
 use crate::settings::file::{self, Presence, Sources};
@@ -39,12 +41,12 @@ pub(super) struct Links {
 }
 
 struct Inner {
-    hash: [u8; 32],
-    found: bool,
-    /// Names of the sources in force that are not empty.
-    filled: HashSet<String>,
+    /// What is in force.
+    mark: Mark,
     /// Why the last reading was refused; none when it was not.
     refused: Option<String>,
+    /// Sources that are valid and were refused all the same: read again only when somebody asks.
+    refused_digest: Option<[u8; 32]>,
     /// What the daemon was started with: parts of it hold until the next start.
     started: Arc<Settings>,
     /// Without its monitors.
@@ -53,8 +55,32 @@ struct Inner {
     definitions: Arc<[Definition]>,
     /// Folders to watch.
     folders: Vec<PathBuf>,
-    /// Read, and not yet applied.
-    next: Option<(Arc<Settings>, Net, Arc<[Definition]>)>,
+    /// Read, and neither applied nor refused yet.
+    next: Option<Next>,
+}
+
+/// What may come into force.
+struct Next {
+    mark: Mark,
+    settings: Arc<Settings>,
+    net: Net,
+    definitions: Arc<[Definition]>,
+}
+
+/// What is remembered of sources.
+struct Mark {
+    digest: [u8; 32],
+    found: bool,
+    /// Names of the sources that are not empty.
+    filled: HashSet<String>,
+    bytes: usize,
+}
+
+impl Mark {
+    fn of(sources: &Sources) -> Self {
+        let bytes = sources.texts.iter().map(|source| source.text.len()).sum();
+        Self { digest: sources.hash, found: sources.found, filled: filled(sources), bytes }
+    }
 }
 
 /// A first reading: the configuration that the daemon starts with.
@@ -96,17 +122,38 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
     })
 }
 
+/// The parts of a configuration that hold until the next start, each with a hash over all that it says. Hashes are equal
+/// within one version of this program.
+pub(crate) fn restart_parts(settings: &Settings) -> [(&'static str, u64); 4] {
+    let hash = |part: &dyn Fn(&mut DefaultHasher)| {
+        let mut hasher = DefaultHasher::new();
+        part(&mut hasher);
+        hasher.finish()
+    };
+    let Settings { server, database, daemon, .. } = settings;
+    [
+        ("[server]", hash(&|hasher| server.hash(hasher))),
+        ("[database]", hash(&|hasher| database.hash(hasher))),
+        ("daemon.state_directory", hash(&|hasher| daemon.state_directory.hash(hasher))),
+        ("daemon.region", hash(&|hasher| daemon.region.hash(hasher))),
+    ]
+}
+
 impl ConfigSource {
+    /// What the daemon was started with, see [`restart_parts`].
+    pub(super) fn started(&self) -> [(&'static str, u64); 4] {
+        restart_parts(&self.lock().started)
+    }
+
     /// The source that goes on from a first reading.
     pub(super) fn new(first: First, environment: &cli::Environment, links: Links) -> Self {
         let mut settings = first.settings;
         let definitions = std::mem::take(&mut settings.monitors).into();
         let settings = Arc::new(settings);
         let inner = Inner {
-            hash: first.sources.hash,
-            found: first.sources.found,
-            filled: filled(&first.sources),
+            mark: Mark::of(&first.sources),
             refused: None,
+            refused_digest: None,
             started: Arc::clone(&settings),
             settings,
             definitions,
@@ -129,7 +176,7 @@ impl ConfigSource {
             self.apply();
         }
         let mut inner = self.lock();
-        inner.refused = None;
+        (inner.refused, inner.refused_digest) = (None, None);
         FileContent { definitions: Arc::clone(&inner.definitions), folders: inner.folders.clone() }
     }
 
@@ -146,7 +193,7 @@ impl ConfigSource {
     fn validate(&self, sources: &Sources) -> Result<(Settings, Net), String> {
         let (had_file, filled_before) = {
             let inner = self.lock();
-            (inner.found, inner.filled.clone())
+            (inner.mark.found, inner.mark.filled.clone())
         };
         let settings = read_settings(sources, &self.environment).map_err(|refusal| refusal.to_string())?;
         if had_file && !sources.found {
@@ -164,13 +211,17 @@ impl ConfigSource {
         Ok((settings, net))
     }
 
-    fn outcome(&self, sources: &Sources, force: bool) -> FileOutcome {
+    fn outcome(&self, sources: &Sources, asked: bool) -> FileOutcome {
         {
             let mut inner = self.lock();
-            let same = inner.hash == sources.hash && inner.found == sources.found && sources.problems.is_empty();
-            if same && !force {
-                inner.refused = None;
+            inner.next = None;
+            let (digest, sound) = (sources.hash, sources.problems.is_empty());
+            if inner.mark.digest == digest && inner.mark.found == sources.found && sound && !asked {
+                (inner.refused, inner.refused_digest) = (None, None);
                 return FileOutcome::Unchanged;
+            }
+            if inner.refused_digest == Some(digest) && sound && !asked {
+                return FileOutcome::StillRefused;
             }
         }
         // What was refused is read again even if it is the same: what it refers to may be there now.
@@ -179,16 +230,16 @@ impl ConfigSource {
         match validated {
             Ok((mut settings, net)) => {
                 let definitions: Arc<[Definition]> = std::mem::take(&mut settings.monitors).into();
-                inner.hash = sources.hash;
-                inner.found = sources.found;
-                inner.filled = filled(sources);
-                inner.refused = None;
-                inner.next = Some((Arc::new(settings), net, Arc::clone(&definitions)));
-                FileOutcome::Content(definitions)
+                let mark = Mark::of(sources);
+                let unfinished = |source: &SourceText| !source.text.is_empty() && !source.text.ends_with('\n');
+                let cut = mark.bytes < inner.mark.bytes || sources.texts.iter().any(unfinished);
+                let settings = Arc::new(settings);
+                inner.next = Some(Next { mark, settings, net, definitions: Arc::clone(&definitions) });
+                FileOutcome::Content(NewContent { definitions, digest: sources.hash, cut })
             }
-            Err(findings) if !force && inner.refused.as_ref() == Some(&findings) => FileOutcome::StillRefused,
+            Err(findings) if !asked && inner.refused.as_ref() == Some(&findings) => FileOutcome::StillRefused,
             Err(findings) => {
-                inner.refused = Some(findings.clone());
+                (inner.refused, inner.refused_digest) = (Some(findings.clone()), None);
                 FileOutcome::Refused(findings)
             }
         }
@@ -205,27 +256,39 @@ fn says_something(source: &SourceText) -> bool {
 }
 
 impl FileSource for ConfigSource {
-    fn read(&self, force: bool) -> FileReading {
+    fn read(&self, asked: bool) -> FileReading {
         let sources = file::read(&self.path, self.presence);
-        let outcome = self.outcome(&sources, force);
+        let outcome = self.outcome(&sources, asked);
         let folders: Vec<PathBuf> = sources.folders.into_iter().collect();
         self.lock().folders.clone_from(&folders);
         FileReading { folders, outcome }
     }
 
     fn read_row(&self, row: &MonitorRow) -> Result<Definition, String> {
-        let inner = self.lock();
-        let defaults = inner.next.as_ref().map_or(&inner.settings.defaults, |(settings, ..)| &settings.defaults);
-        let defaults = Arc::clone(defaults);
-        drop(inner);
+        let defaults = Arc::clone(&self.lock().settings.defaults);
         monitor::read_row(row, &defaults)
+    }
+
+    fn read_held(&self, row: &MonitorRow, trusted: bool) -> Result<Definition, String> {
+        if !trusted {
+            return monitor::read_row(row, &Defaults::default());
+        }
+        let base = file::base(&self.path);
+        cli::with_environment(&self.environment, |environment| monitor::read_own_row(row, &base, environment))
+    }
+
+    fn refuse(&self, why: &str) {
+        let mut inner = self.lock();
+        inner.refused_digest = inner.next.take().map(|next| next.mark.digest);
+        inner.refused = Some(why.to_owned());
     }
 
     fn apply(&self) -> Vec<String> {
         let mut inner = self.lock();
-        let Some((settings, net, definitions)) = inner.next.take() else { return Vec::new() };
-        inner.settings = Arc::clone(&settings);
+        let Some(Next { mark, settings, net, definitions }) = inner.next.take() else { return Vec::new() };
         inner.definitions = definitions;
+        (inner.mark, inner.refused, inner.refused_digest) = (mark, None, None);
+        inner.settings = Arc::clone(&settings);
         let before = Arc::clone(&inner.started);
         drop(inner);
         self.links.net.store(Arc::new(net));
@@ -233,13 +296,8 @@ impl FileSource for ConfigSource {
             std::mem::replace(limit, settings.probe.max_in_flight) != settings.probe.max_in_flight
         });
         telemetry::set_filter(&settings.daemon.log_level);
-        let parts = [
-            ("[server]", before.server != settings.server),
-            ("[database]", before.database != settings.database),
-            ("daemon.state_directory", before.daemon.state_directory != settings.daemon.state_directory),
-            ("daemon.region", before.daemon.region != settings.daemon.region),
-        ];
-        parts.into_iter().filter(|(_, differs)| *differs).map(|(name, _)| name.to_owned()).collect()
+        let parts = restart_parts(&before).into_iter().zip(restart_parts(&settings));
+        parts.filter(|(before, now)| before != now).map(|(_, (name, _))| name.to_owned()).collect()
     }
 }
 

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::metrics::task::{Measured, TaskStats};
 use crate::shutdown::Shutdown;
+use crate::telemetry;
 
 /// Before a task is run again; doubles up to [`PAUSE_MOST`].
 const PAUSE_LEAST: Duration = Duration::from_secs(1);
@@ -34,7 +35,7 @@ pub(super) fn log_panics() {
         let task = NAME.try_with(|name| *name).unwrap_or("none");
         let said = panic.payload_as_str().unwrap_or("no message");
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
-        log::error!(thread, task; "panicked at {place}: {said}");
+        log::error!(thread, task; "panicked at {place}: {}", telemetry::escape(said));
     }));
 }
 
@@ -176,4 +177,105 @@ impl Tasks {
 
 fn how(error: &JoinError) -> &'static str {
     if error.is_panic() { "panicked" } else { "was cancelled" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shutdown;
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_must_not_end_is_told_by_name() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("steady", std::future::pending());
+        tasks.spawn("panics", async { panic!("as the test wants") });
+        assert_eq!(tasks.ended_early().await, Ended { name: "panics", how: "panicked" });
+        tasks.spawn("ends", async {});
+        assert_eq!(tasks.ended_early().await, Ended { name: "ends", how: "ended" });
+        let soon = Instant::now() + Duration::from_secs(1);
+        assert!(tasks.join(soon, &["steady"]).await, "nobody waits for those that were told");
+        assert!(!tasks.join(soon, &[]).await);
+        assert_eq!(Instant::now(), soon);
+        tasks.cut_off().await;
+        assert!(tasks.join(soon, &[]).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_without_state_runs_again_less_and_less_often() {
+        let (trigger, stop) = shutdown::channel();
+        let restarts = Restarts::default();
+        let mut tasks = Tasks::new(restarts.clone());
+        let began = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let times = Arc::clone(&began);
+        let start = Instant::now();
+        tasks.spawn_again("shaky", stop, move || {
+            let run = {
+                let mut times = times.lock().unwrap();
+                times.push(start.elapsed().as_secs());
+                times.len()
+            };
+            assert_ne!(run, 2, "its making panics");
+            async move {
+                match run {
+                    1 => panic!("its run panics"),
+                    3 => {}
+                    // Long enough to begin with the shortest pause again.
+                    4 => sleep(STEADY).await,
+                    _ => std::future::pending().await,
+                }
+            }
+        });
+        let early = timeout_at(Instant::now() + STEADY * 2, tasks.ended_early()).await;
+        assert!(early.is_err(), "it goes on by itself");
+        assert_eq!(*began.lock().unwrap(), [0, 1, 3, 7, 308]);
+        assert_eq!(restarts.count(), 4);
+        trigger.fire();
+        // A task that hangs is cut off by its owner.
+        tasks.cut_off().await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_without_state_that_ends_at_the_shutdown_has_ended() {
+        let (trigger, stop) = shutdown::channel();
+        let restarts = Restarts::default();
+        let mut tasks = Tasks::new(restarts.clone());
+        let ends = stop.clone();
+        tasks.spawn_again("orderly", stop, move || {
+            let mut ends = ends.clone();
+            async move { ends.wait().await }
+        });
+        tokio::task::yield_now().await;
+        trigger.fire();
+        assert!(tasks.join(Instant::now() + PAUSE_LEAST / 2, &[]).await);
+        assert_eq!(restarts.count(), 0);
+    }
+
+    /// The hook is the whole process's, so it is tried in one of its own.
+    #[test]
+    fn a_panic_is_one_line_of_the_log() {
+        const CHILD: &str = "daemon::tasks::tests::child_that_panics";
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = child.args(["--ignored", "--exact", CHILD, "--nocapture"]).output().unwrap();
+        let log = String::from_utf8(output.stderr).unwrap();
+        let lines: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
+        assert_eq!(lines.len(), 1, "{log}");
+        for part in ["panicked at src/daemon/tasks.rs:", "as the test wants\\u{a}forged", "thread=", "task=shaky"] {
+            assert!(lines[0].contains(part), "{part}: {log}");
+        }
+        assert!(!log.lines().any(|line| line.starts_with("forged")), "{log}");
+    }
+
+    #[test]
+    #[ignore = "not a test by itself: the process that panics"]
+    fn child_that_panics() {
+        let _flush = crate::telemetry::start(&crate::telemetry::filter::Filter::default(), false).unwrap();
+        log_panics();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let ended = runtime.block_on(async {
+            let mut tasks = Tasks::default();
+            tasks.spawn("shaky", async { panic!("as the test wants\nforged") });
+            tasks.ended_early().await
+        });
+        assert_eq!(ended.how, "panicked");
+    }
 }

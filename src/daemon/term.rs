@@ -2,6 +2,7 @@
 //! is torn down and built anew in the same process, with states read afresh.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -11,7 +12,9 @@ use super::pipeline::{self, Beginning, POOL_GRACE, Shared};
 use super::tasks::{Ended, Restarts, Tasks};
 use super::view::Live;
 use crate::catalog::sync::FileContent;
+use crate::journal::Journal;
 use crate::journal::backlog::Backlog;
+use crate::model::Record;
 use crate::shutdown::{self, Trigger};
 use crate::verdict::Finished;
 
@@ -24,6 +27,20 @@ const REST: Duration = Duration::from_secs(1);
 /// Tasks that end with the data, not with the intake.
 const LATER: &[&str] = &["verdict stage", "recorder"];
 
+/// A term's way into the journal. Closed with it: a check that is dropped late must not leave its gap to the next term.
+struct Inlet {
+    journal: Arc<dyn Journal>,
+    closed: AtomicBool,
+}
+
+impl Journal for Inlet {
+    fn append(&self, records: Vec<Record>) {
+        if !self.closed.load(Ordering::Acquire) {
+            self.journal.append(records);
+        }
+    }
+}
+
 /// The loops that check.
 pub(super) struct Term {
     tasks: Tasks,
@@ -31,6 +48,7 @@ pub(super) struct Term {
     intake: Trigger,
     gate: watch::Sender<bool>,
     stage_hold: Option<mpsc::Sender<Finished>>,
+    inlet: Arc<Inlet>,
     backlog: Arc<Backlog>,
     live: Arc<Live>,
 }
@@ -41,13 +59,17 @@ impl Term {
         let (gate, open) = watch::channel(false);
         let (intake, stop) = shutdown::channel();
         let mut tasks = Tasks::new(restarts);
-        let beginning = Beginning { content, open, after_standby };
+        let journal = Arc::clone(&shared.backlog) as Arc<dyn Journal>;
+        let inlet = Arc::new(Inlet { journal, closed: AtomicBool::new(false) });
+        let journal = Arc::clone(&inlet) as Arc<dyn Journal>;
+        let beginning = Beginning { content, journal, open, after_standby };
         let pipeline = pipeline::start(shared, beginning, &mut tasks, &stop);
         Self {
             tasks,
             intake,
             gate,
             stage_hold: Some(pipeline.stage_hold),
+            inlet,
             backlog: Arc::clone(&shared.backlog),
             live: Arc::new(pipeline.live),
         }
@@ -97,6 +119,7 @@ impl Term {
     /// history covers that time.
     pub(super) async fn abandon(&mut self) {
         self.gate.send_replace(false);
+        self.inlet.closed.store(true, Ordering::Release);
         self.intake.fire();
         self.stage_hold = None;
         self.tasks.cut_off().await;
@@ -111,5 +134,26 @@ impl Term {
     pub(super) async fn cut_off(&mut self) {
         self.tasks.join(Instant::now() + REST, &["recorder"]).await;
         self.tasks.cut_off().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Gap, GapReason, MonitorId};
+
+    #[test]
+    fn what_comes_after_a_term_is_not_the_next_ones() {
+        let backlog = Arc::new(Backlog::new(1 << 20));
+        let inlet = Inlet { journal: Arc::clone(&backlog) as Arc<dyn Journal>, closed: AtomicBool::new(false) };
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let monitor = Some(MonitorId(uuid::Uuid::from_u128(1)));
+        let gap = || vec![Record::Gap(Gap { monitor, from_at: at, to_at: at, reason: GapReason::NotRunning })];
+        inlet.append(gap());
+        inlet.append(gap());
+        inlet.closed.store(true, Ordering::Release);
+        assert_eq!(backlog.discard(), 2);
+        inlet.append(gap());
+        assert_eq!((backlog.depth().records, backlog.depth().bytes), (0, 0));
     }
 }

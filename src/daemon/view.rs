@@ -1,5 +1,6 @@
 //! What the running daemon tells about itself.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,11 +16,12 @@ use super::role::{Role, SharedRole};
 use super::tasks::Restarts;
 use crate::access::Viewer;
 use crate::catalog::Reloaded;
-use crate::catalog::sync::{ReloadRequest, SharedReport};
+use crate::catalog::sync::{ReloadCount, ReloadRequest, SharedReport};
 use crate::clock::Wall;
 use crate::journal::backlog::Backlog;
 use crate::journal::recorder::RecorderStats;
 use crate::metrics::text::Format;
+use crate::model::{MonitorId, Status};
 use crate::schedule::dispatch::DispatchStats;
 use crate::verdict::board::{Board, Row};
 use crate::web::{Admin, Readiness, Reason};
@@ -31,12 +33,15 @@ const SILENT_SECONDS: u64 = 5;
 pub(super) struct View {
     pub(super) started_at: DateTime<Utc>,
     pub(super) config: String,
+    /// What the daemon was started with, for `check-config --plan`.
+    pub(super) started_with: [(&'static str, u64); 4],
     pub(super) database: &'static str,
     pub(super) wall: Arc<dyn Wall>,
     pub(super) backlog: Arc<Backlog>,
     pub(super) role: Arc<SharedRole>,
     /// Tasks that ended or panicked and run again.
     pub(super) restarts: Restarts,
+    pub(super) reloads: ReloadCount,
     /// The loops that run; a standby has none.
     pub(super) live: ArcSwapOption<Live>,
     pub(super) metrics: Sources,
@@ -56,7 +61,7 @@ fn reason(code: &str, detail: impl Into<String>) -> Reason {
     Reason { code: code.to_owned(), detail: Some(detail.into()) }
 }
 
-fn row_json(row: &Row) -> serde_json::Value {
+fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
     let monitor = &row.entry.monitor;
     let last = row.latest.as_ref().map(|latest| {
         json!({
@@ -78,6 +83,7 @@ fn row_json(row: &Row) -> serde_json::Value {
         "status": row.shown,
         "since": row.since,
         "incident": row.incident,
+        "overdue": overdue.contains(&monitor.id),
         "last": last,
     })
 }
@@ -111,6 +117,32 @@ impl Live {
 }
 
 impl View {
+    /// One line for who supervises the process: role, what is not ready, monitors.
+    pub(super) fn status_line(&self) -> String {
+        let readiness = self.readiness();
+        let mut parts = vec![readiness.role.clone()];
+        for reason in &readiness.reasons {
+            if reason.code == readiness.role {
+                parts.extend(reason.detail.clone());
+            } else {
+                parts.push(format!("{}: {}", reason.code, reason.detail.as_deref().unwrap_or_default()));
+            }
+        }
+        if let Some(live) = self.live.load_full() {
+            let tally = live.board.tally();
+            let of_down = tally.monitors.iter().filter(|((status, _), _)| *status == Status::Down);
+            let down: usize = of_down.map(|(_, count)| count).sum();
+            let all: usize = tally.monitors.values().sum();
+            parts.insert(1, format!("{all} monitors, {down} down"));
+        }
+        parts.join("; ")
+    }
+
+    /// When whoever carries the daemon now last moved: the dispatcher, or without one the keeper of the lease.
+    pub(super) fn last_progress(&self) -> Instant {
+        self.live.load().as_ref().map_or_else(|| self.role.pulse(), |live| live.dispatch.last_progress())
+    }
+
     /// What speaks against readiness, and what is to be noted, in the loops.
     fn tell_live(&self, live: &Live, active: bool, reasons: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
         let report = live.catalog.get();
@@ -127,6 +159,10 @@ impl View {
                 .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
         }
         notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
+        notes.extend(report.archive_held.map(|archiving| {
+            let way_out = "`lamplighter reload --force` archives them";
+            reason("archive_held", format!("the configuration has no more {archiving}: not archived; {way_out}"))
+        }));
         if !report.needs_restart.is_empty() {
             notes.push(reason("restart_needed", format!("for changes of {}", report.needs_restart.join(", "))));
         }
@@ -175,6 +211,8 @@ impl Admin for View {
         let live = self.live.load_full();
         let live = live.as_deref();
         let mut rows = live.map_or_else(Vec::new, |live| live.board.rows());
+        let overdue = live.map(|live| live.dispatch.overdue_entries()).unwrap_or_default();
+        let overdue: HashSet<MonitorId> = overdue.iter().map(|entry| entry.monitor.id).collect();
         rows.retain(|row| viewer.sees(row.entry.monitor.owner));
         rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
         if viewer != Viewer::Everything {
@@ -184,7 +222,7 @@ impl Admin for View {
                 "started_at": self.started_at,
                 "now": self.wall.now(),
                 "readiness": self.readiness().without_details(),
-                "monitors": rows.iter().map(row_json).collect::<Vec<_>>(),
+                "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
             });
         }
         json!({
@@ -192,12 +230,13 @@ impl Admin for View {
             "started_at": self.started_at,
             "now": self.wall.now(),
             "config": self.config,
+            "restart_parts": self.started_with.into_iter().collect::<HashMap<_, _>>(),
             "database": self.database,
             "readiness": self.readiness(),
             "restarted_tasks": self.restarts.count(),
             "dispatch": live.map(|live| live.dispatch_json()),
             "recorder": live.map(|live| live.recorder_json(&self.backlog)),
-            "monitors": rows.iter().map(row_json).collect::<Vec<_>>(),
+            "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
         })
     }
 
@@ -212,14 +251,14 @@ impl Admin for View {
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {
         Box::pin(async move {
             let failed = |text: &str| Reloaded { error: Some(text.to_owned()), ..Reloaded::default() };
-            if force {
-                return failed("a forced reload is not built yet in this version");
-            }
             let Some(live) = self.live.load_full() else {
+                // Who waits for a reload, such as systemd, sees one that did nothing.
+                self.reloads.begin();
+                self.reloads.end();
                 return failed("this daemon is not active; it reads the configuration when it is");
             };
             let (ask, answer) = oneshot::channel();
-            if live.reload.send(ask).await.is_err() {
+            if live.reload.send(ReloadRequest { force, answer: ask }).await.is_err() {
                 return failed("the daemon is ending");
             }
             answer.await.unwrap_or_else(|_| failed("the daemon is ending"))

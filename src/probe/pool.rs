@@ -15,7 +15,8 @@ use super::ProbeContext;
 use super::net::Net;
 use crate::catalog::Entry;
 use crate::clock::Wall;
-use crate::model::{Failure, Fault, Observation};
+use crate::journal::Journal;
+use crate::model::{Failure, Fault, Gap, GapReason, MonitorId, Observation, Record};
 use crate::schedule::Due;
 use crate::shutdown::Shutdown;
 use crate::verdict::Finished;
@@ -35,7 +36,9 @@ pub struct Pool {
     pub wall: Arc<dyn Wall>,
     /// To the verdict stage.
     pub finished: mpsc::Sender<Finished>,
-    /// How long checks may go on after shutdown; then they are dropped without a result.
+    /// For the gaps of checks that are cut off.
+    pub journal: Arc<dyn Journal>,
+    /// How long checks may go on after shutdown; then each becomes a gap `not_running` from its start.
     pub grace: Duration,
 }
 
@@ -65,7 +68,7 @@ impl Pool {
             }
         };
         if timeout(pool.grace, drain).await.is_err() {
-            log::info!(checks = checks.len(); "checks in flight were cut off by the shutdown; they do not count as failed");
+            log::info!(checks = checks.len(); "checks in flight were cut off by the shutdown; they are gaps and do not count as failed");
         }
         checks.shutdown().await;
     }
@@ -73,10 +76,30 @@ impl Pool {
     /// Sends exactly one result, whatever happens: the dispatcher holds the monitor for running until then.
     async fn check(&self, due: Due) {
         let (started_at, started) = (self.wall.now(), Instant::now());
+        let mut open = Unfinished { pool: self, monitor: due.entry.monitor.id, started_at, ended: false };
         let observation = observe(&self.net.load_full(), &due.entry, started_at, started).await;
         if let Some(finished) = judged(due.entry, due.attempt, observation, started, Finished::of).await {
             // An error means that the stage has ended, which happens only after the pool: nothing to tell.
             let _ = self.finished.send(finished).await;
+            open.ended = true;
+        }
+    }
+}
+
+/// A check without a result yet. Cut off, it is a gap: not a failure, and not silence.
+struct Unfinished<'a> {
+    pool: &'a Pool,
+    monitor: MonitorId,
+    started_at: DateTime<Utc>,
+    ended: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.ended {
+            let (from_at, to_at) = (self.started_at, self.pool.wall.now().max(self.started_at));
+            let gap = Gap { monitor: Some(self.monitor), from_at, to_at, reason: GapReason::NotRunning };
+            self.pool.journal.append(vec![Record::Gap(gap)]);
         }
     }
 }

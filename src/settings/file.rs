@@ -74,13 +74,19 @@ impl Sources {
     }
 }
 
+/// The folder that relative paths of the configuration `file` start from.
+#[must_use]
+pub fn base(file: &Path) -> PathBuf {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
 /// Reads the sources of the configuration `file`. Blocks on the disk.
 #[must_use]
 pub fn read(file: &Path, presence: Presence) -> Sources {
-    let parent = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    };
+    let parent = base(file);
     let mut gathering = Gathering { left: MAX_BYTES, ..Gathering::default() };
     let found = gathering.source(file, presence);
     let folder = parent.join("config.d");

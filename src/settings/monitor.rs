@@ -8,6 +8,7 @@ use super::common;
 use super::defaults::Defaults;
 use super::definition::{Definition, Place};
 use super::diagnostic::{Findings, SourceText};
+use super::model::Environment;
 use super::reader::{Origin, TableReader};
 use super::target;
 use super::tree::{Span, Table};
@@ -144,16 +145,34 @@ pub fn read_row(row: &MonitorRow, defaults: &Defaults) -> Result<Definition, Str
     read_row_of(row, defaults, kinds.0, kinds.1)
 }
 
+/// Reads a row that a file has written as that file would be read: its references are resolved. Only for rows that nobody
+/// else can have written. The defaults that applied are in its spec.
+pub fn read_own_row(row: &MonitorRow, base: &Path, environment: Environment<'_>) -> Result<Definition, String> {
+    let kinds = (crate::probe::kinds::KINDS, crate::probe::kinds::LATER);
+    let origin = Origin { trusted: true, env: environment.variable, base, credentials: environment.credentials };
+    read_row_as(row, &Defaults::default(), kinds.0, kinds.1, &origin)
+}
+
 pub(super) fn read_row_of(
     row: &MonitorRow,
     defaults: &Defaults,
     kinds: &'static [&'static Kind],
     later: &'static [&'static str],
 ) -> Result<Definition, String> {
-    let findings = Findings::default();
     let origin = Origin { trusted: false, env: &|_| None, base: Path::new(""), credentials: None };
+    read_row_as(row, defaults, kinds, later, &origin)
+}
+
+fn read_row_as(
+    row: &MonitorRow,
+    defaults: &Defaults,
+    kinds: &'static [&'static Kind],
+    later: &'static [&'static str],
+    origin: &Origin<'_>,
+) -> Result<Definition, String> {
+    let findings = Findings::default();
     let no_secrets = Arc::from([]);
-    let context = Context { origin: &origin, findings: &findings, defaults, kinds, later, no_secrets };
+    let context = Context { origin, findings: &findings, defaults, kinds, later, no_secrets };
     let definition = read_row_in(row, &context);
     let (list, more) = findings.into_sorted();
     match definition {
@@ -174,7 +193,7 @@ fn reason(sentences: Vec<String>, more: usize) -> String {
 }
 
 fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
-    let secrets = RefCell::default();
+    let (secrets, paths) = (RefCell::default(), RefCell::default());
     let nothing = Table::default();
     let columns = TableReader::new(&nothing, None, "", context.origin, context.findings, &secrets);
     let own = match &row.spec {
@@ -190,7 +209,8 @@ fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
         }
     };
     let fixed = common::row_columns(&columns, row);
-    let mut reader = TableReader::new(&own, None, "spec", context.origin, context.findings, &secrets);
+    let reader = TableReader::new(&own, None, "spec", context.origin, context.findings, &secrets);
+    let mut reader = reader.with_paths(&paths);
     let mut as_column = TableReader::new(&nothing, None, "", context.origin, context.findings, &secrets);
     let address = read_address(&mut as_column, &row.url, row.kind.as_deref(), context)?;
     let defaults = context.defaults.of_row(address.kind.name);
@@ -228,7 +248,7 @@ fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
         fingerprint: 0,
         place: None,
     };
-    Some(sealed(definition, secrets, &[]))
+    Some(sealed(definition, secrets, &paths.into_inner()))
 }
 
 struct Address {

@@ -24,7 +24,7 @@ pub struct Daemon {
 }
 
 /// Where the server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Listen {
     /// An address; port 0 takes a free one.
     Tcp(SocketAddr),
@@ -42,7 +42,7 @@ impl fmt::Display for Listen {
 }
 
 /// `[server]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Server {
     /// The address of pages, API and health.
     pub listen: Listen,
@@ -55,7 +55,7 @@ pub struct Server {
 }
 
 /// `[database]`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Database {
     /// None: the embedded cluster.
     pub url: Option<Secret>,

@@ -1,5 +1,6 @@
 //! [`CatalogStore`]: rows of `monitors` in, what they mean out.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +11,8 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{Problem, Store, fault_of, finish, within};
-use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
+use crate::catalog::plan::Guard;
+use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
 use crate::model::{IncidentUid, MonitorId, MonitorState, Source, Status, StoreFault, UserId};
 
 pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, REVISIONS, INVALID_LOCK, INVALID, PATIENCE];
@@ -19,7 +21,7 @@ pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, REVISIONS, INVALID_LOC
 const CHANNEL: &str = "lamplighter_monitors";
 
 /// 100,000 rows take about a second; the rest is for a busy server.
-const DEADLINE: Duration = Duration::from_secs(60);
+pub(super) const DEADLINE: Duration = Duration::from_secs(60);
 const LISTEN_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) const PATIENCE: &str = "SELECT set_config('statement_timeout', '60s', true)";
 
@@ -53,8 +55,8 @@ const INVALID: &str = "UPDATE monitors m SET invalid_reason = n.reason, \
     WHERE m.id = n.id AND n.reason IS DISTINCT FROM m.invalid_reason";
 
 impl CatalogStore for Store {
-    fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>> {
-        Box::pin(within(DEADLINE, self.merge_rows(rows)))
+    fn merge(&self, rows: Arc<[FileRow]>, guard: Guard) -> BoxFuture<'_, Result<MergeAnswer, StoreFault>> {
+        Box::pin(within(DEADLINE, self.merge_rows(rows, guard)))
     }
 
     fn load<'a>(&'a self, only: Option<&'a [MonitorId]>) -> BoxFuture<'a, Result<Vec<MonitorRow>, StoreFault>> {

@@ -16,7 +16,8 @@ const EPOCH_MICROS: i64 = 946_684_800_000_000;
 const ROW: usize = 160;
 
 /// The whole COPY stream of these checks; one without a row status (unknown) is left out.
-pub(super) fn encode(checks: &[&Check], region: &str) -> Vec<u8> {
+#[must_use]
+pub fn encode(checks: &[&Check], region: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER.len() + checks.len() * ROW + 2);
     out.extend_from_slice(HEADER);
     for check in checks {

@@ -1,6 +1,11 @@
-//! Bringing the file's rows to what the file says: read all of them, compare here, write what differs.
+//! Bringing the file's rows to what the file says: plan over all of them, read and write what may differ.
+//!
+//! What this process has merged before and nobody has touched since (its revision is the same) is not read again: of
+//! 100,000 rows a reload of one line reads keys and revisions, and one row whole.
 
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
@@ -9,13 +14,22 @@ use uuid::Uuid;
 
 use super::catalog::PATIENCE;
 use super::{Problem, Store, clean, clean_json, finish};
-use crate::catalog::{FileRow, Merged};
-use crate::model::{MonitorId, MonitorKey, SYSTEM_USER, UserId};
+use crate::catalog::plan::{Assignment, Content, Guard, Place, Plan, StoredRow, assign, differences};
+use crate::catalog::{FileRow, MergeAnswer, Merged};
+use crate::model::{MonitorId, MonitorKey, SYSTEM_USER, StoreFault, UserId};
 
-pub(super) const STATEMENTS: &[&str] = &[ROWS, USERS, NEW_USERS, TAKEN, INSERT, UPDATE, ARCHIVE];
+pub(super) const STATEMENTS: &[&str] =
+    &[ALONE, READ_ONLY, ROWS, CONTENTS, USERS, NEW_USERS, TAKEN, INSERT, UPDATE, ARCHIVE, REVISIONS_OF];
 
-const ROWS: &str = "SELECT id, user_id, name, url, interval_seconds, timeout_seconds, is_active, kind, spec, tags, key, \
-    archived_at IS NOT NULL AS archived FROM monitors WHERE source = 'file' AND key IS NOT NULL";
+/// Of merges of other regions' daemons one goes at a time: the guard counts what no other is about to archive.
+const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('lamplighter merge'), hashtext(current_schema()))";
+const READ_ONLY: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
+const ROWS: &str = "SELECT id, user_id, key, archived_at IS NOT NULL AS archived, revision FROM monitors \
+    WHERE source = 'file' AND key IS NOT NULL";
+/// Never newer than its revision above is old: what changes in between has another revision, and is read the next time.
+const CONTENTS: &str = "SELECT id, user_id, name, url, interval_seconds, timeout_seconds, is_active, kind, spec, tags \
+    FROM monitors WHERE id = ANY($1)";
+const REVISIONS_OF: &str = "SELECT id, revision FROM monitors WHERE id = ANY($1)";
 /// Of several that differ in case only, the oldest.
 const USERS: &str = "SELECT DISTINCT ON (w.email) w.email, u.id FROM unnest($1::text[]) AS w (email) \
     JOIN users u ON lower(u.email) = lower(w.email) ORDER BY w.email, u.created_at, u.id";
@@ -36,22 +50,6 @@ const UPDATE: &str = "UPDATE monitors m SET user_id = n.user_id, name = n.name, 
         AS n (id, user_id, name, url, interval_seconds, timeout_seconds, is_active, kind, spec, tags, key) \
     WHERE m.id = n.id";
 const ARCHIVE: &str = "UPDATE monitors SET archived_at = now(), updated_at = now() WHERE id = ANY($1)";
-
-/// A row as it stands.
-struct Existing {
-    id: Uuid,
-    user_id: Option<Uuid>,
-    name: String,
-    url: String,
-    interval_seconds: Option<i32>,
-    timeout_seconds: Option<i32>,
-    is_active: Option<bool>,
-    kind: Option<String>,
-    spec: Option<serde_json::Value>,
-    tags: Option<Vec<Option<String>>>,
-    key: String,
-    archived: bool,
-}
 
 /// A row as it is to be.
 struct Wanted {
@@ -88,86 +86,282 @@ impl Wanted {
     }
 }
 
-/// Compared before anything is copied: nearly every row of nearly every merge is as it was.
-fn is_as_wanted(old: &Existing, row: &FileRow, user_id: Uuid) -> bool {
-    let tags =
-        |tags: &Vec<Option<String>>| tags.iter().map(Option::as_deref).eq(row.tags.iter().map(|t| Some(t.as_str())));
-    !old.archived
-        && old.user_id == Some(user_id)
-        && old.key == row.key.as_str()
-        && old.name == row.name
-        && old.url == row.url
-        && old.interval_seconds == Some(row.interval_seconds)
-        && old.timeout_seconds == Some(row.timeout_seconds)
-        && old.is_active == Some(row.is_active)
-        && old.kind.as_ref() == Some(&row.kind)
-        && old.tags.as_ref().is_some_and(tags)
-        && old.spec.as_ref() == Some(&row.spec)
+/// What the last merges of this process left in the database: the revision of a row, and the hash of what the file said.
+#[derive(Default)]
+pub(super) struct Baseline(Mutex<HashMap<Uuid, (i64, u64)>>);
+
+impl Baseline {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, (i64, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The rows of the file as they stand, without content.
+#[derive(Default)]
+struct Existing {
+    stored: Vec<StoredRow>,
+    /// In the same order.
+    owners: Vec<Option<Uuid>>,
+    revisions: Vec<i64>,
+}
+
+/// What is to be done, and with which ids.
+struct Work {
+    rows: Arc<[FileRow]>,
+    existing: Existing,
+    assignment: Assignment,
+    /// The owner of each row of the file; none: the e-mail has no user yet.
+    owners: Vec<Option<Uuid>>,
+    /// Hashes of the rows of the file.
+    hashes: Vec<u64>,
+    /// Which of them may differ from their stored rows.
+    unsure: Vec<usize>,
+    contents: HashMap<Uuid, Content>,
+}
+
+fn hash_of(row: &FileRow) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (row.key.as_str(), &row.name, &row.url, row.interval_seconds, row.timeout_seconds).hash(&mut hasher);
+    (row.is_active, &row.kind, &row.tags, &row.spec).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl Work {
+    /// The pure part, on a thread where nothing waits for it.
+    async fn plan(
+        rows: Arc<[FileRow]>,
+        existing: Existing,
+        users: HashMap<String, Uuid>,
+        baseline: Arc<Baseline>,
+    ) -> Result<Self, Problem> {
+        let work = move || {
+            let keys = rows.iter().map(|row| (row.key.as_str(), row.renamed_from.as_ref().map(MonitorKey::as_str)));
+            let assignment = assign(&existing.stored, keys);
+            let owners: Vec<Option<Uuid>> = rows.iter().map(|row| owner_of(row, &users)).collect();
+            let hashes: Vec<u64> = rows.iter().map(hash_of).collect();
+            let known = baseline.lock();
+            let is_known = |index: usize, at: usize| -> Option<bool> {
+                let before = existing.stored.get(at)?;
+                let (revision, hash) = known.get(&before.id.0)?;
+                let same = existing.revisions.get(at)? == revision && hashes.get(index)? == hash;
+                Some(same && !before.archived && existing.owners.get(at) == owners.get(index))
+            };
+            let places = assignment.places.iter().enumerate();
+            let unsure = places.filter_map(|(index, place)| match place {
+                Place::Own(at) => (is_known(index, *at) != Some(true)).then_some(index),
+                Place::Renamed(_) => Some(index),
+                Place::New => None,
+            });
+            let unsure = unsure.collect();
+            drop(known);
+            Self { rows, existing, assignment, owners, hashes, unsure, contents: HashMap::new() }
+        };
+        off_thread(work).await
+    }
+
+    /// The stored row that a monitor of the file gets.
+    fn before(&self, index: usize) -> Option<&StoredRow> {
+        match self.assignment.places.get(index)? {
+            Place::Own(at) | Place::Renamed(at) => self.existing.stored.get(*at),
+            Place::New => None,
+        }
+    }
+
+    async fn read_contents(&mut self, conn: &mut PgConnection) -> Result<(), sqlx::Error> {
+        let ids: Vec<Uuid> = self.unsure.iter().filter_map(|index| Some(self.before(*index)?.id.0)).collect();
+        if ids.is_empty() {
+            return Ok(());
+        }
+        let mut stream = sqlx::query(CONTENTS).bind(ids).fetch(conn);
+        while let Some(row) = stream.try_next().await? {
+            self.contents.insert(row.try_get(0)?, content(&row)?);
+        }
+        Ok(())
+    }
+
+    /// In what a monitor of the file differs from the row that it gets.
+    fn differing(&self, index: usize) -> Vec<String> {
+        let (Some(row), Some(before)) = (self.rows.get(index), self.before(index)) else { return Vec::new() };
+        // What was not read is known to be the same.
+        let Some(content) = self.contents.get(&before.id.0) else { return Vec::new() };
+        differences(content, row, self.owners.get(index).copied().flatten().map(UserId))
+    }
+
+    /// Rows to update and to insert.
+    fn writes(&self, taken: &HashSet<Uuid>) -> (Vec<Wanted>, Vec<Wanted>) {
+        let (mut changed, mut fresh) = (Vec::new(), Vec::new());
+        let owner = |index: usize| self.owners.get(index).copied().flatten().unwrap_or(SYSTEM_USER.0);
+        for index in &self.unsure {
+            let (Some(row), Some(before)) = (self.rows.get(*index), self.before(*index)) else { continue };
+            let renamed = before.key != row.key.as_str();
+            if renamed || before.archived || !self.differing(*index).is_empty() {
+                changed.push(Wanted::of(row, before.id.0, owner(*index)));
+            }
+        }
+        for (index, (row, place)) in self.rows.iter().zip(&self.assignment.places).enumerate() {
+            if *place == Place::New {
+                fresh.push(Wanted::of(row, fresh_id(&row.key, taken), owner(index)));
+            }
+        }
+        // One order for every writer of many rows.
+        changed.sort_unstable_by_key(|row| row.id);
+        (changed, fresh)
+    }
+}
+
+/// Runs what may take long for many rows where no check waits for it.
+async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Problem> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| Problem::Fault(StoreFault::Refused(format!("planning the merge failed: {error}"))))
 }
 
 impl Store {
-    pub(super) async fn merge_rows(&self, rows: &[FileRow]) -> Result<Merged, Problem> {
+    pub(super) async fn merge_rows(&self, rows: Arc<[FileRow]>, guard: Guard) -> Result<MergeAnswer, Problem> {
         let mut conn = self.pool.acquire().await?;
         let mut tx = conn.begin().await?;
-        let result = self.merge_in(&mut tx, rows).await;
-        finish(tx, result).await
+        let result = self.merge_in(&mut tx, rows, guard).await;
+        let (answer, baseline) = finish(tx, result).await?;
+        if let Some(baseline) = baseline {
+            // Only what has been committed is known.
+            *self.baseline.lock() = baseline;
+        }
+        Ok(answer)
     }
 
-    async fn merge_in(&self, tx: &mut PgConnection, rows: &[FileRow]) -> Result<Merged, Problem> {
+    async fn merge_in(
+        &self,
+        tx: &mut PgConnection,
+        rows: Arc<[FileRow]>,
+        guard: Guard,
+    ) -> Result<(MergeAnswer, Option<HashMap<Uuid, (i64, u64)>>), Problem> {
         sqlx::query(PATIENCE).execute(&mut *tx).await?;
         self.fence(tx).await?;
+        sqlx::query(ALONE).execute(&mut *tx).await?;
         let existing = existing(tx).await?;
-        let owners = owners(tx, rows).await?;
-        let by_key: HashMap<&str, &Existing> = existing.iter().map(|row| (row.key.as_str(), row)).collect();
-        let taken = taken(tx, rows, &by_key).await?;
-
-        let wanted_keys: HashSet<&str> = rows.iter().map(|row| row.key.as_str()).collect();
-        let mut claimed: HashSet<Uuid> = HashSet::with_capacity(rows.len());
-        let mut merged = Merged { ids: HashMap::with_capacity(rows.len()), archived: Vec::new() };
-        let (mut fresh, mut changed) = (Vec::new(), Vec::new());
-        for row in rows {
-            let user_id = owner_of(row, &owners);
-            let old = by_key.get(row.key.as_str()).copied().or_else(|| former(row, &by_key, &wanted_keys, &claimed));
-            let id = match old {
-                Some(old) => old.id,
-                None => fresh_id(&row.key, &taken),
-            };
-            claimed.insert(id);
-            match old {
-                Some(old) if is_as_wanted(old, row, user_id) => {}
-                Some(_) => changed.push(Wanted::of(row, id, user_id)),
-                None => fresh.push(Wanted::of(row, id, user_id)),
-            }
-            merged.ids.insert(row.key.clone(), (MonitorId(id), UserId(user_id)));
+        let found = users(tx, &rows).await?;
+        let mut work = Work::plan(rows, existing, found, Arc::clone(&self.baseline)).await?;
+        let guarded = work.assignment.guarded(&work.existing.stored, guard);
+        if let (Some(archiving), Guard::Reload) = (&guarded, guard) {
+            return Ok((MergeAnswer::Refused(archiving.clone()), None));
         }
-        let gone = existing.iter().filter(|row| !row.archived && !claimed.contains(&row.id));
-        let mut gone: Vec<Uuid> = gone.map(|row| row.id).collect();
-        // One order for every writer of many rows.
-        gone.sort_unstable();
-        changed.sort_unstable_by_key(|row| row.id);
+        if work.owners.contains(&None) {
+            let without = work.rows.iter().zip(&work.owners).filter(|(_, owner)| owner.is_none());
+            let missing: Vec<String> = without.filter_map(|(row, _)| Some(clean(row.owner.as_deref()?))).collect();
+            sqlx::query(NEW_USERS).bind(missing).execute(&mut *tx).await?;
+            // Read again: somebody else may have made one of them at the same time.
+            let found = users(tx, &work.rows).await?;
+            work.owners = work.rows.iter().map(|row| owner_of(row, &found).or(Some(SYSTEM_USER.0))).collect();
+        }
+        work.read_contents(tx).await?;
+        let taken = taken(tx, &work).await?;
+        let (work, changed, fresh) = off_thread(move || {
+            let (changed, fresh) = work.writes(&taken);
+            (work, changed, fresh)
+        })
+        .await?;
         write(tx, UPDATE, &changed).await?;
         write(tx, INSERT, &fresh).await?;
-        if !gone.is_empty() {
-            sqlx::query(ARCHIVE).bind(&gone).execute(&mut *tx).await?;
+        let left = work.assignment.gone.iter().filter_map(|at| work.existing.stored.get(*at));
+        let left: Vec<Uuid> = left.map(|row| row.id.0).collect();
+        let mut merged = Merged { guarded, ..Merged::default() };
+        let left: Vec<MonitorId> = left.into_iter().map(MonitorId).collect();
+        if merged.guarded.is_some() {
+            merged.held = left;
+        } else if !left.is_empty() {
+            let ids: Vec<Uuid> = left.iter().map(|id| id.0).collect();
+            sqlx::query(ARCHIVE).bind(ids).execute(&mut *tx).await?;
+            merged.archived = left;
         }
-        merged.archived = gone.into_iter().map(MonitorId).collect();
-        Ok(merged)
+        let written: Vec<Uuid> = changed.iter().chain(&fresh).map(|row| row.id).collect();
+        let revisions: Vec<(Uuid, i64)> = match written.is_empty() {
+            true => Vec::new(),
+            false => sqlx::query_as(REVISIONS_OF).bind(&written).fetch_all(tx).await?,
+        };
+        merged.written = written.into_iter().map(MonitorId).collect();
+        let (merged, baseline) = off_thread(move || conclude(&work, merged, &fresh, &revisions)).await?;
+        Ok((MergeAnswer::Done(merged), Some(baseline)))
+    }
+
+    /// What [`CatalogStore::merge`](crate::catalog::CatalogStore::merge) would do; changes nothing, and needs no lease.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn plan(&self, rows: Arc<[FileRow]>) -> Result<Plan, StoreFault> {
+        super::within(super::catalog::DEADLINE, async {
+            let mut conn = self.pool.acquire().await?;
+            let mut tx = conn.begin().await?;
+            let planned = async {
+                sqlx::query(READ_ONLY).execute(&mut *tx).await?;
+                sqlx::query(PATIENCE).execute(&mut *tx).await?;
+                let existing = existing(&mut tx).await?;
+                let found = users(&mut tx, &rows).await?;
+                let mut work = Work::plan(rows, existing, found, Arc::default()).await?;
+                work.read_contents(&mut tx).await?;
+                off_thread(move || {
+                    Plan::describe(&work.rows, &work.existing.stored, &work.assignment, |index| work.differing(index))
+                })
+                .await
+            };
+            let planned = planned.await;
+            finish(tx, planned).await
+        })
+        .await
     }
 }
 
-async fn existing(conn: &mut PgConnection) -> Result<Vec<Existing>, sqlx::Error> {
-    let mut rows = Vec::new();
+/// The ids of all keys, and what is known of their rows from now on.
+fn conclude(
+    work: &Work,
+    mut merged: Merged,
+    fresh: &[Wanted],
+    written: &[(Uuid, i64)],
+) -> (Merged, HashMap<Uuid, (i64, u64)>) {
+    let written: HashMap<Uuid, i64> = written.iter().copied().collect();
+    let mut baseline = HashMap::with_capacity(work.rows.len());
+    let mut fresh = fresh.iter();
+    for (index, (row, place)) in work.rows.iter().zip(&work.assignment.places).enumerate() {
+        let (id, revision) = match place {
+            Place::Own(at) | Place::Renamed(at) => {
+                let Some(before) = work.existing.stored.get(*at) else { continue };
+                (before.id.0, work.existing.revisions.get(*at).copied())
+            }
+            Place::New => match fresh.next() {
+                Some(new) => (new.id, None),
+                None => continue,
+            },
+        };
+        let revision = written.get(&id).copied().or(revision);
+        if let (Some(revision), Some(hash)) = (revision, work.hashes.get(index)) {
+            baseline.insert(id, (revision, *hash));
+        }
+        let owner = work.owners.get(index).copied().flatten().unwrap_or(SYSTEM_USER.0);
+        merged.ids.insert(row.key.clone(), (MonitorId(id), UserId(owner)));
+    }
+    for at in work.assignment.gone.iter().filter(|_| merged.guarded.is_some()) {
+        let (Some(row), Some(owner)) = (work.existing.stored.get(*at), work.existing.owners.get(*at)) else { continue };
+        // Nobody but a file's merge writes a key that is none.
+        if let Ok(key) = row.key.parse() {
+            merged.ids.insert(key, (row.id, UserId(owner.unwrap_or(SYSTEM_USER.0))));
+        }
+    }
+    (merged, baseline)
+}
+
+async fn existing(conn: &mut PgConnection) -> Result<Existing, sqlx::Error> {
+    let mut existing = Existing::default();
     let mut stream = sqlx::query(ROWS).fetch(conn);
     while let Some(row) = stream.try_next().await? {
-        rows.push(existing_row(&row)?);
+        existing.owners.push(row.try_get(1)?);
+        existing.revisions.push(row.try_get(4)?);
+        let (id, key, archived) = (MonitorId(row.try_get(0)?), row.try_get(2)?, row.try_get(3)?);
+        existing.stored.push(StoredRow { id, key, archived });
     }
-    Ok(rows)
+    Ok(existing)
 }
 
-fn existing_row(row: &PgRow) -> Result<Existing, sqlx::Error> {
-    Ok(Existing {
-        id: row.try_get(0)?,
-        user_id: row.try_get(1)?,
+fn content(row: &PgRow) -> Result<Content, sqlx::Error> {
+    Ok(Content {
+        user_id: row.try_get::<Option<Uuid>, _>(1)?.map(UserId),
         name: row.try_get(2)?,
         url: row.try_get(3)?,
         interval_seconds: row.try_get(4)?,
@@ -176,43 +370,37 @@ fn existing_row(row: &PgRow) -> Result<Existing, sqlx::Error> {
         kind: row.try_get(7)?,
         spec: row.try_get(8)?,
         tags: row.try_get(9)?,
-        key: row.try_get(10)?,
-        archived: row.try_get(11)?,
     })
 }
 
-/// The users of the file's e-mails, by the e-mail as the file writes it; those that are missing are made. What is the
-/// same but for its case is Postgres' to say.
-async fn owners(conn: &mut PgConnection, rows: &[FileRow]) -> Result<HashMap<String, Uuid>, sqlx::Error> {
+fn emails(rows: &[FileRow]) -> Vec<String> {
     let emails: HashSet<String> = rows.iter().filter_map(|row| row.owner.as_deref()).map(clean).collect();
+    emails.into_iter().collect()
+}
+
+/// The users of the file's e-mails, by the e-mail as the file writes it. What is the same but for its case is Postgres' to
+/// say.
+async fn users(conn: &mut PgConnection, rows: &[FileRow]) -> Result<HashMap<String, Uuid>, sqlx::Error> {
+    let emails = emails(rows);
     if emails.is_empty() {
         return Ok(HashMap::new());
     }
-    let emails: Vec<String> = emails.into_iter().collect();
-    let found: Vec<(String, Uuid)> = sqlx::query_as(USERS).bind(&emails).fetch_all(&mut *conn).await?;
-    let found: HashMap<String, Uuid> = found.into_iter().collect();
-    let missing: Vec<&String> = emails.iter().filter(|email| !found.contains_key(*email)).collect();
-    if missing.is_empty() {
-        return Ok(found);
-    }
-    sqlx::query(NEW_USERS).bind(&missing).execute(&mut *conn).await?;
-    // Read again: somebody else may have made one of them at the same time.
     let found: Vec<(String, Uuid)> = sqlx::query_as(USERS).bind(&emails).fetch_all(conn).await?;
     Ok(found.into_iter().collect())
 }
 
-fn owner_of(row: &FileRow, owners: &HashMap<String, Uuid>) -> Uuid {
-    row.owner.as_deref().and_then(|email| owners.get(&clean(email)).copied()).unwrap_or(SYSTEM_USER.0)
+/// None: the e-mail has no user yet.
+fn owner_of(row: &FileRow, users: &HashMap<String, Uuid>) -> Option<Uuid> {
+    match row.owner.as_deref() {
+        Some(email) => users.get(&clean(email)).copied(),
+        None => Some(SYSTEM_USER.0),
+    }
 }
 
 /// Which version-5 ids of new keys belong to another row already (a renamed one keeps its id).
-async fn taken(
-    conn: &mut PgConnection,
-    rows: &[FileRow],
-    by_key: &HashMap<&str, &Existing>,
-) -> Result<HashSet<Uuid>, sqlx::Error> {
-    let new = rows.iter().filter(|row| !by_key.contains_key(row.key.as_str()));
-    let ids: Vec<Uuid> = new.map(|row| MonitorId::of_key(&row.key).0).collect();
+async fn taken(conn: &mut PgConnection, work: &Work) -> Result<HashSet<Uuid>, sqlx::Error> {
+    let new = work.rows.iter().zip(&work.assignment.places).filter(|(_, place)| **place == Place::New);
+    let ids: Vec<Uuid> = new.map(|(row, _)| MonitorId::of_key(&row.key).0).collect();
     if ids.is_empty() {
         return Ok(HashSet::new());
     }
@@ -222,20 +410,6 @@ async fn taken(
 fn fresh_id(key: &MonitorKey, taken: &HashSet<Uuid>) -> Uuid {
     let id = MonitorId::of_key(key).0;
     if taken.contains(&id) { Uuid::new_v4() } else { id }
-}
-
-/// The row of the former key: unless that key is still in the file, or another monitor has taken it over.
-fn former<'a>(
-    row: &FileRow,
-    by_key: &HashMap<&str, &'a Existing>,
-    wanted: &HashSet<&str>,
-    claimed: &HashSet<Uuid>,
-) -> Option<&'a Existing> {
-    let key = row.renamed_from.as_ref()?.as_str();
-    if wanted.contains(key) {
-        return None;
-    }
-    by_key.get(key).copied().filter(|old| !claimed.contains(&old.id))
 }
 
 async fn write(conn: &mut PgConnection, statement: &'static str, rows: &[Wanted]) -> Result<(), sqlx::Error> {

@@ -6,7 +6,7 @@
 mod catalog;
 mod classify;
 pub mod cluster;
-mod copy;
+pub mod copy;
 mod fault;
 mod lease;
 mod merge;
@@ -79,6 +79,8 @@ pub struct Store {
     region: Arc<str>,
     /// The epoch of the lease we hold; 0: none.
     epoch: Arc<AtomicI64>,
+    /// What the last merges left.
+    baseline: Arc<merge::Baseline>,
 }
 
 impl Store {
@@ -110,6 +112,7 @@ impl Store {
             schema: schema.into(),
             region: settings.region.as_str().into(),
             epoch: Arc::new(AtomicI64::new(0)),
+            baseline: Arc::default(),
         })
     }
 

@@ -81,10 +81,28 @@ fn certificate(facts: &CertificateFacts) -> CertificateFacts {
 /// Whether a header's value is one that lets its holder in.
 pub(super) fn is_sensitive(name: &str) -> bool {
     const EXACT: &[&str] = &["authorization", "cookie", "cookie2", "set-cookie", "set-cookie2", "authentication-info"];
-    const PARTS: &[&str] =
-        &["api-key", "apikey", "token", "secret", "password", "passwd", "session", "credential", "x-auth"];
-    let name = name.to_ascii_lowercase();
-    name.starts_with("proxy-") || EXACT.contains(&&*name) || PARTS.iter().any(|part| name.contains(part))
+    let name = name.as_bytes();
+    let begins_with = |name: &[u8], part: &str| {
+        name.get(..part.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(part.as_bytes()))
+    };
+    // By its first letter and not by `contains`, which prepares a search for each part: with all headers of all good
+    // checks that was a tenth of what a check costs.
+    let parts_from = |first: u8| -> &[&str] {
+        match first.to_ascii_lowercase() {
+            b'a' => &["api-key", "apikey"],
+            b'c' => &["credential"],
+            b'p' => &["password", "passwd"],
+            b's' => &["secret", "session"],
+            b't' => &["token"],
+            b'x' => &["x-auth"],
+            _ => &[],
+        }
+    };
+    begins_with(name, "proxy-")
+        || EXACT.iter().any(|exact| exact.as_bytes().eq_ignore_ascii_case(name))
+        || name.iter().enumerate().any(|(at, first)| {
+            parts_from(*first).iter().any(|part| name.get(at..).is_some_and(|rest| begins_with(rest, part)))
+        })
 }
 
 #[cfg(test)]

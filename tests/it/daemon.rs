@@ -5,15 +5,21 @@ mod embedded;
 mod ends;
 mod faults;
 mod files;
+mod guards;
 mod incidents;
 mod kills;
 mod logging;
 mod metrics;
+mod overdue;
+mod plan;
 mod punctual;
 mod refusals;
+mod reload;
 mod rows;
 mod server;
+mod standby;
 mod start;
+mod systemd;
 
 use std::time::Duration;
 

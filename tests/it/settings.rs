@@ -202,6 +202,6 @@ fn check_config_counts_and_exits() {
          {name}: invalid: 2 errors\n"
     );
     assert_eq!(run(&[file], None), (78, text));
-    assert_eq!(run(&[file, "--plan"], None).0, 69);
+    assert_eq!(run(&[file, "--plan"], None).0, 78);
     assert_eq!(run(&[], Some(file)).0, 78);
 }

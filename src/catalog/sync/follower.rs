@@ -4,14 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::memory::Memory;
+use super::reading::Candidate;
 use super::rows::Rows;
 use super::talk::{Answer, Due, Question};
-use super::{FileContent, FileOutcome, FileReading, FileSource, Links, ReloadRequest, Wakes};
-use crate::catalog::merge::{self, Entries, Ids};
+use super::{FileContent, FileSource, Links, Wakes};
+use crate::catalog::merge::{self, Entries, Ids, Seals};
+use crate::catalog::plan::{Archiving, Guard};
 use crate::catalog::remember::Remembered;
 use crate::catalog::{CatalogStore, MonitorRow, Reloaded};
 use crate::model::{IncidentUid, MonitorId, StoreFault};
@@ -27,9 +30,7 @@ const GATHER: Duration = Duration::from_millis(100);
 /// The same when comparing is slow: it takes a tenth of the time at most.
 const GATHER_MOST: Duration = Duration::from_secs(1);
 /// A change of the file waits so long for a store that does not answer.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Who asks for a reload is taken in while fewer wait for their answer.
-const MOST_ASKED: usize = 64;
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// For the last `catalog.json`.
 const FINISH: Duration = Duration::from_secs(2);
 
@@ -38,7 +39,30 @@ pub struct Follower<S> {
     pub(super) file: Arc<dyn FileSource>,
     pub(super) store: Arc<S>,
     pub(super) links: Links,
+    /// In force.
     pub(super) definitions: Arc<[Definition]>,
+    /// Which reading they are of.
+    pub(super) edition: u64,
+    /// Counts readings that brought something new.
+    pub(super) editions: u64,
+    /// When the reading began that is about to be published.
+    pub(super) reload_began: Option<Instant>,
+    /// Read, and waiting for the store.
+    pub(super) candidate: Option<Candidate>,
+    /// For merges of what is in force.
+    pub(super) guard: Guard,
+    /// Of which reading the rows are.
+    pub(super) merged_edition: Option<u64>,
+    /// Rows that the guard keeps from being archived, although the file has them no more.
+    pub(super) held: HashSet<MonitorId>,
+    /// The same for people.
+    pub(super) guarded: Option<Archiving>,
+    /// What the file said, by which a row that is held is known for the file's own.
+    pub(super) seals: Arc<Seals>,
+    /// Sources that look cut off, and when they count if they are still the same.
+    pub(super) unconfirmed: Option<([u8; 32], Instant)>,
+    /// When to read the sources again for that.
+    pub(super) reread_at: Option<Instant>,
     pub(super) file_entries: Entries,
     pub(super) keys: Arc<Ids>,
     pub(super) rows: Rows,
@@ -57,8 +81,8 @@ pub struct Follower<S> {
     pub(super) invalid: HashSet<MonitorId>,
     /// When to publish what the file says, whether the store has answered or not.
     pub(super) publish_by: Option<Instant>,
-    pub(super) asked: Vec<ReloadRequest>,
-    retry_at: Option<Instant>,
+    pub(super) asked: Vec<oneshot::Sender<Reloaded>>,
+    pub(super) retry_at: Option<Instant>,
     retry_wait: Duration,
     compare_at: Option<Instant>,
     pub(super) compare_cost: Duration,
@@ -84,6 +108,17 @@ impl<S: CatalogStore> Follower<S> {
             store,
             links,
             definitions: Arc::from([]),
+            edition: 0,
+            editions: 0,
+            reload_began: None,
+            candidate: None,
+            guard: Guard::Start,
+            merged_edition: None,
+            held: HashSet::new(),
+            guarded: None,
+            seals: Arc::new(remembered.seals),
+            unconfirmed: None,
+            reread_at: None,
             file_entries: Entries::new(),
             keys: Arc::new(remembered.keys),
             rows: Rows::remembered(remembered.states),
@@ -114,10 +149,8 @@ impl<S: CatalogStore> Follower<S> {
     /// Publishes the first snapshot (from the store, or from memory when it is away), then follows changes until shutdown.
     pub async fn run(mut self, first: FileContent, mut wakes: Wakes, mut shutdown: Shutdown) {
         let began = async {
-            // The watcher ends only at shutdown.
-            let _ = self.links.folders.send(first.folders).await;
             self.rows.own(&self.keys);
-            self.take_definitions(first.definitions).await;
+            self.begin(first).await;
         };
         tokio::select! {
             () = shutdown.wait() => return,
@@ -139,9 +172,12 @@ impl<S: CatalogStore> Follower<S> {
         self.advance().await;
         let store = Arc::clone(&self.store);
         let deaf = self.retry_at.is_some() || self.compare_at.is_some() || self.listen_at.is_some();
+        let may_read = self.may_read();
+        let decide_at = self.candidate.as_ref().map(|candidate| candidate.by);
+        let reread_at = self.reread_at.filter(|_| may_read);
         let timers =
             [self.retry_at, self.compare_at, self.listen_at, self.publish_by, self.merge_at, self.memory.due()];
-        let asking = self.asked.len() < MOST_ASKED;
+        let timers = timers.into_iter().chain([decide_at, reread_at]);
         tokio::select! {
             answer = answered(&mut self.question) => {
                 self.question = None;
@@ -149,21 +185,15 @@ impl<S: CatalogStore> Follower<S> {
                     self.away(&fault).await;
                 }
             }
-            Some(()) = wakes.file.recv() => self.reread(false).await,
-            Some(request) = wakes.reload.recv(), if asking => {
-                self.asked.push(request);
-                while self.asked.len() < MOST_ASKED && let Ok(request) = wakes.reload.try_recv() {
-                    self.asked.push(request);
-                }
-                self.reread(true).await;
-            }
+            Some(()) = wakes.file.recv(), if may_read => self.reread(false, false).await,
+            Some(request) = wakes.reload.recv(), if may_read => self.reread_for(request, &mut wakes.reload).await,
             Some(()) = wakes.minute.recv() => {
                 self.due.merge |= std::mem::take(&mut self.due.merge_later);
                 self.due.look();
             }
             heard = store.changed(), if !deaf => self.heard(heard),
             () = self.memory.written() => {}
-            () = wait_until(timers.into_iter().flatten().min()) => {}
+            () = wait_until(timers.flatten().min()) => {}
         }
     }
 
@@ -176,6 +206,12 @@ impl<S: CatalogStore> Follower<S> {
         if again || compare {
             // Nothing was heard while the store was away.
             self.due.look();
+        }
+        if self.may_read() && passed(&mut self.reread_at, now) {
+            self.reread(false, false).await;
+        }
+        if self.candidate.as_ref().is_some_and(|candidate| candidate.by <= now) {
+            self.decide_without_store().await;
         }
         if self.question.is_none() && self.retry_at.is_none() {
             self.question = self.next_question();
@@ -227,6 +263,7 @@ impl<S: CatalogStore> Follower<S> {
         self.links.report.edit(|report| report.store_fault = Some(fault.to_string()));
         self.retry_at = Some(Instant::now() + self.retry_wait);
         self.retry_wait = (self.retry_wait * 2).min(RETRY_MOST);
+        self.decide_without_store().await;
         if self.publish_by.is_some() {
             self.publish_anyway().await;
         } else if self.loaded {
@@ -235,70 +272,31 @@ impl<S: CatalogStore> Follower<S> {
         }
     }
 
-    /// Reads the sources again and applies what differs. Who asked is answered here, or with the publication.
-    async fn reread(&mut self, force: bool) {
-        let file = Arc::clone(&self.file);
-        let outcome = match spawn_blocking(move || file.read(force)).await {
-            Ok(FileReading { folders, outcome }) => {
-                let _ = self.links.folders.send(folders).await;
-                outcome
-            }
-            // A file that our reader cannot bear is a bad one.
-            Err(error) => FileOutcome::Refused(format!("reading the sources failed: {error}")),
-        };
-        self.links.report.edit(|report| match outcome {
-            FileOutcome::Refused(_) => report.reloads_refused += 1,
-            // Also when a bad file was taken back.
-            FileOutcome::Unchanged if report.file_error.is_none() => {}
-            FileOutcome::Content(_) | FileOutcome::Unchanged => {
-                report.reloads_applied += 1;
-                report.file_good_at = Some(Instant::now());
-            }
-            FileOutcome::StillRefused => {}
+    /// Takes in what the daemon starts with.
+    async fn begin(&mut self, first: FileContent) {
+        // The watcher ends only at shutdown.
+        let _ = self.links.folders.send(first.folders).await;
+        self.definitions = first.definitions;
+        let now = self.links.wall.now();
+        self.links.report.edit(|report| {
+            (report.last_reload_ok, report.last_reload_at) = (Some(true), Some(now));
+            report.last_applied_at = Some(now);
         });
-        let error = match outcome {
-            FileOutcome::Content(definitions) => {
-                let needs_restart = self.file.apply();
-                for part in &needs_restart {
-                    log::warn!("{part} has changed: it takes effect at the next start");
-                }
-                self.links.report.edit(|report| report.needs_restart = needs_restart);
-                self.take_definitions(definitions).await;
-                // The defaults may be others.
-                let rows = self.rows.all();
-                self.reread_rows(rows).await;
-                return;
-            }
-            FileOutcome::Unchanged => {
-                self.links.report.edit(|report| report.file_error = None);
-                None
-            }
-            FileOutcome::StillRefused => self.links.report.get().file_error,
-            FileOutcome::Refused(findings) => {
-                log::error!("the configuration is not applied, the one before stays:\n{findings}");
-                self.links.report.edit(|report| report.file_error = Some(findings.clone()));
-                Some(findings)
-            }
-        };
-        let answer = Reloaded { applied: error.is_none(), error, ..Reloaded::default() };
-        self.answer(&answer);
-    }
-
-    async fn take_definitions(&mut self, definitions: Arc<[Definition]>) {
-        self.definitions = definitions;
-        self.links.report.edit(|report| report.file_error = None);
         self.due.merge = true;
         self.make_file_entries().await;
-        // A store that is known to be away is not waited for.
-        let patience = if self.retry_at.is_some() { Duration::ZERO } else { PATIENCE };
-        let by = Instant::now() + patience;
-        self.publish_by = Some(self.publish_by.map_or(by, |before| before.min(by)));
+        self.publish_by = Some(Instant::now() + PATIENCE);
     }
 
     pub(super) async fn make_file_entries(&mut self) {
         let (definitions, keys) = (Arc::clone(&self.definitions), Arc::clone(&self.keys));
-        let before = std::mem::take(&mut self.file_entries);
-        self.file_entries = off_loop(move || merge::file_entries(&definitions, &keys, &before)).await;
+        let (before, seals) = (std::mem::take(&mut self.file_entries), Arc::clone(&self.seals));
+        let (entries, seals) = off_loop(move || {
+            let entries = merge::file_entries(&definitions, &keys, &before);
+            let seals = merge::seals(&definitions, &keys, &entries, &before, &seals);
+            (entries, seals)
+        })
+        .await;
+        (self.file_entries, self.seals) = (entries, Arc::new(seals));
         self.touched = None;
         self.tell_unmerged();
     }

@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::follower::Follower;
+use super::follower::{Follower, PATIENCE, off_loop};
 use super::rows;
 use crate::catalog::diff::diff;
-use crate::catalog::merge::Ids;
+use crate::catalog::merge::{self, Ids, Seals};
 use crate::catalog::remember::{self, Remembered};
 use crate::catalog::{CatalogStore, Changes, Entry, MonitorRow, Reloaded, Removal, Snapshot, Update};
 use crate::model::{MonitorId, Source};
@@ -15,9 +16,18 @@ impl<S: CatalogStore> Follower<S> {
     /// Publishes without what the store would say: at the start with what `catalog.json` remembers.
     pub(super) async fn publish_anyway(&mut self) {
         if !self.loaded && !self.remembered.is_empty() {
-            // A row that says it is the file's is not one that a file has.
-            let rows = std::mem::take(&mut self.remembered).into_iter().filter(|row| row.source != Source::File);
-            let rows: Vec<_> = rows.map(Arc::new).collect();
+            // A row that says it is the file's is one that was held, unless the file has its monitor again.
+            let of_file: HashSet<&str> =
+                self.definitions.iter().filter_map(|definition| Some(definition.key.as_ref()?.as_str())).collect();
+            let remembered = std::mem::take(&mut self.remembered).into_iter();
+            let counts = |row: &MonitorRow| {
+                let key = row.key.as_deref().filter(|key| !of_file.contains(key)).and_then(|key| key.parse().ok());
+                row.source != Source::File
+                    || key.is_some_and(|key| self.keys.get(&key).is_some_and(|(id, _)| *id == row.id))
+            };
+            let rows: Vec<MonitorRow> = remembered.filter(counts).collect();
+            self.held.extend(rows.iter().filter(|row| row.source == Source::File).map(|row| row.id));
+            let rows: Vec<_> = rows.into_iter().map(Arc::new).collect();
             for row in &rows {
                 if let Some(state) = rows::checked_before(row) {
                     self.rows.states.entry(row.id).or_insert(state);
@@ -29,6 +39,11 @@ impl<S: CatalogStore> Follower<S> {
         }
         if !self.loaded {
             log::warn!("the database is away: what is checked comes from the configuration and from catalog.json");
+        }
+        if self.merged_edition.is_none() && self.guarded.is_none() {
+            let (keys, definitions, guard) = (Arc::clone(&self.keys), Arc::clone(&self.definitions), self.guard);
+            self.guarded = off_loop(move || merge::guarded_by_keys(&keys, &definitions, guard)).await;
+            self.tell_held(None);
         }
         self.publish().await;
     }
@@ -50,9 +65,17 @@ impl<S: CatalogStore> Follower<S> {
         }
         if self.publish_by.take().is_some() {
             let (added, changed, removed) = counts;
-            log::info!(added, changed, removed; "configuration applied");
-            let needs_restart = self.links.report.get().needs_restart;
-            self.answer(&Reloaded { applied: true, added, changed, removed, needs_restart, error: None });
+            let took = self.reload_began.take().map_or(Duration::ZERO, |began| began.elapsed());
+            let took_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            log::info!(added, changed, removed, took_ms; "configuration applied");
+            let report = self.links.report.get();
+            let rows_later = (self.merged_edition != Some(self.edition)).then(|| {
+                let fault = self.merge_fault.clone().or(report.store_fault);
+                fault.unwrap_or_else(|| format!("the database has not answered within {} s", PATIENCE.as_secs()))
+            });
+            let needs_restart = report.needs_restart;
+            let counts = Reloaded { added, changed, removed, ..Reloaded::default() };
+            self.answer(&Reloaded { applied: true, needs_restart, rows_later, ..counts });
         }
     }
 
@@ -103,17 +126,19 @@ impl<S: CatalogStore> Follower<S> {
 
     /// Answers all who asked for a reload; one that has gone away was served all the same.
     pub(super) fn answer(&mut self, answer: &Reloaded) {
-        for request in self.asked.drain(..) {
-            let _ = request.send(answer.clone());
+        for asked in self.asked.drain(..) {
+            let _ = asked.send(answer.clone());
         }
+        self.links.report.reloads().end();
     }
 
     pub(super) fn remembering(&self) -> impl FnOnce() -> Remembered + Send + 'static {
-        let (keys, rows) = (Arc::clone(&self.keys), self.rows.all());
+        let (keys, seals, rows) = (Arc::clone(&self.keys), Arc::clone(&self.seals), self.rows.all());
         let unread = self.remembered.clone();
         move || Remembered {
             version: remember::VERSION,
             keys: Ids::clone(&keys),
+            seals: Seals::clone(&seals),
             rows: rows.iter().map(|row| MonitorRow::clone(row)).chain(unread).collect(),
             states: std::collections::HashMap::new(),
         }

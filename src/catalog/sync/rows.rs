@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::FileSource;
-use crate::catalog::merge::{self, Ids, RowOutcome};
+use crate::catalog::merge::{self, Ids, RowOutcome, Seals};
 use crate::catalog::{Entry, MonitorRow};
 use crate::model::{MonitorId, MonitorState, Source};
 use crate::settings::definition::Definition;
@@ -48,10 +48,18 @@ pub(super) struct Rows {
     pub(super) states: HashMap<MonitorId, MonitorState>,
 }
 
-/// Reads rows; may take long for many.
-pub(super) fn read(file: &dyn FileSource, rows: Vec<Arc<MonitorRow>>, ids: &Ids) -> Vec<Read> {
+/// Reads rows; may take long for many. One that says it is the file's is held, and read as the file's owner would read it
+/// if it is what a file has written; else as the row of anybody, which may refer to nothing.
+pub(super) fn read(file: &dyn FileSource, rows: Vec<Arc<MonitorRow>>, ids: &Ids, seals: &Seals) -> Vec<Read> {
     let dependency = |key: &_| ids.get(key).map(|(id, _)| *id);
-    let outcome = |row: &MonitorRow| merge::row_outcome(row, |row| file.read_row(row), dependency);
+    let outcome = |row: &MonitorRow| {
+        if row.source != Source::File {
+            return merge::row_outcome(row, row.source, |row| file.read_row(row), dependency);
+        }
+        let trusted = merge::is_sealed(row, seals);
+        let source = if trusted { Source::File } else { Source::Database };
+        merge::row_outcome(row, source, |row| file.read_held(row, trusted), dependency)
+    };
     rows.into_iter().map(|row| (Arc::clone(&row), outcome(&row))).collect()
 }
 
@@ -218,17 +226,19 @@ impl Rows {
     }
 }
 
-/// Splits the store's answer: states, rows that are not the file's, rows that say they are.
+/// Splits the store's answer: states, rows that are not the file's or that are held, rows that say they are the file's.
 pub(super) fn split(
     rows: Vec<MonitorRow>,
     states: &mut HashMap<MonitorId, MonitorState>,
+    held: &HashSet<MonitorId>,
 ) -> (Vec<Arc<MonitorRow>>, Vec<MonitorRow>) {
     let (mut others, mut of_file) = (Vec::new(), Vec::new());
     for mut row in rows {
         if let Some(state) = row.state.take().or_else(|| checked_before(&row)) {
             states.insert(row.id, state);
         }
-        if row.source == Source::File { of_file.push(row) } else { others.push(Arc::new(row)) }
+        let of_the_file = row.source == Source::File && !held.contains(&row.id);
+        if of_the_file { of_file.push(row) } else { others.push(Arc::new(row)) }
     }
     (others, of_file)
 }

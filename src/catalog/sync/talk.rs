@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::follower::{Follower, off_loop};
 use super::rows::{self, Asked, Read};
-use crate::catalog::{CatalogStore, Merged, MonitorRow, merge};
+use crate::catalog::plan::Guard;
+use crate::catalog::{CatalogStore, MergeAnswer, Merged, MonitorRow, merge};
 use crate::model::{IncidentUid, MonitorId, StoreFault};
 
 /// Rows of the file that others wrote to are set right at most so often, the minute's comparison apart: two daemons
@@ -54,7 +55,8 @@ pub(super) type Question = BoxFuture<'static, Answer>;
 
 /// What the store said.
 pub(super) enum Answer {
-    Merged(Result<Merged, StoreFault>),
+    /// Of which reading.
+    Merged(u64, Result<MergeAnswer, StoreFault>),
     Revisions(Duration, Result<Vec<(MonitorId, i64)>, StoreFault>),
     Loaded(Asked, Result<Vec<MonitorRow>, StoreFault>),
     Dismissed(Result<Vec<(MonitorId, IncidentUid)>, StoreFault>),
@@ -65,11 +67,19 @@ impl<S: CatalogStore> Follower<S> {
     /// The next question of what must be known before the next publication.
     pub(super) fn next_question(&mut self) -> Option<Question> {
         let store = Arc::clone(&self.store);
-        if std::mem::take(&mut self.due.merge) {
-            let definitions = Arc::clone(&self.definitions);
+        let candidate = self.candidate.as_mut().filter(|candidate| !candidate.asked);
+        let merge = if let Some(candidate) = candidate {
+            candidate.asked = true;
+            Some((candidate.edition, Arc::clone(&candidate.definitions), candidate.guard()))
+        } else if self.candidate.is_none() && std::mem::take(&mut self.due.merge) {
+            Some((self.edition, Arc::clone(&self.definitions), self.guard))
+        } else {
+            None
+        };
+        if let Some((edition, definitions, guard)) = merge {
             return Some(Box::pin(async move {
                 let rows = off_loop(move || merge::file_rows(&definitions)).await;
-                Answer::Merged(store.merge(&rows).await)
+                Answer::Merged(edition, store.merge(rows.into(), guard).await)
             }));
         }
         if !self.due.load_all && std::mem::take(&mut self.due.compare) {
@@ -118,19 +128,7 @@ impl<S: CatalogStore> Follower<S> {
     /// Takes an answer in. An error is the store's, and whatever was asked is due again.
     pub(super) async fn take(&mut self, answer: Answer) -> Result<(), StoreFault> {
         match answer {
-            Answer::Merged(Ok(merged)) => self.merged(merged).await,
-            Answer::Merged(Err(StoreFault::Refused(why))) => {
-                // The rows of others do not suffer from what is wrong with the file's.
-                log::error!("the database refuses the monitors of the configuration, tried again in a minute: {why}");
-                self.merge_fault = Some(StoreFault::Refused(why).to_string());
-                self.due.merge_later = true;
-                // They may never have rows; nothing waits for that.
-                self.links.report.edit(|report| report.unmerged = Arc::default());
-            }
-            Answer::Merged(Err(fault)) => {
-                self.due.merge = true;
-                return Err(fault);
-            }
+            Answer::Merged(edition, answer) => return self.merge_answered(edition, answer).await,
             Answer::Revisions(took, Ok(now)) => {
                 self.compare_cost = took;
                 let difference = self.rows.differing(&now);
@@ -175,24 +173,97 @@ impl<S: CatalogStore> Follower<S> {
         Ok(())
     }
 
-    async fn merged(&mut self, merged: Merged) {
-        if !merged.archived.is_empty() {
-            log::info!(monitors = merged.archived.len(); "monitors left the configuration and are archived");
+    /// The store has merged what is in force, what waits to be, or what nobody waits for any more.
+    async fn merge_answered(
+        &mut self,
+        edition: u64,
+        answer: Result<MergeAnswer, StoreFault>,
+    ) -> Result<(), StoreFault> {
+        let waited = self.candidate.take_if(|candidate| candidate.edition == edition);
+        match (waited, answer) {
+            (Some(candidate), Ok(MergeAnswer::Done(merged))) => self.accept(candidate, Some(merged)).await,
+            (Some(_), Ok(MergeAnswer::Refused(archiving))) => {
+                self.refuse(&archiving);
+                // Somebody may have written to the rows since the last merge.
+                self.due.look();
+            }
+            (Some(candidate), Err(fault)) => {
+                self.candidate = Some(candidate);
+                match fault {
+                    StoreFault::Refused(why) => {
+                        self.decide_without_store().await;
+                        self.merge_refused(why);
+                    }
+                    // Who is told decides without the store.
+                    fault => return Err(fault),
+                }
+            }
+            (None, Ok(MergeAnswer::Done(merged))) if edition == self.edition => self.merged(merged, false).await,
+            // It was applied before the store refused it, or was never applied: what is in force is merged.
+            (None, Ok(_)) => self.due.merge = true,
+            (None, Err(StoreFault::Refused(why))) => self.merge_refused(why),
+            (None, Err(fault)) => {
+                self.due.merge = true;
+                return Err(fault);
+            }
         }
-        self.merged_at = Some(Instant::now());
+        Ok(())
+    }
+
+    /// The rows of others do not suffer from what is wrong with the file's.
+    fn merge_refused(&mut self, why: String) {
+        log::error!("the database refuses the monitors of the configuration, tried again in a minute: {why}");
+        self.merge_fault = Some(StoreFault::Refused(why).to_string());
+        (self.due.merge, self.due.merge_later) = (false, true);
+        // They may never have rows; nothing waits for that.
+        self.links.report.edit(|report| report.unmerged = Arc::default());
+    }
+
+    /// The rows of what is in force have been brought to what it says; `anew` when it has just come into force.
+    pub(super) async fn merged(&mut self, merged: Merged, anew: bool) {
+        if !merged.archived.is_empty() {
+            let forced = if self.guard == Guard::Force { " (forced)" } else { "" };
+            log::info!(monitors = merged.archived.len(); "monitors left the configuration and are archived{forced}");
+        }
+        if self.guard != Guard::Start {
+            self.guard = Guard::Again;
+        }
+        self.hold(&merged);
+        (self.merged_at, self.merged_edition) = (Some(Instant::now()), Some(self.edition));
         self.stored = merged.ids.values().map(|(id, _)| *id).collect();
         self.merge_fault = None;
         self.due.merge_later = false;
-        // What was written has other revisions now, and what returned has a state.
-        self.due.look();
-        if merged.ids == *self.keys {
+        // What was written has other revisions now, and what returned has a state. What others wrote is heard of.
+        self.due.load.extend(merged.written);
+        if !self.loaded || !anew {
+            self.due.look();
+        }
+        let same_keys = merged.ids == *self.keys;
+        if same_keys && !anew {
             return self.tell_unmerged();
         }
         self.keys = Arc::new(merged.ids);
         self.rows.own(&self.keys);
         self.make_file_entries().await;
-        let dependent = self.rows.dependent();
-        self.reread_rows(dependent).await;
+        if !same_keys {
+            let dependent = self.rows.dependent();
+            self.reread_rows(dependent).await;
+        }
+    }
+
+    /// Monitors that the file has no more and that may not be archived run on from their rows.
+    fn hold(&mut self, merged: &Merged) {
+        let held: HashSet<MonitorId> = merged.held.iter().copied().collect();
+        if let Some(archiving) = merged.guarded.as_ref().filter(|archiving| Some(*archiving) != self.guarded.as_ref()) {
+            log::error!(
+                "the configuration has no more {archiving}: they are not archived and run on from their rows in the \
+                 database; `lamplighter reload --force` archives them"
+            );
+        }
+        // Those that come to be held, or no longer are, mean something else now.
+        self.due.load.extend(held.symmetric_difference(&self.held));
+        (self.held, self.guarded) = (held, merged.guarded.clone());
+        self.tell_held(None);
     }
 
     async fn loaded(&mut self, asked: Asked, rows: Vec<MonitorRow>) {
@@ -201,7 +272,7 @@ impl<S: CatalogStore> Follower<S> {
             self.rows.states.clear();
             (self.loaded, self.remembered) = (true, Vec::new());
         }
-        let (others, of_file) = rows::split(rows, &mut self.rows.states);
+        let (others, of_file) = rows::split(rows, &mut self.rows.states, &self.held);
         // A row of the file that says it is somebody else's now: it runs on as theirs, and the file's monitor needs another.
         let taken = others.iter().any(|row| self.stored.contains(&row.id));
         let read = self.read_rows(others).await;
@@ -232,8 +303,8 @@ impl<S: CatalogStore> Follower<S> {
         if rows.is_empty() {
             return Vec::new();
         }
-        let (file, keys) = (Arc::clone(&self.file), Arc::clone(&self.keys));
-        off_loop(move || rows::read(&*file, rows, &keys)).await
+        let (file, keys, seals) = (Arc::clone(&self.file), Arc::clone(&self.keys), Arc::clone(&self.seals));
+        off_loop(move || rows::read(&*file, rows, &keys, &seals)).await
     }
 
     /// Reads rows again that were read with other defaults or keys.

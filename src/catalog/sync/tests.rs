@@ -12,13 +12,15 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::*;
+use crate::catalog::plan::{Guard, Place, StoredRow, assign};
 use crate::catalog::remember::{self, Remembered};
-use crate::catalog::{CatalogStore, Entry, FileRow, Merged, Removal};
+use crate::catalog::{CatalogStore, Entry, FileRow, MergeAnswer, Merged, Removal};
 use crate::model::{IncidentUid, MonitorId, MonitorKey, MonitorState, SYSTEM_USER, Source, StoreFault};
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model::{Environment, Settings, read};
 use crate::shutdown::{self, Trigger};
 
+mod guard;
 mod pure;
 mod rows;
 mod store;
@@ -71,21 +73,25 @@ struct FakeFile {
     text: Mutex<Result<String, String>>,
     read: Mutex<Result<String, String>>,
     defaults: Mutex<Arc<crate::settings::defaults::Defaults>>,
-    next: Mutex<Option<Arc<crate::settings::defaults::Defaults>>>,
+    next: Mutex<Option<(String, Arc<crate::settings::defaults::Defaults>)>>,
+    in_force: Mutex<Option<String>>,
+    hasher: std::hash::BuildHasherDefault<std::hash::DefaultHasher>,
 }
 
 impl FileSource for FakeFile {
-    fn read(&self, force: bool) -> FileReading {
+    fn read(&self, asked: bool) -> FileReading {
         let now = self.text.lock().unwrap().clone();
         let before = std::mem::replace(&mut *self.read.lock().unwrap(), now.clone());
         let outcome = match now {
-            Ok(text) if force || before.as_ref() != Ok(&text) => {
+            Ok(text) if asked || self.in_force.lock().unwrap().as_ref() != Some(&text) => {
                 let settings = settings(&text);
-                *self.next.lock().unwrap() = Some(settings.defaults);
-                FileOutcome::Content(settings.monitors.into())
+                *self.next.lock().unwrap() = Some((text.clone(), settings.defaults));
+                let mut digest = [0; 32];
+                digest[..8].copy_from_slice(&std::hash::BuildHasher::hash_one(&self.hasher, &text).to_le_bytes());
+                FileOutcome::Content(NewContent { definitions: settings.monitors.into(), digest, cut: false })
             }
             Ok(_) => FileOutcome::Unchanged,
-            Err(why) if !force && before.as_ref() == Err(&why) => FileOutcome::StillRefused,
+            Err(why) if !asked && before.as_ref() == Err(&why) => FileOutcome::StillRefused,
             Err(why) => FileOutcome::Refused(why),
         };
         FileReading { folders: Vec::new(), outcome }
@@ -96,11 +102,24 @@ impl FileSource for FakeFile {
         crate::settings::monitor::read_row(row, &defaults)
     }
 
+    fn read_held(&self, row: &MonitorRow, trusted: bool) -> Result<Definition, String> {
+        if !trusted {
+            return crate::settings::monitor::read_row(row, &crate::settings::defaults::Defaults::default());
+        }
+        let environment = Environment { variable: &|_| Some("expanded".to_owned()), credentials: None };
+        crate::settings::monitor::read_own_row(row, std::path::Path::new("/nowhere"), environment)
+    }
+
     fn apply(&self) -> Vec<String> {
-        if let Some(next) = self.next.lock().unwrap().take() {
-            *self.defaults.lock().unwrap() = next;
+        if let Some((text, defaults)) = self.next.lock().unwrap().take() {
+            *self.defaults.lock().unwrap() = defaults;
+            *self.in_force.lock().unwrap() = Some(text);
         }
         Vec::new()
+    }
+
+    fn refuse(&self, _: &str) {
+        self.next.lock().unwrap().take();
     }
 }
 
@@ -170,21 +189,30 @@ impl FakeStore {
         self.rows.lock().unwrap().get(&id).cloned()
     }
 
-    fn merge_now(&self, files: &[FileRow]) -> Merged {
+    fn merge_now(&self, files: &[FileRow], guard: Guard) -> MergeAnswer {
         let mut merged = Merged::default();
         let (mut rows, mut archived) = (self.rows.lock().unwrap(), self.archived.lock().unwrap());
-        let mut claimed = HashSet::new();
-        for file in files {
-            let has = |row: &&MonitorRow, key: &MonitorKey| {
-                row.source == Source::File && row.key.as_deref() == Some(key.as_str())
+        let of_file = |row: &&MonitorRow| row.source == Source::File && row.key.is_some();
+        let stored = |row: &MonitorRow, archived| StoredRow { id: row.id, key: row.key.clone().unwrap(), archived };
+        let living = rows.values().filter(of_file).map(|row| stored(row, false));
+        let stored: Vec<StoredRow> = living.chain(archived.values().map(|row| stored(row, true))).collect();
+        let keys = files.iter().map(|file| (file.key.as_str(), file.renamed_from.as_ref().map(MonitorKey::as_str)));
+        let assignment = assign(&stored, keys);
+        merged.guarded = assignment.guarded(&stored, guard);
+        if let (Some(archiving), Guard::Reload) = (&merged.guarded, guard) {
+            return MergeAnswer::Refused(archiving.clone());
+        }
+        for (file, place) in files.iter().zip(&assignment.places) {
+            let old = match place {
+                Place::Own(at) | Place::Renamed(at) => {
+                    let id = stored[*at].id;
+                    Some(rows.get(&id).or_else(|| archived.get(&id)).cloned().unwrap())
+                }
+                Place::New => None,
             };
-            let find = |key| rows.values().chain(archived.values()).find(|row| has(row, key)).cloned();
-            let former = file.renamed_from.as_ref().filter(|former| !files.iter().any(|file| file.key == **former));
-            let old = find(&file.key).or_else(|| find(former?));
             let taken = |id| rows.contains_key(&id) || archived.contains_key(&id);
             let fresh = Some(MonitorId::of_key(&file.key)).filter(|id| !taken(*id));
             let id = old.as_ref().map_or_else(|| fresh.unwrap_or(MonitorId(Uuid::new_v4())), |old| old.id);
-            claimed.insert(id);
             let mut new = old.clone().unwrap_or_else(|| MonitorRow { id, source: Source::File, ..row(0) });
             (new.key, new.name, new.url) = (Some(file.key.to_string()), file.name.clone(), file.url.clone());
             (new.kind, new.spec, new.tags) = (Some(file.kind.clone()), file.spec.clone(), file.tags.clone());
@@ -194,24 +222,29 @@ impl FakeStore {
             let was_archived = archived.remove(&id).is_some();
             if was_archived || !old.as_ref().is_some_and(same) {
                 new.revision = self.next_revision();
+                merged.written.push(id);
             }
             rows.insert(id, new);
             merged.ids.insert(file.key.clone(), (id, SYSTEM_USER));
         }
-        let leaves = |row: &&MonitorRow| row.source == Source::File && row.key.is_some() && !claimed.contains(&row.id);
-        merged.archived = rows.values().filter(leaves).map(|row| row.id).collect();
-        for id in &merged.archived {
-            archived.insert(*id, rows.remove(id).unwrap());
+        for gone in assignment.gone.iter().map(|at| &stored[*at]) {
+            if merged.guarded.is_some() {
+                merged.held.push(gone.id);
+                merged.ids.insert(key(&gone.key), (gone.id, SYSTEM_USER));
+            } else {
+                merged.archived.push(gone.id);
+                archived.insert(gone.id, rows.remove(&gone.id).unwrap());
+            }
         }
-        merged
+        MergeAnswer::Done(merged)
     }
 }
 
 impl CatalogStore for FakeStore {
-    fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>> {
+    fn merge(&self, rows: Arc<[FileRow]>, guard: Guard) -> BoxFuture<'_, Result<MergeAnswer, StoreFault>> {
         Box::pin(async move {
             self.call("merge").await?;
-            Ok(self.merge_now(rows))
+            Ok(self.merge_now(&rows, guard))
         })
     }
 
@@ -304,11 +337,14 @@ impl World {
         });
         plan.rows.into_iter().for_each(|row| store.put(row));
         let first = settings(&plan.toml);
+        let in_force = plan.toml.clone();
         let file = Arc::new(FakeFile {
             text: Mutex::new(Ok(plan.toml.clone())),
             read: Mutex::new(Ok(plan.toml)),
             defaults: Mutex::new(first.defaults),
             next: Mutex::default(),
+            in_force: Mutex::new(Some(in_force)),
+            hasher: std::hash::BuildHasherDefault::default(),
         });
         let folder = tempfile::tempdir().unwrap();
         let (to_updates, updates) = mpsc::channel(plan.room);
@@ -329,6 +365,7 @@ impl World {
             folders,
             states,
             remember_at: remember::path(folder.path()),
+            wall: Arc::new(crate::clock::SystemWall),
         };
         let (file_wake, file_end) = mpsc::channel(1);
         let (reload, reload_end) = mpsc::channel(16);
@@ -360,9 +397,18 @@ impl World {
         assert!(came.is_err(), "an update without need");
     }
 
+    /// The same after updates that have come already.
+    async fn quiet_after_update(&mut self) {
+        while timeout(Duration::from_secs(8), self.updates.recv()).await.is_ok() {}
+    }
+
     async fn reloaded(&self) -> Reloaded {
+        self.reloaded_with(false).await
+    }
+
+    async fn reloaded_with(&self, force: bool) -> Reloaded {
         let (ask, answer) = oneshot::channel();
-        self.reload.send(ask).await.unwrap();
+        self.reload.send(ReloadRequest { force, answer: ask }).await.unwrap();
         timeout(Duration::from_secs(100), answer).await.expect("an answer comes").unwrap()
     }
 

@@ -21,9 +21,9 @@ fn says(source: &ConfigSource, force: bool) -> (&'static str, String) {
         FileOutcome::Unchanged => ("unchanged", String::new()),
         FileOutcome::StillRefused => ("still refused", String::new()),
         FileOutcome::Refused(findings) => ("refused", findings),
-        FileOutcome::Content(definitions) => {
+        FileOutcome::Content(content) => {
             source.apply();
-            let keys = definitions.iter().filter_map(|definition| definition.key.as_ref());
+            let keys = content.definitions.iter().filter_map(|definition| definition.key.as_ref());
             ("content", keys.map(ToString::to_string).collect::<Vec<_>>().join(" "))
         }
     }

@@ -45,6 +45,15 @@ impl Probe for Act {
     }
 }
 
+#[derive(Default)]
+struct Kept(std::sync::Mutex<Vec<Record>>);
+
+impl Journal for Kept {
+    fn append(&self, records: Vec<Record>) {
+        self.0.lock().unwrap().extend(records);
+    }
+}
+
 struct Stopped;
 
 impl Wall for Stopped {
@@ -76,8 +85,7 @@ fn entry(act: Act, expect: Expectations) -> Arc<Entry> {
     Arc::new(Entry { monitor, prepared, fingerprint: 0, secrets: Arc::default() })
 }
 
-/// The one result of a check.
-async fn result(act: Act) -> Finished {
+fn net() -> Arc<ArcSwap<Net>> {
     let net = Net::new(NetOptions {
         resolvers: vec!["127.0.0.1:9".parse().unwrap()],
         ca_files: Vec::new(),
@@ -85,9 +93,20 @@ async fn result(act: Act) -> Finished {
         user_agent: "test".to_owned(),
         max_body: 1024,
     });
+    Arc::new(ArcSwap::from_pointee(net.unwrap()))
+}
+
+/// The one result of a check.
+async fn result(act: Act) -> Finished {
     let (finished, mut results) = mpsc::channel(4);
-    let pool =
-        Pool { net: Arc::new(ArcSwap::from_pointee(net.unwrap())), wall: Arc::new(Stopped), finished, grace: TIMEOUT };
+    let journal = Arc::new(Kept::default());
+    let pool = Pool {
+        net: net(),
+        wall: Arc::new(Stopped),
+        finished,
+        journal: Arc::clone(&journal) as Arc<dyn Journal>,
+        grace: TIMEOUT,
+    };
     let (send, due) = mpsc::channel(1);
     let (_trigger, shutdown) = shutdown::channel();
     let running = tokio::spawn(pool.run(due, shutdown));
@@ -97,6 +116,7 @@ async fn result(act: Act) -> Finished {
     drop(send);
     running.await.unwrap();
     assert!(results.recv().await.is_none(), "one result a check");
+    assert!(journal.0.lock().unwrap().is_empty(), "what ended is no gap");
     result
 }
 
@@ -138,4 +158,33 @@ async fn a_panic_in_judging_is_a_result() {
         let finished = judging.await.expect("a result comes");
         assert!(internal_message(&finished).contains("judging the check panicked"));
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_the_shutdown_cuts_off_is_a_gap_from_its_start() {
+    let (finished, mut results) = mpsc::channel(4);
+    let journal = Arc::new(Kept::default());
+    let grace = Duration::from_secs(1);
+    let pool = Pool {
+        net: net(),
+        wall: Arc::new(Stopped),
+        finished,
+        journal: Arc::clone(&journal) as Arc<dyn Journal>,
+        grace,
+    };
+    let (send, due) = mpsc::channel(2);
+    let (trigger, shutdown) = shutdown::channel();
+    let running = tokio::spawn(pool.run(due, shutdown));
+    for act in [Act::AnswersAfter(grace / 2), Act::NeverEnds] {
+        let check = Due { entry: entry(act, Expectations::default()), attempt: 1, due_at: Instant::now() };
+        assert!(send.send(check).await.is_ok());
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    trigger.fire();
+    running.await.unwrap();
+    assert!(results.recv().await.is_some(), "who ends in time is heard");
+    assert!(results.recv().await.is_none());
+    let (monitor, at) = (MonitorId(uuid::Uuid::from_u128(1)), DateTime::UNIX_EPOCH);
+    let gap = Gap { monitor: Some(monitor), from_at: at, to_at: at, reason: GapReason::NotRunning };
+    assert_eq!(*journal.0.lock().unwrap(), [Record::Gap(gap)]);
 }

@@ -116,7 +116,7 @@ impl Agenda {
     pub(super) fn release(&mut self, wall: DateTime<Utc>, now: Instant) {
         self.horizon = self.timeline.slot(now) + HORIZON;
         self.compare_clocks(wall, now);
-        self.stats.show_example(self.overdue_example());
+        self.stats.show_overdue(|| self.overdue_entries());
     }
 
     /// When there is next something to do, within the horizon.
@@ -329,16 +329,17 @@ impl Agenda {
         }
     }
 
-    /// The label of one monitor that is overdue by 3 intervals.
-    fn overdue_example(&self) -> Option<&str> {
+    /// The monitors that are overdue by 3 intervals.
+    fn overdue_entries(&self) -> Arc<[Arc<Entry>]> {
         if self.queue.overdue == 0 {
-            return None;
+            return Arc::default();
         }
-        self.queue.line.iter().find_map(|(key, ticket)| {
+        let overdue = self.queue.line.iter().filter_map(|(key, ticket)| {
             let monitor = self.get(*key)?;
             let Stage::Waiting(waiting) = &monitor.stage else { return None };
-            (waiting.ticket == *ticket && waiting.is_overdue()).then(|| monitor.entry.monitor.label())
-        })
+            (waiting.ticket == *ticket && waiting.is_overdue()).then(|| Arc::clone(&monitor.entry))
+        });
+        overdue.collect()
     }
 
     fn forget(&mut self, key: u32, id: MonitorId) {

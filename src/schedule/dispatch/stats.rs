@@ -1,10 +1,12 @@
 //! What the dispatcher tells others about itself. Readers never wait for it.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use crate::catalog::Entry;
 
 /// Upper bounds of the lateness buckets, milliseconds; one more bucket holds the rest.
 pub const LATENESS_BOUNDS_MS: [u64; 10] = [2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500];
@@ -30,7 +32,7 @@ pub struct DispatchStats {
     waiting: AtomicUsize,
     limit: AtomicUsize,
     overdue: AtomicUsize,
-    overdue_example: Mutex<Option<Box<str>>>,
+    overdue_entries: Mutex<Arc<[Arc<Entry>]>>,
     lateness: [AtomicU64; LATENESS_BOUNDS_MS.len() + 1],
     lateness_us: AtomicU64,
     start: Instant,
@@ -49,7 +51,7 @@ impl DispatchStats {
             waiting: AtomicUsize::new(0),
             limit: AtomicUsize::new(0),
             overdue: AtomicUsize::new(0),
-            overdue_example: Mutex::new(None),
+            overdue_entries: Mutex::default(),
             lateness: [const { AtomicU64::new(0) }; LATENESS_BOUNDS_MS.len() + 1],
             lateness_us: AtomicU64::new(0),
             start,
@@ -122,12 +124,19 @@ impl DispatchStats {
     #[must_use]
     pub fn overdue(&self, now: Instant) -> Overdue {
         let count = self.overdue.load(Relaxed);
-        let example = self.overdue_example.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let entries = self.overdue_entries();
+        let example = entries.first().filter(|_| count > 0);
         Overdue {
             count,
-            example: example.filter(|_| count > 0),
+            example: example.map(|entry| entry.monitor.label().into()),
             silent: now.saturating_duration_since(self.last_progress()),
         }
+    }
+
+    /// The monitors that are overdue by 3 intervals, longest waiting first; at most a second old while the dispatcher runs.
+    #[must_use]
+    pub fn overdue_entries(&self) -> Arc<[Arc<Entry>]> {
+        Arc::clone(&self.overdue_entries.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     pub(super) fn count_fired(&self, late: Duration) {
@@ -164,10 +173,11 @@ impl DispatchStats {
         self.limit.store(limit, Relaxed);
     }
 
-    pub(super) fn show_example(&self, label: Option<&str>) {
-        let mut example = self.overdue_example.lock().unwrap_or_else(PoisonError::into_inner);
-        if example.as_deref() != label {
-            *example = label.map(Into::into);
+    pub(super) fn show_overdue(&self, entries: impl FnOnce() -> Arc<[Arc<Entry>]>) {
+        let were = !self.overdue_entries().is_empty();
+        if were || self.overdue.load(Relaxed) > 0 {
+            let entries = entries();
+            *self.overdue_entries.lock().unwrap_or_else(PoisonError::into_inner) = entries;
         }
     }
 }

@@ -38,8 +38,10 @@ impl Account {
             .ok_or_else(|| ClusterError::NoUser(wanted.to_owned()))
     }
 
-    /// Makes the command run as this user. The standard library drops the supplementary groups with it.
+    /// Makes the command run as this user. The standard library drops the supplementary groups with it. What the service
+    /// manager told us is not for it: Postgres would report itself as us.
     pub(super) fn apply(&self, command: &mut Command) {
+        hide_manager(command);
         if self.switch {
             command.uid(self.uid).gid(self.gid);
         }
@@ -62,6 +64,13 @@ impl Account {
             }
         }
         Ok(())
+    }
+}
+
+/// Takes what the service manager told us out of a child's environment.
+pub(super) fn hide_manager(command: &mut Command) {
+    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(variable);
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
 
+use super::account::hide_manager;
 use super::{ClusterError, ClusterOptions};
 
 /// The oldest major version that runs our schema.
@@ -65,7 +66,7 @@ impl Binaries {
         if !dir.join("initdb").is_file() {
             return None;
         }
-        let out = Command::new(dir.join("postgres")).arg("--version").stdin(Stdio::null()).output().ok()?;
+        let out = ask(&dir.join("postgres"), "--version")?;
         let major = major_of(&String::from_utf8_lossy(&out.stdout))?;
         Some(Self { dir, major })
     }
@@ -94,9 +95,15 @@ fn from_path(dir: &Path) -> Option<PathBuf> {
 fn from_pg_config(options: &ClusterOptions) -> Option<PathBuf> {
     let dirs = options.path.as_ref()?;
     let tool = std::env::split_paths(dirs).map(|dir| dir.join("pg_config")).find(|path| path.is_file())?;
-    let out = Command::new(tool).arg("--bindir").stdin(Stdio::null()).output().ok()?;
+    let out = ask(&tool, "--bindir")?;
     let text = String::from_utf8(out.stdout).ok()?;
     fs::canonicalize(text.trim()).ok()
+}
+
+fn ask(program: &Path, question: &str) -> Option<Output> {
+    let mut command = Command::new(program);
+    hide_manager(&mut command);
+    command.arg(question).stdin(Stdio::null()).output().ok()
 }
 
 fn side_by_side() -> Vec<PathBuf> {

@@ -125,3 +125,32 @@ async fn a_killed_daemon_takes_postgres_with_it_and_starts_again() {
     assert_eq!(String::from_utf8_lossy(&migrate.stdout), "the schema is up to date\n");
     assert!(postmaster(&home).is_none());
 }
+
+#[tokio::test]
+async fn an_end_while_the_embedded_postgres_is_frozen_is_bounded() {
+    let target = Target::start().await;
+    let home = Home::new(&monitor("a", &target.url("/a")));
+    let mut daemon = home.start();
+    daemon.wait_status("a", "up").await;
+    let pid = postmaster(&home).unwrap();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let pids: Vec<i32> = children.split_whitespace().map(|pid| pid.parse().unwrap()).chain([pid]).collect();
+    let all = |signal| {
+        for pid in &pids {
+            // One may have ended meanwhile.
+            let _ = kill_process(Pid::from_raw(*pid).unwrap(), signal);
+        }
+    };
+    all(Signal::STOP);
+    let began = std::time::Instant::now();
+    let status = daemon.stop().await;
+    println!("ended {:?} after SIGTERM, with a frozen embedded database", began.elapsed());
+    all(Signal::CONT);
+    assert_eq!(status.code(), Some(0));
+    // TimeoutStopSec of the unit is 30 s.
+    assert!(began.elapsed() < std::time::Duration::from_secs(26), "{:?}", began.elapsed());
+    // What it left behind is cleared away, and the next one runs.
+    let mut daemon = home.start();
+    daemon.wait_ready("it is ready", |status, _| status == 200).await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+}

@@ -63,6 +63,11 @@ async fn a_check_cut_off_by_the_end_is_no_failure() {
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks WHERE NOT status").await, 0);
     let answers = i64::try_from(answered).unwrap();
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, answers);
+    // It is not silence either: a gap of this monitor from the start of the check, which was half a second or more ago.
+    let gap = "SELECT count(*) FROM monitor_gaps g JOIN monitors m ON m.id = g.monitor_id WHERE key = 'a' \
+        AND reason = 'not_running' AND from_at > (SELECT max(checked_at) FROM monitor_checks) \
+        AND to_at - from_at > interval '500 ms'";
+    assert_eq!(db.get::<i64>(gap).await, 1);
 }
 
 #[tokio::test]

@@ -4,11 +4,21 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use chrono::DateTime;
-use lamplighter::catalog::{CatalogStore as _, FileRow};
-use lamplighter::model::{IncidentUid, MonitorId, MonitorState, SYSTEM_USER, Source, Status};
+use lamplighter::catalog::plan::Guard;
+use lamplighter::catalog::{CatalogStore as _, FileRow, MergeAnswer, Merged};
+use lamplighter::model::{IncidentUid, MonitorId, MonitorState, SYSTEM_USER, Source, Status, StoreFault};
+use lamplighter::store::Store;
 
 use super::monitors;
 use crate::support::postgres::TestDb;
+
+/// Whatever it archives.
+async fn merge(store: &Store, rows: &[FileRow]) -> Result<Merged, StoreFault> {
+    match store.merge(rows.into(), Guard::Force).await? {
+        MergeAnswer::Done(merged) => Ok(Merged { written: Vec::new(), ..merged }),
+        MergeAnswer::Refused(archiving) => panic!("a forced merge was refused: {archiving}"),
+    }
+}
 
 fn row(key: &str) -> FileRow {
     FileRow {
@@ -31,17 +41,17 @@ async fn merging_touches_only_what_differs() {
     let db = TestDb::new().await;
     let store = db.store().await;
     let mut rows = vec![row("a"), row("b"), row("c")];
-    let merged = store.merge(&rows).await.unwrap();
+    let merged = merge(&store, &rows).await.unwrap();
     assert_eq!(merged.ids[&rows[0].key], (MonitorId::of_key(&rows[0].key), SYSTEM_USER));
     assert!(merged.archived.is_empty());
     let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
-    assert_eq!(store.merge(&rows).await.unwrap(), merged);
+    assert_eq!(merge(&store, &rows).await.unwrap(), merged);
     assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
 
     // A change by SQL is undone; the others are not touched.
     db.sql("UPDATE monitors SET url = 'https://evil.example/' WHERE key = 'b'").await;
     rows[2].interval_seconds = 30;
-    store.merge(&rows).await.unwrap();
+    merge(&store, &rows).await.unwrap();
     let again = store.revisions().await.unwrap();
     assert_eq!(again.iter().filter(|(id, revision)| revisions[id] == *revision).count(), 1);
     let loaded = store.load(None).await.unwrap();
@@ -50,11 +60,11 @@ async fn merging_touches_only_what_differs() {
     assert_eq!((&b.spec, &b.tags), (&rows[1].spec, &rows[1].tags));
 
     // Leaving archives, returning goes on under the same id.
-    let left = store.merge(&rows[..2]).await.unwrap();
+    let left = merge(&store, &rows[..2]).await.unwrap();
     assert_eq!(left.archived, [MonitorId::of_key(&rows[2].key)]);
     assert_eq!(store.load(None).await.unwrap().len(), 2);
-    assert!(store.merge(&rows[..2]).await.unwrap().archived.is_empty());
-    store.merge(&rows).await.unwrap();
+    assert!(merge(&store, &rows[..2]).await.unwrap().archived.is_empty());
+    merge(&store, &rows).await.unwrap();
     assert_eq!(store.load(None).await.unwrap().len(), 3);
 }
 
@@ -62,23 +72,23 @@ async fn merging_touches_only_what_differs() {
 async fn renaming_carries_the_row_over() {
     let db = TestDb::new().await;
     let store = db.store().await;
-    let first = store.merge(&[row("old")]).await.unwrap();
+    let first = merge(&store, &[row("old")]).await.unwrap();
     let id = first.ids.values().next().unwrap().0;
     let renamed = FileRow { renamed_from: Some("old".parse().unwrap()), ..row("new") };
-    assert_eq!(store.merge(std::slice::from_ref(&renamed)).await.unwrap().ids[&renamed.key].0, id);
+    assert_eq!(merge(&store, std::slice::from_ref(&renamed)).await.unwrap().ids[&renamed.key].0, id);
     // It may stay; the former key may be used anew, then under a new id, because its own is taken.
     let both = [row("old"), renamed.clone()];
-    let merged = store.merge(&both).await.unwrap();
+    let merged = merge(&store, &both).await.unwrap();
     assert_eq!(merged.ids[&renamed.key].0, id);
     let fresh = merged.ids[&both[0].key].0;
     assert!(fresh != id && fresh.0.get_version_num() == 4);
-    assert_eq!(store.merge(&both).await.unwrap(), merged);
+    assert_eq!(merge(&store, &both).await.unwrap(), merged);
     // Two that claim the same former key: the first has it.
     let claims = [
         FileRow { renamed_from: Some("new".parse().unwrap()), ..row("x") },
         FileRow { renamed_from: Some("new".parse().unwrap()), ..row("y") },
     ];
-    let merged = store.merge(&claims).await.unwrap();
+    let merged = merge(&store, &claims).await.unwrap();
     assert_eq!(merged.ids[&claims[0].key].0, id);
     assert_ne!(merged.ids[&claims[1].key].0, id);
 }
@@ -90,13 +100,13 @@ async fn owners_are_found_by_email_or_made() {
     let store = db.store().await;
     let owned = |key, email: &str| FileRow { owner: Some(email.to_owned()), ..row(key) };
     let rows = [owned("a", "ann@example.COM"), owned("b", "bob@example.com"), owned("c", "BOB@example.com")];
-    let merged = store.merge(&rows).await.unwrap();
+    let merged = merge(&store, &rows).await.unwrap();
     let owner = |n: usize| merged.ids[&rows[n].key].1;
     assert_eq!(owner(0).0.to_string(), "00000000-0000-4000-8000-00000000000a");
     assert_eq!(owner(1), owner(2));
     assert_ne!(owner(1), SYSTEM_USER);
     assert_eq!(db.get::<i64>("SELECT count(*) FROM users").await, 3);
-    assert_eq!(store.merge(&rows).await.unwrap(), merged);
+    assert_eq!(merge(&store, &rows).await.unwrap(), merged);
 }
 
 #[tokio::test]
@@ -237,7 +247,7 @@ async fn a_hundred_thousand_rows_merge_in_seconds() {
             rows.iter_mut().take(1000).for_each(|row| row.timeout_seconds = 5);
         }
         let began = tokio::time::Instant::now();
-        let merged = store.merge(&rows).await.unwrap();
+        let merged = merge(&store, &rows).await.unwrap();
         timed.push(began.elapsed());
         assert_eq!(merged.ids.len(), rows.len());
         assert_eq!(merged.archived.len(), if step == 2 { 1000 } else { 0 });

@@ -6,6 +6,7 @@ use lamplighter::catalog::CatalogStore as _;
 use lamplighter::journal::RecordStore as _;
 use lamplighter::model::{GapReason, Record, StoreFault};
 use lamplighter::store::Lease;
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::{batch, check, monitors, now};
 use crate::support::postgres::{TestDb, store_at};
@@ -32,7 +33,10 @@ async fn one_holder_and_fenced_writes() {
     assert!(matches!(first.renew().await, Err(StoreFault::Fenced(_))));
     let late = first.record(&batch(vec![Record::Check(check(id, true, now()))])).await;
     assert!(matches!(late, Err(StoreFault::Fenced(_))), "{late:?}");
-    assert!(matches!(first.merge(&[]).await, Err(StoreFault::Fenced(_))));
+    assert!(matches!(
+        first.merge(std::sync::Arc::from([]), lamplighter::catalog::plan::Guard::Start).await,
+        Err(StoreFault::Fenced(_))
+    ));
     assert!(matches!(first.write_status(&[]).await, Err(StoreFault::Fenced(_))));
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 0);
     second.record(&batch(vec![Record::Check(check(id, true, now()))])).await.unwrap();
@@ -52,6 +56,30 @@ async fn renewing_never_waits_for_a_batch_and_nobody_takes_over_inside_one() {
     assert!(matches!(second.acquire("two").await, Err(StoreFault::Away(_))));
     writing.rollback().await.unwrap();
     assert_eq!(second.acquire("two").await.unwrap(), Lease::Held { epoch: 2 });
+}
+
+#[tokio::test]
+async fn looking_takes_nothing_and_what_stands_still_is_moved_out_of_the_way() {
+    let db = TestDb::new().await;
+    let (first, second) = (store_at(&db.url, "r", "public"), store_at(&db.url, "r", "public"));
+    assert_eq!(second.lease().await.unwrap(), None);
+    first.acquire("one").await.unwrap();
+    let Some(Lease::Taken { holder, until }) = second.lease().await.unwrap() else { panic!("nobody holds it") };
+    assert!(holder == "one" && until > now());
+    db.sql("UPDATE daemon_lease SET expires_at = now() - interval '1 s'").await;
+    assert_eq!(second.lease().await.unwrap(), None);
+    assert_eq!(db.get::<i64>("SELECT epoch FROM daemon_lease").await, 1, "looking changes nothing");
+
+    // A daemon that was frozen in the middle of a batch.
+    let mut frozen = PgConnection::connect(&db.url).await.unwrap();
+    let hold = "SET application_name = 'lamplighter'; BEGIN; SELECT 1 FROM daemon_lease FOR KEY SHARE";
+    frozen.execute(hold).await.unwrap();
+    assert_eq!(second.acquire("two").await.unwrap(), Lease::Held { epoch: 2 });
+    assert!(frozen.execute("COMMIT").await.is_err(), "its transaction is gone");
+    // Who has noticed does not even try.
+    second.forget_lease();
+    assert!(matches!(second.renew().await, Err(StoreFault::Fenced(_))));
+    assert_eq!(second.acquire("two").await.unwrap(), Lease::Held { epoch: 3 });
 }
 
 #[tokio::test]

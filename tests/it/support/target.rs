@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -26,6 +26,8 @@ pub struct Target {
     pub address: SocketAddr,
     asked: Log,
     answered: Log,
+    /// The same as `asked`, on a clock that never jumps.
+    beats: Arc<Mutex<Vec<(String, Instant)>>>,
     status: Arc<AtomicU16>,
     /// Answers wait while this is true.
     holding: watch::Sender<bool>,
@@ -38,6 +40,7 @@ impl Target {
             address: ([127, 0, 0, 1], 0).into(),
             asked: Arc::default(),
             answered: Arc::default(),
+            beats: Arc::default(),
             status: Arc::new(AtomicU16::new(200)),
             holding: watch::Sender::new(false),
             task: None,
@@ -52,14 +55,17 @@ impl Target {
         self.address = listener.local_addr().unwrap();
         let (asked, answered) = (Arc::clone(&self.asked), Arc::clone(&self.answered));
         let (status, holding) = (Arc::clone(&self.status), self.holding.subscribe());
+        let beats = Arc::clone(&self.beats);
         self.task = Some(tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (asked, answered) = (Arc::clone(&asked), Arc::clone(&answered));
                 let (status, holding) = (Arc::clone(&status), holding.clone());
+                let beats = Arc::clone(&beats);
                 let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
                     let path = request.uri().path().to_owned();
                     asked.lock().unwrap().push((path.clone(), Utc::now()));
+                    beats.lock().unwrap().push((path.clone(), Instant::now()));
                     let (status, answered) = (status.load(Ordering::SeqCst), Arc::clone(&answered));
                     let mut holding = holding.clone();
                     async move {
@@ -117,6 +123,11 @@ impl Target {
     /// How many answers there were.
     pub fn all_answers(&self) -> usize {
         self.answered.lock().unwrap().len()
+    }
+
+    /// When a path was asked for, on a clock that never jumps.
+    pub fn beats(&self, path: &str) -> Vec<Instant> {
+        self.beats.lock().unwrap().iter().filter(|(asked, _)| asked == path).map(|(_, at)| *at).collect()
     }
 
     /// When each path was asked for.

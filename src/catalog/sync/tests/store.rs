@@ -33,6 +33,7 @@ fn memory_of_a_and_row_1() -> Remembered {
         version: remember::VERSION,
         keys: HashMap::from([(key("a"), (id(70), SYSTEM_USER))]),
         rows: vec![row(1), MonitorRow { source: Source::File, ..row(2) }],
+        seals: HashMap::new(),
         states: HashMap::from([(id(70), state.clone()), (id(1), state)]),
     }
 }
@@ -130,7 +131,8 @@ async fn a_file_that_changes_while_the_store_is_away_is_applied_at_once_and_merg
     let began = Instant::now();
     world.file_wake.send(()).await.unwrap();
     let update = world.update().await;
-    assert!(began.elapsed() < SECOND);
+    // It loses a monitor: two seconds are to show that it is complete.
+    assert!(began.elapsed() < 3 * SECOND);
     assert_eq!(update.changes.removed, [(of_key("a"), Removal::Archived)]);
     assert_eq!(world.ids(), HashSet::from([of_key("b"), of_key("c")]));
     world.store.set("all", Mode::Well);

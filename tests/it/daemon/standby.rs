@@ -1,0 +1,215 @@
+//! Two daemons on one database: one is active, the other waits, and nothing is written by both.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use super::{MOST, incidents, monitor, on, wait_incident, wait_sql};
+use crate::support::daemon::{Daemon, Home, has_code};
+use crate::support::postgres::TestDb;
+use crate::support::target::{Target, until};
+
+/// From a kill or a freeze of the active one until the other checks (issue: within 15 s).
+const TAKE_OVER: Duration = Duration::from_secs(15);
+/// From the signal until the other is active.
+const HAND_OVER: Duration = Duration::from_secs(2);
+
+async fn wait_role(daemon: &Daemon, role: &str) {
+    daemon.wait_ready(&format!("it is {role}"), |_, body| body["role"] == role).await;
+}
+
+async fn is_active(daemon: &Daemon, most: Duration) {
+    let ready = async || daemon.readiness().await.filter(|(status, body)| *status == 200 && body["role"] == "active");
+    until("it is active", most, ready).await;
+}
+
+/// Starts one that is active and one that waits.
+async fn two(homes: &[Home; 2]) -> [Daemon; 2] {
+    let first = homes[0].start();
+    is_active(&first, MOST).await;
+    let second = homes[1].start();
+    second.wait_ready("it waits", |status, body| status == 503 && body["role"] == "standby").await;
+    [first, second]
+}
+
+fn homes(db: &TestDb, targets: [&Target; 2], rest: &str) -> [Home; 2] {
+    targets.map(|target| Home::new(&on(&db.url, &(monitor("shop", &target.url("/")) + rest))))
+}
+
+async fn rows(db: &TestDb) -> i64 {
+    db.get("SELECT count(*) FROM monitor_checks").await
+}
+
+async fn is_recorded_once(db: &TestDb) {
+    let twice = "SELECT count(*) - count(DISTINCT (monitor_id, checked_at)) FROM monitor_checks";
+    assert_eq!(db.get::<i64>(twice).await, 0);
+    let within = "SELECT count(*) FROM monitor_checks c JOIN monitor_gaps g ON g.reason = 'not_running' \
+        AND (g.monitor_id IS NULL OR g.monitor_id = c.monitor_id) AND c.checked_at > g.from_at AND c.checked_at < g.to_at";
+    assert_eq!(db.get::<i64>(within).await, 0, "what was recorded was observed");
+}
+
+#[tokio::test]
+async fn a_standby_says_so_and_checks_nothing() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let homes = homes(&db, [&one, &other], "");
+    let [mut first, mut second] = two(&homes).await;
+    let (_, body) = second.readiness().await.unwrap();
+    let holder = std::fs::read_to_string(homes[0].state().join("holder")).unwrap();
+    assert!(has_code(&body, "standby") && body.to_string().contains(holder.trim()), "{body}");
+    assert!(second.log().contains("as a standby"), "{}", second.log());
+    let asked = one.hits("/");
+    until("the active one goes on", MOST, async || (one.hits("/") > asked + 2).then_some(())).await;
+    assert_eq!(other.hits("/"), 0);
+    let reload = homes[1].output(&["reload"]);
+    assert_eq!(reload.status.code(), Some(1), "a standby reads the file when it takes over");
+    // SIGTERM, also of a standby, is a clean end; the active one does not notice.
+    assert_eq!(second.stop().await.code(), Some(0));
+    assert_eq!(first.readiness().await.unwrap().0, 200);
+    assert_eq!(first.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn it_takes_over_after_kill_9_with_incident_and_streak() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let shaky = monitor("shaky", &one.url("/shaky")) + "confirmations = 100\n";
+    let files = [&one, &one].map(|target| monitor("shop", &target.url("/")) + &shaky);
+    let extra = monitor("new", &other.url("/new"));
+    // The files differ in what only the second knows.
+    let homes = [Home::new(&on(&db.url, &files[0])), Home::new(&on(&db.url, &(files[1].clone() + &extra)))];
+    let [mut first, mut second] = two(&homes).await;
+    first.wait_status("shop", "up").await;
+    one.answer(500);
+    let open = wait_incident(&db, 1, false).await;
+    let failures = "SELECT failures FROM monitor_state s JOIN monitors m ON m.id = monitor_id WHERE key = 'shaky'";
+    wait_sql(&db, "shaky is confirming", &format!("SELECT ({failures}) > 1")).await;
+    assert_eq!(other.hits("/new"), 0);
+
+    let killed_at = Instant::now();
+    first.kill().await;
+    let (before, streak) = (rows(&db).await, db.get::<i32>(failures).await);
+    until("the other records", TAKE_OVER, async || (rows(&db).await > before).then_some(())).await;
+    let took = killed_at.elapsed();
+    println!("taken over, with the first check recorded, {took:?} after kill -9");
+    assert!(took < TAKE_OVER, "{took:?}");
+    is_active(&second, MOST).await;
+    until("its own file counts now", MOST, async || (other.hits("/new") > 0).then_some(())).await;
+    wait_sql(&db, "the streak goes on", &format!("SELECT ({failures}) > {streak}")).await;
+    let all = incidents(&db).await;
+    assert_eq!((all.len(), all[0].uid, all[0].resolved_at), (1, open.uid, None), "{all:?}");
+    one.answer(200);
+    assert_eq!(wait_incident(&db, 1, true).await.uid, open.uid);
+    let gaps = "SELECT count(*) FROM monitor_gaps WHERE reason = 'not_running' AND monitor_id IS NULL";
+    assert_eq!(db.get::<i64>(gaps).await, 1, "the time between is one gap");
+    is_recorded_once(&db).await;
+    assert_eq!(second.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_frozen_one_is_replaced_and_steps_down_when_it_thaws() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let homes = homes(&db, [&one, &other], "");
+    let [mut first, mut second] = two(&homes).await;
+    first.wait_status("shop", "up").await;
+    let epoch = "SELECT epoch FROM daemon_lease WHERE scope = 'us-east-1'";
+    let before: i64 = db.get(epoch).await;
+
+    // A check is under way, whose answer comes when the other has taken over long since.
+    one.hold();
+    let asked = one.hits("/");
+    until("a request is held", MOST, async || (one.hits("/") > asked).then_some(())).await;
+    let frozen_at = Instant::now();
+    first.signal(Signal::STOP);
+    until("the other checks", TAKE_OVER, async || (other.answers("/") > 0).then_some(())).await;
+    println!("taken over, with the first check, {:?} after SIGSTOP", frozen_at.elapsed());
+    is_active(&second, TAKE_OVER.saturating_sub(frozen_at.elapsed())).await;
+    assert!(frozen_at.elapsed() < TAKE_OVER, "{:?}", frozen_at.elapsed());
+    assert!(db.get::<i64>(epoch).await > before);
+    let taken_over_at: chrono::DateTime<chrono::Utc> = db.get("SELECT acquired_at FROM daemon_lease").await;
+    one.release();
+
+    first.signal(Signal::CONT);
+    wait_role(&first, "standby").await;
+    assert!(!first.log().contains("panicked"), "{}", first.log());
+    // It is the same process, and checks no more.
+    let asked = one.hits("/");
+    let seen = other.answers("/");
+    until("the other goes on", MOST, async || (other.answers("/") > seen + 2).then_some(())).await;
+    assert_eq!(one.hits("/"), asked);
+    assert_eq!(second.stop().await.code(), Some(0));
+    // The second was the only one to write: every row since then is an answer that it got.
+    let since = format!("SELECT count(*) FROM monitor_checks WHERE checked_at >= '{taken_over_at}'");
+    let answers = i64::try_from(other.all_answers()).unwrap();
+    // The thawed one takes over again when the second has ended: its rows begin after that.
+    let until_end = format!("{since} AND checked_at <= '{}'", other.times()["/"].last().unwrap());
+    assert_eq!(db.get::<i64>(&until_end).await, answers);
+    is_active(&first, MOST).await;
+    is_recorded_once(&db).await;
+    assert_eq!(first.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_transaction_of_a_frozen_one_holds_up_nobody() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let homes = homes(&db, [&one, &other], "");
+    let [first, second] = two(&homes).await;
+    // As a daemon that is frozen in the middle of a batch: its transaction stays open and holds the lease's row.
+    let mut held = PgConnection::connect(&db.url).await.unwrap();
+    first.signal(Signal::STOP);
+    let frozen_at = Instant::now();
+    let hold = "SET application_name = 'lamplighter'; BEGIN; SELECT 1 FROM daemon_lease FOR KEY SHARE";
+    held.execute(hold).await.unwrap();
+    is_active(&second, TAKE_OVER).await;
+    assert!(frozen_at.elapsed() < TAKE_OVER, "{:?}", frozen_at.elapsed());
+    assert!(second.log().contains("its connection was ended"), "{}", second.log());
+    first.signal(Signal::CONT);
+    wait_role(&first, "standby").await;
+}
+
+#[tokio::test]
+async fn an_orderly_end_hands_over_at_once() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let homes = homes(&db, [&one, &other], "");
+    let [mut first, mut second] = two(&homes).await;
+    first.wait_status("shop", "up").await;
+    // The longest way: a check that does not end must be cut off first.
+    one.hold();
+    let asked = one.hits("/");
+    until("a request is held", MOST, async || (one.hits("/") > asked).then_some(())).await;
+    let began = Instant::now();
+    first.signal(Signal::TERM);
+    until("the other is active", HAND_OVER, async || {
+        second.readiness().await.filter(|(_, body)| body["role"] == "active")
+    })
+    .await;
+    let took = began.elapsed();
+    println!("handed over {took:?} after SIGTERM, with a check that had to be cut off");
+    assert!(took < HAND_OVER, "{took:?}");
+    assert_eq!(first.ended().await.code(), Some(0));
+    until("the other checks", MOST, async || (other.answers("/") > 1).then_some(())).await;
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks WHERE NOT status").await, 0);
+    is_recorded_once(&db).await;
+    assert_eq!(second.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn two_regions_do_not_disturb_each_other() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let [near, far] = [("near", &one), ("far", &other)].map(|(region, target)| {
+        Home::new(&on(&db.url, &format!("daemon.region = {region:?}\n{}", monitor(region, &target.url("/")))))
+    });
+    let (mut first, mut second) = (near.start(), far.start());
+    is_active(&first, MOST).await;
+    is_active(&second, MOST).await;
+    let by_region = "SELECT count(DISTINCT region) = 2 FROM monitor_checks";
+    wait_sql(&db, "both record", by_region).await;
+    assert_eq!(first.stop().await.code(), Some(0));
+    assert_eq!(second.readiness().await.unwrap().0, 200);
+    assert_eq!(second.stop().await.code(), Some(0));
+}
