@@ -16,7 +16,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::Instant;
 
 use super::plan::Archiving;
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
@@ -100,12 +99,12 @@ pub struct ReloadRequest {
 /// What the catalogue tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogReport {
-    /// Readings of the file that were taken over, after the first.
+    /// Reloads that were applied, after the start.
     pub reloads_applied: u64,
-    /// Readings that were refused.
+    /// Reloads that were refused.
     pub reloads_refused: u64,
-    /// When one was taken over; none: not since the start.
-    pub file_good_at: Option<Instant>,
+    /// When one was last applied; the start counts.
+    pub last_applied_at: Option<DateTime<Utc>>,
     /// Findings of the last reading of the file; none when it was fine.
     pub file_error: Option<String>,
     /// Whether the last reload was applied; the configuration of the start counts as one. None before it.
@@ -128,12 +127,12 @@ pub struct CatalogReport {
 }
 
 impl CatalogReport {
-    /// A reading was taken over or refused.
-    fn reloaded(&mut self, applied: bool, now: DateTime<Utc>) {
-        (self.last_reload_ok, self.last_reload_at) = (Some(applied), Some(now));
-        if applied {
+    /// A reload ended.
+    fn reloaded(&mut self, ok: bool, now: DateTime<Utc>) {
+        (self.last_reload_ok, self.last_reload_at) = (Some(ok), Some(now));
+        if ok {
             self.reloads_applied += 1;
-            self.file_good_at = Some(Instant::now());
+            self.last_applied_at = Some(now);
         } else {
             self.reloads_refused += 1;
         }

@@ -19,12 +19,15 @@ pub(super) enum Role {
 
 /// The role, and why the lease could not be renewed the last time; shared with those who show it.
 #[derive(Debug)]
-pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Moment, Mutex<Instant>);
+pub(super) struct SharedRole(Mutex<(Role, Option<String>)>, Mutex<Instant>, Moment);
 
 impl SharedRole {
     pub(super) fn new() -> Self {
-        let starting = Role::Starting("it was not asked yet".to_owned());
-        Self(Mutex::new((starting, None)), Moment::default(), Mutex::new(Instant::now()))
+        Self(
+            Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)),
+            Mutex::new(Instant::now()),
+            Moment::default(),
+        )
     }
 
     fn lock(&self) -> MutexGuard<'_, (Role, Option<String>)> {
@@ -40,31 +43,31 @@ impl SharedRole {
         self.lock().1.clone()
     }
 
+    /// When the lease was taken or last renewed; none: never.
+    pub(super) fn renewed_at(&self) -> Option<Instant> {
+        self.2.get()
+    }
+
     /// The keeper of the lease moves.
     pub(super) fn beat(&self) {
-        *self.2.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
     }
 
     /// When it last did, at least every 4 s.
     pub(super) fn pulse(&self) -> Instant {
-        *self.2.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// When the lease was taken or last renewed; none: never.
-    pub(super) fn renewed_at(&self) -> Option<Instant> {
-        self.1.get()
+        *self.1.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn set(&self, role: Role) {
         if role == Role::Active {
-            self.1.set(Some(Instant::now()));
+            self.2.set(Some(Instant::now()));
         }
         *self.lock() = (role, None);
     }
 
     pub(super) fn renewed(&self, fault: Option<String>) {
         if fault.is_none() {
-            self.1.set(Some(Instant::now()));
+            self.2.set(Some(Instant::now()));
         }
         self.lock().1 = fault;
     }

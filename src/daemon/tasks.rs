@@ -259,7 +259,7 @@ mod tests {
         let log = String::from_utf8(output.stderr).unwrap();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("ERROR")).collect();
         assert_eq!(lines.len(), 1, "{log}");
-        for part in ["panicked at src/daemon/tasks.rs:", "as the test wants\\nforged", "thread=", "task=shaky"] {
+        for part in ["panicked at src/daemon/tasks.rs:", "as the test wants\\u{a}forged", "thread=", "task=shaky"] {
             assert!(lines[0].contains(part), "{part}: {log}");
         }
         assert!(!log.lines().any(|line| line.starts_with("forged")), "{log}");

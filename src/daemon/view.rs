@@ -129,9 +129,10 @@ impl View {
             }
         }
         if let Some(live) = self.live.load_full() {
-            let monitors = live.board.tally().monitors;
-            let all: usize = monitors.values().sum();
-            let down: usize = monitors.iter().filter(|((status, _), _)| *status == Status::Down).map(|(_, n)| n).sum();
+            let tally = live.board.tally();
+            let of_down = tally.monitors.iter().filter(|((status, _), _)| *status == Status::Down);
+            let down: usize = of_down.map(|(_, count)| count).sum();
+            let all: usize = tally.monitors.values().sum();
             parts.insert(1, format!("{all} monitors, {down} down"));
         }
         parts.join("; ")

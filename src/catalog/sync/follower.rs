@@ -278,7 +278,10 @@ impl<S: CatalogStore> Follower<S> {
         let _ = self.links.folders.send(first.folders).await;
         self.definitions = first.definitions;
         let now = self.links.wall.now();
-        self.links.report.edit(|report| (report.last_reload_ok, report.last_reload_at) = (Some(true), Some(now)));
+        self.links.report.edit(|report| {
+            (report.last_reload_ok, report.last_reload_at) = (Some(true), Some(now));
+            report.last_applied_at = Some(now);
+        });
         self.due.merge = true;
         self.make_file_entries().await;
         self.publish_by = Some(Instant::now() + PATIENCE);

@@ -245,18 +245,17 @@ pub(super) fn store(out: &mut Exposition, view: &View, live: Option<&Live>) {
 pub(super) fn configuration(out: &mut Exposition, view: &View, live: Option<&Live>) {
     // Who has no loops has read it once, at the start, and it was good.
     let report = live.map(|live| live.catalog.get()).unwrap_or_default();
-    let good = report.file_error.is_none();
+    let good = report.last_reload_ok != Some(false);
     let name = "lamplighter_config_last_reload_successful";
-    out.single(name, Gauge, "Whether the configuration on disk was good when it was last read.", good);
-    let at = report.file_good_at.map(|at| view.metrics.stamps.seconds(&*view.wall, at));
+    out.single(name, Gauge, "Whether the last reload was applied; the start counts.", good);
     out.single(
         "lamplighter_config_last_reload_success_timestamp_seconds",
         Gauge,
         "When the configuration was last applied; the start counts.",
-        at.unwrap_or_else(|| seconds_of(view.started_at)),
+        seconds_of(report.last_applied_at.unwrap_or(view.started_at)),
     );
     let results = [("applied", report.reloads_applied as f64), ("refused", report.reloads_refused as f64)];
-    let help = "Readings of a changed configuration since the start, by result.";
+    let help = "Reloads since the start, by result.";
     each(out, ("lamplighter_config_reloads", Counter, help), "result", results);
     let help = "Parts of the configuration that differ and take effect at the next start.";
     out.single("lamplighter_config_restart_needed", Gauge, help, report.needs_restart.len());
