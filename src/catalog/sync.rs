@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
+use crate::journal::Recovered;
 use crate::model::MonitorId;
 use crate::settings::definition::Definition;
 
@@ -84,6 +85,8 @@ pub struct CatalogReport {
     pub merged: bool,
     /// Rows that are no valid monitors.
     pub invalid: usize,
+    /// Whether `unmerged` tells anything yet: until then no result may be recorded.
+    pub read: bool,
     /// Monitors of the file that may have no row yet: their results must wait for it, or they would be taken for those of
     /// a deleted monitor.
     pub unmerged: Arc<HashSet<MonitorId>>,
@@ -119,6 +122,8 @@ pub struct Links {
     pub states: mpsc::Sender<StatesRequest>,
     /// Where `catalog.json` is.
     pub remember_at: PathBuf,
+    /// States that the journal holds and the store may not know yet.
+    pub recovered: Arc<Recovered>,
 }
 
 /// What wakes the loop.

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::cli::{Exit, Stop};
+use crate::journal::disk::DiskJournal;
 use crate::model::StoreFault;
 use crate::shutdown::Shutdown;
 use crate::store::{Found, LEASE_SECONDS, Lease, StartError, Store};
@@ -66,6 +67,7 @@ pub(super) struct Keeper {
     holder: String,
     role: Arc<SharedRole>,
     gate: watch::Sender<bool>,
+    journal: Arc<DiskJournal>,
     /// A preparation that is under way. It goes on when nobody waits for it: an adoption may take long, and must not be
     /// cut off and begun again.
     preparing: tokio::sync::Mutex<Option<JoinHandle<Result<Found, StartError>>>>,
@@ -90,8 +92,9 @@ impl Keeper {
         holder: String,
         role: Arc<SharedRole>,
         gate: watch::Sender<bool>,
+        journal: Arc<DiskJournal>,
     ) -> Self {
-        Self { store, auto_migrate, holder, role, gate, preparing: tokio::sync::Mutex::new(None) }
+        Self { store, auto_migrate, holder, role, gate, journal, preparing: tokio::sync::Mutex::new(None) }
     }
 
     /// The first attempt. A store that can never be used stops the daemon.
@@ -117,6 +120,17 @@ impl Keeper {
         ended.unwrap_or_else(|error| Err(StartError::Migration(error.to_string())))
     }
 
+    /// Does what blocks on the disk.
+    async fn journal_does<T: Send + 'static>(&self, work: impl FnOnce(&DiskJournal) -> T + Send + 'static) -> T {
+        let journal = Arc::clone(&self.journal);
+        match tokio::task::spawn_blocking(move || work(&journal)).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is ending.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// `checking_since`: from then on the time is no gap.
     async fn attempt(&self, checking_since: Instant) -> Result<Begun, Stop> {
         let away = |why: String| {
@@ -128,15 +142,27 @@ impl Keeper {
             Err(error) if error.is_away() => return away(error.to_string()),
             Err(error) => return Err(start_stop(&error)),
         }
+        let row = match self.store.lease_row().await {
+            Ok(row) => row.map(|(holder, epoch)| (holder == self.holder, epoch)),
+            Err(fault) => return away(fault.to_string()),
+        };
+        let mut dropped = self.journal_does(move |journal| journal.before_lease(row)).await;
         match self.store.acquire(&self.holder).await {
-            Ok(Lease::Held { .. }) => {}
+            Ok(Lease::Held { epoch }) => {
+                dropped = self.journal_does(move |journal| journal.leased(epoch)).await.or(dropped);
+            }
             Ok(Lease::Taken { holder, until }) => {
                 self.role.set(Role::Standby(format!("daemon {holder} is active, its lease lasts until {until}")));
                 return Ok(Begun::Standby);
             }
             Err(fault) => return away(fault.to_string()),
         }
-        match self.store.record_downtime(checking_since.elapsed()).await {
+        if let Some(records) = dropped {
+            log::warn!(records; "another daemon was active since: what this one had not recorded is dropped");
+        }
+        // What was seen without the lease is dropped as well, so it was not observed.
+        let checking = if dropped.is_some() { Duration::ZERO } else { checking_since.elapsed() };
+        match self.store.record_downtime(checking, &self.journal.downtimes()).await {
             Ok(Some(gap)) => {
                 let (seconds, since) = ((gap.to_at - gap.from_at).num_seconds(), gap.from_at.format("%F %T UTC"));
                 log::info!("nothing was checked for {seconds} s, since {since}: noted as a gap");
@@ -144,6 +170,7 @@ impl Keeper {
             Ok(None) => {}
             Err(fault) => return away(fault.to_string()),
         }
+        self.journal_does(DiskJournal::downtimes_recorded).await;
         self.role.set(Role::Active);
         self.gate.send_replace(true);
         Ok(Begun::Active)

@@ -1,7 +1,8 @@
 //! The store's ports, closed until this daemon may write: until the schema is ours and the lease is held.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
@@ -10,11 +11,11 @@ use super::database::{Role, SharedRole};
 use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
-use crate::model::{Batch, BatchId, IncidentUid, MonitorId, Record, StoreFault};
+use crate::model::{Batch, IncidentUid, MonitorId, Record, StoreFault};
 use crate::store::Store;
 
-/// A batch and the monitors in it whose records wait; none before the first.
-type Waiting = Option<(BatchId, HashSet<MonitorId>)>;
+/// Between two looks whether the catalogue has read the file, which it does first of all.
+const UNREAD: Duration = Duration::from_millis(20);
 
 /// A store behind a gate.
 #[derive(Clone)]
@@ -23,9 +24,6 @@ pub(super) struct Gated {
     open: watch::Receiver<bool>,
     role: Arc<SharedRole>,
     catalog: Arc<SharedReport>,
-    /// Whose records of the latest batch wait. A repeat of a batch must hold back the same ones: if only the answer of the
-    /// first try was lost, the store knows the batch.
-    waiting: Arc<Mutex<Waiting>>,
 }
 
 impl Gated {
@@ -35,35 +33,32 @@ impl Gated {
         role: Arc<SharedRole>,
         catalog: Arc<SharedReport>,
     ) -> Self {
-        Self { store, open, role, catalog, waiting: Arc::default() }
+        Self { store, open, role, catalog }
     }
 
-    /// Monitors of a batch whose rows the catalogue has yet to make.
-    fn without_rows(&self, batch: &Batch) -> HashSet<MonitorId> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, monitors)) = &*waiting
-            && *id == batch.id
-        {
-            return monitors.clone();
+    /// Monitors of a batch whose rows the catalogue has yet to make. Waits until the catalogue has read the file: results
+    /// of before may be of monitors that have no rows yet.
+    async fn without_rows(&self, batch: &Batch) -> HashSet<MonitorId> {
+        let mut report = self.catalog.get();
+        while !report.read {
+            tokio::time::sleep(UNREAD).await;
+            report = self.catalog.get();
         }
-        let unmerged = self.catalog.get().unmerged;
-        let monitors = batch.records.iter().filter_map(Record::monitor).filter(|id| unmerged.contains(id));
-        let monitors: HashSet<MonitorId> = monitors.collect();
-        *waiting = Some((batch.id, monitors.clone()));
-        monitors
+        let unmerged = report.unmerged;
+        batch.records.iter().filter_map(Record::monitor).filter(|id| unmerged.contains(id)).collect()
     }
 
     async fn record_free(&self, batch: &Batch) -> Result<Recorded, StoreFault> {
         let store = self.store()?;
-        let waiting = self.without_rows(batch);
+        let waiting = self.without_rows(batch).await;
         if waiting.is_empty() {
             return store.record(batch).await;
         }
         let is_free = |record: &&Record| record.monitor().is_none_or(|id| !waiting.contains(&id));
-        let free = Batch { id: batch.id, records: batch.records.iter().filter(is_free).cloned().collect() };
-        let mut recorded = if free.records.is_empty() { Recorded::default() } else { store.record(&free).await? };
-        recorded.delayed.extend(waiting);
-        Ok(recorded)
+        let records = batch.records.iter().filter(is_free).cloned().collect();
+        // The store remembers who was held back, so that a repeat is told the same although they have rows by then. If it
+        // knows the batch from a first try, that one's answer counts.
+        store.record(&Batch { id: batch.id, records, held: waiting }).await
     }
 
     /// The store, once the gate is open. No write can go wrong for want of a table, and be refused for good.

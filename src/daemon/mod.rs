@@ -22,6 +22,9 @@ use self::database::{Begun, Keeper, SharedRole};
 use self::pipeline::{Parts, Pipeline};
 use self::source::First;
 use crate::cli::{self, Environment, Exit, Stop};
+use crate::clock::{SystemWall, Wall as _};
+use crate::journal::JournalError;
+use crate::journal::disk::DiskJournal;
 use crate::settings::sections::Listen;
 use crate::store::cluster::{Cluster, ClusterError, ClusterOptions, StateLock};
 use crate::store::{Store, StoreSettings};
@@ -81,11 +84,20 @@ async fn live(first: First, environment: &Environment, lock: StateLock, socket: 
     .map_err(|error| start_stop(&error))?;
     let mut own = addresses(store.address()).await;
     own.extend(listen.address);
+    let journal = open_journal(lock.dir(), database.backlog).await?;
     let (gate, gate_open) = tokio::sync::watch::channel(false);
     let role = Arc::new(SharedRole::new());
-    let keeper = Keeper::new(store.clone(), database.auto_migrate, holder(lock.dir())?, Arc::clone(&role), gate);
+    let keeper = Keeper::new(
+        store.clone(),
+        database.auto_migrate,
+        holder(lock.dir())?,
+        Arc::clone(&role),
+        gate,
+        Arc::clone(&journal),
+    );
     let (config, embedded) = (watched(&first), cluster.is_some());
-    let parts = Parts { first, environment, store: store.clone(), gate_open, role, own, state: lock.dir(), embedded };
+    let parts =
+        Parts { first, environment, store: store.clone(), gate_open, role, own, state: lock.dir(), embedded, journal };
     let mut pipeline = Pipeline::build(parts)?;
     pipeline.serve(listen.listener, admin);
 
@@ -181,6 +193,19 @@ fn revive(cluster: &mut Option<Cluster>, lock: &StateLock, options: &ClusterOpti
         Ok(again) => *running = again,
         Err(error) => log::error!("the embedded PostgreSQL does not start, tried again: {error}"),
     }
+}
+
+/// Opens the journal, which takes some seconds when much was not recorded.
+async fn open_journal(state: &Path, limit: usize) -> Result<Arc<DiskJournal>, Stop> {
+    let (state, now) = (state.to_owned(), SystemWall.now());
+    let opening = tokio::task::spawn_blocking(move || DiskJournal::open(&state, limit as u64, now));
+    let opened = opening.await.map_err(|error| Stop::new(Exit::Failure, format!("the journal: {error}")))?;
+    let journal = opened.map_err(|error| {
+        let exit = if matches!(error, JournalError::Newer { .. }) { Exit::Config } else { Exit::StateDirectory };
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Stop::new(exit, format!("{error}{cause}"))
+    })?;
+    Ok(Arc::new(journal))
 }
 
 struct Bound {

@@ -1,13 +1,13 @@
 //! The stages and what connects them. Every channel of the daemon is made here.
 //!
 //! ```text
-//!  watch ─> catalogue ─┬──────────────> stage ─> backlog ─> recorder ─> store
+//!  watch ─> catalogue ─┬──────────────> stage ─> journal ─> recorder ─> store
 //!  jobs ──> tick       └─> dispatcher ─> pool ─^ │
 //!                               ^────────────────┘ done
 //! ```
 //!
 //! Stopping goes with the data: what begins things first (watch, catalogue, jobs, dispatcher), then the pool with its
-//! checks in flight, then the stage, then the recorder with the backlog, last the admin server and the lease.
+//! checks in flight, then the stage, then the recorder with the journal, last the admin server and the lease.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -31,7 +31,7 @@ use crate::catalog::{Snapshot, remember, watch as files};
 use crate::cli::{Environment, Exit, Stop};
 use crate::clock::{SystemWall, Wall};
 use crate::journal::Journal;
-use crate::journal::backlog::Backlog;
+use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::{Recorder, RecorderStats};
 use crate::probe::pool::Pool;
 use crate::schedule::dispatch::{Dispatcher, Inputs};
@@ -46,7 +46,7 @@ use crate::web::server::{Listener, Trust, serve};
 
 /// How long checks in flight may go on at the end.
 const POOL_GRACE: Duration = Duration::from_secs(5);
-/// How long the recorder may take for what waits at the end; then it is lost, and a gap at the next start.
+/// How long the recorder may take for what waits at the end; the rest stays in the journal for the next start.
 const RECORDER_GRACE: Duration = Duration::from_secs(8);
 /// Room on the way from the pool to the stage and back; whoever finds it full waits.
 const RESULTS: usize = 1024;
@@ -61,6 +61,7 @@ pub(super) struct Parts<'a> {
     pub(super) own: Vec<SocketAddr>,
     pub(super) state: &'a Path,
     pub(super) embedded: bool,
+    pub(super) journal: Arc<DiskJournal>,
 }
 
 /// The tasks of the daemon.
@@ -75,7 +76,7 @@ pub(super) struct Pipeline {
     /// The stage ends when nobody can send it results. The catalogue asks it for states at its own end, so this is kept
     /// until then.
     stage_hold: Option<mpsc::Sender<Finished>>,
-    backlog: Arc<Backlog>,
+    journal: Arc<DiskJournal>,
     view: Arc<View>,
     file_wake: mpsc::Sender<()>,
     gate_open: watch::Receiver<bool>,
@@ -100,7 +101,6 @@ impl Pipeline {
         let net = net_of(settings, parts.own.clone()).map_err(|error| Stop::new(Exit::Config, error))?;
         let net = Arc::new(ArcSwap::from_pointee(net));
         let places = settings.probe.max_in_flight;
-        let backlog = Arc::new(Backlog::new(settings.database.backlog));
         let (max_in_flight, limit) = watch::channel(places);
         let links = Links { net: Arc::clone(&net), max_in_flight, own: parts.own };
         let (source, content) = ConfigSource::new(parts.first, parts.environment, links);
@@ -126,7 +126,7 @@ impl Pipeline {
 
         let store =
             Arc::new(Gated::new(parts.store, parts.gate_open.clone(), Arc::clone(&parts.role), Arc::clone(&report)));
-        let journal: Arc<dyn Journal> = Arc::clone(&backlog) as Arc<dyn Journal>;
+        let journal: Arc<dyn Journal> = Arc::clone(&parts.journal) as Arc<dyn Journal>;
         let inputs = Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: limit };
         let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);
         let dispatch = dispatcher.stats();
@@ -141,7 +141,7 @@ impl Pipeline {
             wall: Arc::clone(&wall),
             board: Arc::clone(&board),
         };
-        let recorder = Recorder::new(Arc::clone(&backlog), Arc::clone(&store), Arc::clone(&recorder_stats));
+        let recorder = Recorder::new(Arc::clone(&parts.journal), Arc::clone(&store), Arc::clone(&recorder_stats));
         let remember_at = remember::path(parts.state);
         let remembered = remember::read(&remember_at).unwrap_or_else(|error| {
             log::warn!("{}: not usable, and not needed while the database is there: {error}", remember_at.display());
@@ -155,6 +155,7 @@ impl Pipeline {
             folders,
             states,
             remember_at,
+            recovered: parts.journal.recovered(),
         };
         let follower = Follower::new(Arc::new(source), Arc::clone(&store), links, remembered);
         let wakes = Wakes { file: file_end, reload: reload_end, minute };
@@ -162,7 +163,7 @@ impl Pipeline {
         let stop = || intake.1.clone();
         let loops: Vec<(&'static str, Loop)> = vec![
             ("recorder", Box::pin(recorder.run())),
-            ("verdict stage", Box::pin(stage.run())),
+            ("verdict stage", Box::pin(on_a_thread(stage.run()))),
             ("probe pool", Box::pin(pool.run(due_end, stop()))),
             ("dispatcher", Box::pin(dispatcher.run(stop()))),
             ("catalogue", Box::pin(follower.run(content, wakes, stop()))),
@@ -177,7 +178,7 @@ impl Pipeline {
             wall: Arc::clone(&wall),
             board,
             dispatch,
-            backlog: Arc::clone(&backlog),
+            journal: Arc::clone(&parts.journal),
             recorder: recorder_stats,
             catalog: report,
             role: parts.role,
@@ -191,7 +192,7 @@ impl Pipeline {
             rest,
             stages: Some(Stages { loops, jobs, wall }),
             stage_hold: Some(stage_hold),
-            backlog,
+            journal: parts.journal,
             view,
             file_wake,
             gate_open: parts.gate_open,
@@ -298,11 +299,11 @@ impl Pipeline {
         self.join(deadline, &ends_later).await;
         self.stage_hold = None;
         self.join(deadline, outlive).await;
-        self.backlog.close();
+        self.journal.close();
         self.join(Instant::now() + RECORDER_GRACE, outlive.get(1..).unwrap_or_default()).await;
-        let left = self.backlog.depth().records as u64 + self.view.recorder.in_hand();
+        let left = self.journal.depth().records as u64 + self.view.recorder.in_hand();
         if left > 0 {
-            log::error!(records = left; "the database did not take the last results in time: they are lost");
+            log::warn!(records = left; "the database did not take the last results in time: the next start brings them");
         }
         self.rest.0.fire();
         // A recorder that is still there has had its time.
@@ -327,6 +328,17 @@ impl Pipeline {
                 }
             }
         }
+    }
+}
+
+/// Runs a loop that blocks on the disk where no other waits for it.
+async fn on_a_thread(body: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Handle::current();
+    let ended = tokio::task::spawn_blocking(move || runtime.block_on(body)).await;
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
     }
 }
 

@@ -13,7 +13,7 @@ use super::database::{Role, SharedRole};
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadRequest, SharedReport};
 use crate::clock::Wall;
-use crate::journal::backlog::Backlog;
+use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::RecorderStats;
 use crate::schedule::dispatch::DispatchStats;
 use crate::verdict::board::{Board, Row};
@@ -30,7 +30,7 @@ pub(super) struct View {
     pub(super) wall: Arc<dyn Wall>,
     pub(super) board: Arc<Board>,
     pub(super) dispatch: Arc<DispatchStats>,
-    pub(super) backlog: Arc<Backlog>,
+    pub(super) journal: Arc<DiskJournal>,
     pub(super) recorder: Arc<RecorderStats>,
     pub(super) catalog: Arc<SharedReport>,
     pub(super) role: Arc<SharedRole>,
@@ -116,7 +116,10 @@ impl Admin for View {
                 format!("{refused} results were refused by the database, see the log"),
             ));
         }
-        let thinned = self.backlog.depth().thinned;
+        if let Some(why) = self.journal.unwritable() {
+            notes.push(reason("journal_unwritable", format!("results wait in memory: {why}")));
+        }
+        let thinned = self.journal.depth().thinned;
         if thinned > 0 {
             notes.push(reason("results_thinned", format!("{thinned} checks became gaps while the store was away")));
         }
@@ -126,7 +129,7 @@ impl Admin for View {
     fn overview(&self) -> serde_json::Value {
         let mut rows = self.board.rows();
         rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
-        let depth = self.backlog.depth();
+        let depth = self.journal.depth();
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         json!({
             "version": env!("CARGO_PKG_VERSION"),

@@ -100,6 +100,23 @@ impl Backlog {
         self.appended.notify_one();
     }
 
+    /// What [`Self::next`] would give, if not ripe yet.
+    pub(super) fn take_batch(&self) -> Vec<Record> {
+        self.lock().take()
+    }
+
+    /// The gaps of lost checks that no later record has ended yet.
+    pub(super) fn take_lost(&self) -> Vec<Record> {
+        let lost = std::mem::take(&mut self.lock().lost);
+        lost.into_iter().map(|(monitor, (from_at, to_at))| store_full(monitor, from_at, to_at)).collect()
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        let inner = self.lock();
+        inner.queued_records + inner.kept_records == 0
+    }
+
     /// Waits for the next records: a full batch, or what has waited for [`BATCH_WAIT`]. None when closed and empty.
     /// One caller.
     pub async fn next(&self) -> Option<Vec<Record>> {

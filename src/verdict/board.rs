@@ -159,22 +159,13 @@ impl Board {
     }
 
     /// A check led to a state.
-    pub(super) fn checked(&self, kind: &'static str, check: &Check, state: &MonitorState) {
-        // Allocated outside the lock.
-        let message = check.message.as_deref().map(Arc::from);
+    pub(super) fn checked(&self, kind: &'static str, monitor: MonitorId, latest: Latest, glance: Glance) {
         let mut inner = self.write();
-        inner.totals.count(kind, check.verdict);
-        if let Some(row) = inner.rows.get_mut(&check.monitor) {
-            row.counts.add(check.verdict);
-            row.latest = Some(Latest {
-                verdict: check.verdict,
-                failure: check.failure,
-                message,
-                status_code: check.status_code,
-                response_time_ms: check.timings.total_ms(),
-                checked_at: check.checked_at,
-            });
-            row.show(state);
+        inner.totals.count(kind, latest.verdict);
+        if let Some(row) = inner.rows.get_mut(&monitor) {
+            row.counts.add(latest.verdict);
+            row.latest = Some(latest);
+            row.glance(glance);
         }
     }
 
@@ -202,10 +193,44 @@ impl Board {
 
 impl Row {
     fn show(&mut self, state: &MonitorState) {
-        self.shown = state.shown();
-        self.since = state.since;
-        self.incident = state.incident;
-        self.last_checked = state.last_checked;
+        self.glance(Glance::of(state));
+    }
+
+    const fn glance(&mut self, glance: Glance) {
+        self.shown = glance.shown;
+        self.since = glance.since;
+        self.incident = glance.incident;
+        self.last_checked = glance.last_checked;
+    }
+}
+
+impl Latest {
+    /// Of a check.
+    pub(super) fn of(check: &Check) -> Self {
+        Self {
+            verdict: check.verdict,
+            failure: check.failure,
+            message: check.message.as_deref().map(Arc::from),
+            status_code: check.status_code,
+            response_time_ms: check.timings.total_ms(),
+            checked_at: check.checked_at,
+        }
+    }
+}
+
+/// What is shown of a state. It is taken when the state is reached and shown when that is in the journal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance {
+    shown: Status,
+    since: Option<DateTime<Utc>>,
+    incident: Option<IncidentUid>,
+    last_checked: Option<DateTime<Utc>>,
+}
+
+impl Glance {
+    /// Of a state.
+    pub(super) fn of(state: &MonitorState) -> Self {
+        Self { shown: state.shown(), since: state.since, incident: state.incident, last_checked: state.last_checked }
     }
 }
 

@@ -329,6 +329,7 @@ impl World {
             folders,
             states,
             remember_at: remember::path(folder.path()),
+            recovered: Arc::default(),
         };
         let (file_wake, file_end) = mpsc::channel(1);
         let (reload, reload_end) = mpsc::channel(16);
