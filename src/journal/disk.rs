@@ -312,7 +312,12 @@ impl Shared {
 /// The last segment that must stay as it is.
 fn pinned_by(cursor: &Cursor) -> u64 {
     let to = cursor.intent.as_ref().and_then(|intent: &Intent| intent.to);
-    to.map_or(cursor.at.segment, |to| to.segment.max(cursor.at.segment))
+    begun(to.map_or(cursor.at, |to| to.max(cursor.at)))
+}
+
+/// The last segment of which something lies before a place.
+fn begun(at: Position) -> u64 {
+    if at.offset > segment::HEADER { at.segment } else { at.segment.saturating_sub(1) }
 }
 
 #[cfg(test)]

@@ -85,7 +85,7 @@ impl Log {
         }
         for (number, covers) in covered {
             // Replaced, and not deleted when the process ended.
-            let replaced: Vec<u64> = segments.range(number + 1..=covers.max(number)).map(|(n, _)| *n).collect();
+            let replaced: Vec<u64> = segments.range(number..=covers.max(number)).skip(1).map(|(n, _)| *n).collect();
             for number in replaced {
                 fs::remove_file(path(folder, number)).map_err(fail)?;
                 segments.remove(&number);
@@ -160,7 +160,7 @@ impl Log {
 
     /// Everything between two places.
     pub(super) fn walk(&self, from: Position, until: Position) -> Walk {
-        let parts = self.segments.range(from.segment..=until.segment).map(|(number, segment)| {
+        let parts = self.segments.range(from.segment..=until.segment.max(from.segment)).map(|(number, segment)| {
             let limit = if *number == until.segment { segment.bytes.min(until.offset) } else { segment.bytes };
             (*number, path(&self.folder, *number), limit)
         });

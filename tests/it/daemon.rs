@@ -5,6 +5,7 @@ mod embedded;
 mod ends;
 mod files;
 mod incidents;
+mod journal;
 mod kills;
 mod punctual;
 mod refusals;

@@ -79,7 +79,7 @@ impl Shared {
         files.marks.cursors.insert(RECORDER.to_owned(), cursor.clone());
         files.marks.downtimes.clear();
         (files.marks.epoch, files.marks.expected, files.marks.alive) = (None, None, None);
-        (files.read_at, files.pinned) = (at, at.segment);
+        (files.read_at, files.pinned) = (at, super::begun(at));
         files.lost.clear();
         // On the disk before the segments go: whoever finds them again must not record them.
         self.commit(files, true);

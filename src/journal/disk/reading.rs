@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{DiskJournal, Files, Shared, lock, pinned_by};
+use super::{DiskJournal, Files, Shared, begun, lock, pinned_by};
 use crate::journal::backlog::{BATCH_RECORDS, BATCH_WAIT};
 use crate::journal::delayed;
 use crate::journal::log::{Step, Walk};
@@ -220,8 +220,8 @@ impl Shared {
         run: u64,
     ) -> Option<Taken> {
         if records.is_empty() && intent.is_none() {
-            files.pinned = at.segment.max(files.read_at.segment);
             files.read_at = files.read_at.max(at);
+            files.pinned = begun(files.read_at);
             let records = files.held.take().unwrap_or_else(|| self.memory.take_batch());
             if records.is_empty() {
                 if files.log.end() <= files.read_at {

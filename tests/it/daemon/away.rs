@@ -93,7 +93,12 @@ async fn an_end_while_postgres_is_frozen_is_bounded() {
     assert_eq!(status.code(), Some(0));
     // TimeoutStopSec of the unit is 30 s.
     assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
-    assert!(daemon.log().contains("they are lost"), "{}", daemon.log());
+    assert!(daemon.log().contains("the next start brings them"), "{}", daemon.log());
+    let mut daemon = home.start();
+    daemon.wait_ready("it is ready", |status, _| status == 200).await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    let answers = i64::try_from(target.all_answers()).unwrap();
+    assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_checks").await, answers, "it did");
 }
 
 #[tokio::test]
