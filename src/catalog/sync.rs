@@ -85,8 +85,9 @@ pub struct CatalogReport {
     pub merged: bool,
     /// Rows that are no valid monitors.
     pub invalid: usize,
-    /// Whether `unmerged` tells anything yet: until then no result may be recorded.
-    pub read: bool,
+    /// Whether the file's monitors have been brought to the store once, or cannot be. Before that nobody knows which
+    /// monitors have rows, and no result may be recorded.
+    pub rows_known: bool,
     /// Monitors of the file that may have no row yet: their results must wait for it, or they would be taken for those of
     /// a deleted monitor.
     pub unmerged: Arc<HashSet<MonitorId>>,

@@ -14,7 +14,7 @@ use crate::journal::{RecordStore, Recorded, StatusRow};
 use crate::model::{Batch, IncidentUid, MonitorId, Record, StoreFault};
 use crate::store::Store;
 
-/// Between two looks whether the catalogue has read the file, which it does first of all.
+/// Between two looks whether the catalogue has made rows, which it does first of all.
 const UNREAD: Duration = Duration::from_millis(20);
 
 /// A store behind a gate.
@@ -36,11 +36,11 @@ impl Gated {
         Self { store, open, role, catalog }
     }
 
-    /// Monitors of a batch whose rows the catalogue has yet to make. Waits until the catalogue has read the file: results
-    /// of before may be of monitors that have no rows yet.
+    /// Monitors of a batch whose rows the catalogue has yet to make. Waits until it has made rows at all: results of before
+    /// may be of monitors that have none yet.
     async fn without_rows(&self, batch: &Batch) -> HashSet<MonitorId> {
         let mut report = self.catalog.get();
-        while !report.read {
+        while !report.rows_known {
             tokio::time::sleep(UNREAD).await;
             report = self.catalog.get();
         }

@@ -75,6 +75,8 @@ struct Files {
     pinned: u64,
     /// Where the recorder reads on; what is before it is recorded or in its hands.
     read_at: Position,
+    /// Since when reading has failed.
+    unreadable_since: Option<Instant>,
     /// Gaps of thinned checks whose end the monitor's next record will tell.
     lost: std::collections::HashMap<MonitorId, (DateTime<Utc>, DateTime<Utc>)>,
     buffer: Vec<u8>,
@@ -134,6 +136,7 @@ impl DiskJournal {
                 held: None,
                 pinned: pinned_by(&cursor),
                 read_at: cursor.at,
+                unreadable_since: None,
                 lost: std::collections::HashMap::new(),
                 buffer: Vec::new(),
             }),

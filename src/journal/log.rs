@@ -153,7 +153,7 @@ impl Log {
     }
 
     /// Files to be synced, of which the active one stays on the list.
-    pub(super) fn to_sync(&mut self) -> Vec<Arc<File>> {
+    pub(super) fn take_unsynced(&mut self) -> Vec<Arc<File>> {
         let active = self.active.as_ref().map(|active| Arc::clone(&active.file));
         std::mem::replace(&mut self.unsynced, active.into_iter().collect())
     }

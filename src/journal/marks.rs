@@ -211,6 +211,12 @@ mod tests {
         Marks { epoch: Some(epoch), ..Marks::default() }
     }
 
+    fn bytes_of(path: &Path) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut File::open(path).unwrap(), &mut bytes).unwrap();
+        bytes
+    }
+
     #[test]
     fn a_torn_write_leaves_what_was_before() {
         let folder = tempfile::tempdir().unwrap();
@@ -219,9 +225,9 @@ mod tests {
         for epoch in 1..=2 {
             file.write(&marks(epoch), true).unwrap();
         }
-        let whole = std::fs::read(path(folder.path())).unwrap();
+        let whole = bytes_of(&path(folder.path()));
         file.write(&marks(3), true).unwrap();
-        let after = std::fs::read(path(folder.path())).unwrap();
+        let after = bytes_of(&path(folder.path()));
         let changed: Vec<usize> = (0..whole.len()).filter(|at| whole[*at] != after[*at]).collect();
         for cut in changed {
             let torn = [&after[..cut], &whole[cut..]].concat();
@@ -239,7 +245,7 @@ mod tests {
     fn damage_and_later_versions_are_told() {
         let folder = tempfile::tempdir().unwrap();
         MarksFile::open(folder.path()).unwrap().0.write(&marks(1), false).unwrap();
-        let good = std::fs::read(path(folder.path())).unwrap();
+        let good = bytes_of(&path(folder.path()));
         let mut bad = good.clone();
         bad[SLOT + 40] ^= 1;
         std::fs::write(path(folder.path()), &bad).unwrap();

@@ -136,7 +136,7 @@ impl Reader {
         let Ok(records) = records else { return Ok(Err(End::Damaged)) };
         self.used += FRAME + size;
         self.at += (FRAME + size) as u64;
-        return Ok(Ok(records));
+        Ok(Ok(records))
     }
 
     /// Has `size` bytes from the next frame on in the buffer; false when there are not so many.

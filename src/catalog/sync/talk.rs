@@ -125,7 +125,7 @@ impl<S: CatalogStore> Follower<S> {
                 self.merge_fault = Some(StoreFault::Refused(why).to_string());
                 self.due.merge_later = true;
                 // They may never have rows; nothing waits for that.
-                self.links.report.edit(|report| report.unmerged = Arc::default());
+                self.links.report.edit(|report| (report.unmerged, report.rows_known) = (Arc::default(), true));
             }
             Answer::Merged(Err(fault)) => {
                 self.due.merge = true;

@@ -25,6 +25,9 @@ pub(super) struct Opened {
     pub(super) states: HashMap<MonitorId, MonitorState>,
 }
 
+/// A time that may not be known.
+type Maybe = Option<DateTime<Utc>>;
+
 /// What a scan of the unread part finds.
 #[derive(Default)]
 struct Scan {
@@ -33,7 +36,7 @@ struct Scan {
     /// The time of the latest record so far.
     alive: Option<DateTime<Utc>>,
     /// Where damage begins, and between which times what it cost lies.
-    damage: Vec<(Position, Option<DateTime<Utc>>, Option<DateTime<Utc>>)>,
+    damage: Vec<(Position, Maybe, Maybe)>,
     torn: Vec<Position>,
 }
 

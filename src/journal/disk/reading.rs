@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::task::spawn_blocking;
@@ -15,6 +16,11 @@ use crate::journal::delayed;
 use crate::journal::log::{Step, Walk};
 use crate::journal::marks::{Extent, Intent, Position};
 use crate::model::{Gap, GapReason, MonitorId, Record};
+
+/// Between two attempts to read a disk that fails.
+const READ_AGAIN: Duration = Duration::from_secs(1);
+/// After so long, what cannot be read is given up as a gap: the rest must reach the database.
+const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// What the recorder is given to bring.
 pub struct Taken {
@@ -163,16 +169,38 @@ impl Shared {
 
         // The disk may be slow, and who writes must not wait for it.
         let most = if intent.is_some() { usize::MAX } else { BATCH_RECORDS };
-        let (records, at) = self.read(&mut walk, from, until, most);
+        let give_up = lock(&self.files).unreadable_since.is_some_and(|since| since.elapsed() >= GIVE_UP);
+        let (records, at, failed) = self.read(&mut walk, from, until, most, give_up);
         let mut files = lock(&self.files);
         if self.run.load(Ordering::Acquire) != run {
             return None;
         }
+        match failed {
+            None => files.unreadable_since = None,
+            Some(error) if records.is_empty() => {
+                if files.unreadable_since.is_none() {
+                    log::error!("{}: cannot be read and is tried again: {error}", self.folder.display());
+                    files.unreadable_since = Some(Instant::now());
+                }
+                // Not sooner than this; what waits in memory is later, and waits too.
+                lock(&self.signal).oldest = Some(Instant::now() + READ_AGAIN);
+                return None;
+            }
+            Some(_) => {}
+        }
         self.fix(&mut files, records, at, intent, run)
     }
 
-    /// Reads whole groups until there are `most` records, and says where it came to.
-    fn read(&self, walk: &mut Walk, from: Position, until: Position, most: usize) -> (Vec<Record>, Position) {
+    /// Reads whole groups until there are `most` records; says where it came to, and what stopped it there. With `give_up`
+    /// it goes on behind what cannot be read.
+    fn read(
+        &self,
+        walk: &mut Walk,
+        from: Position,
+        until: Position,
+        most: usize,
+        give_up: bool,
+    ) -> (Vec<Record>, Position, Option<std::io::Error>) {
         let mut records: Vec<Record> = Vec::new();
         let mut at = from;
         // Where a gap stands whose end the next records tell.
@@ -193,6 +221,7 @@ impl Shared {
                     at = at.max(until);
                     break;
                 }
+                Err(error) if !give_up => return (records, at, Some(error)),
                 Err(error) => (walk.skip().unwrap_or(until), error.to_string()),
             };
             log::error!(
@@ -207,7 +236,7 @@ impl Shared {
                 records.push(gap);
             }
         }
-        (records, at)
+        (records, at, None)
     }
 
     /// Fixes a batch on disk, or takes one from memory when the log has no more.

@@ -1,20 +1,16 @@
-//! The journal against a model store, killed between any two writes.
+//! The journal on disk: damage, old and later versions, a full disk, a full journal, leases.
+
+mod model;
 
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use futures_util::future::BoxFuture;
-use proptest::prelude::*;
 use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::journal::recorder::Recorder;
-use crate::journal::{RecordStore, Recorded, StatusRow};
-use crate::model::{
-    Batch, BatchId, Check, Gap, GapReason, MonitorState, Resolution, ResolveReason, StoreFault, Timings, Verdict,
-};
+use crate::model::{Check, Gap, GapReason, MonitorState, Resolution, ResolveReason, Timings, Verdict};
 
 fn at(second: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000 + second, 0).unwrap()
@@ -89,6 +85,12 @@ fn segments(folder: &TempDir) -> Vec<PathBuf> {
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
     paths.sort();
     paths
+}
+
+fn bytes_of(path: &Path) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    io::Read::read_to_end(&mut File::open(path).unwrap(), &mut bytes).unwrap();
+    bytes
 }
 
 fn copy_of(folder: &Path) -> TempDir {
@@ -207,7 +209,7 @@ async fn a_torn_end_costs_what_was_torn_and_nothing_before() {
     }
     drop(journal);
     let path = segments(&folder).pop().unwrap();
-    let whole = std::fs::read(&path).unwrap();
+    let whole = bytes_of(&path);
     let frame = (whole.len() - 24) / 5;
     for cut in 0..whole.len() {
         let copy = copy_of(folder.path());
@@ -237,7 +239,7 @@ async fn damage_costs_the_rest_of_a_segment_and_is_a_gap() {
     journal.write(vec![vec![check(1, 2)]]);
     drop(journal);
     let path = segments(&folder).pop().unwrap();
-    let mut bytes = std::fs::read(&path).unwrap();
+    let mut bytes = bytes_of(&path);
     let frame = (bytes.len() - 24) / 3;
     bytes[24 + frame + frame / 2] ^= 0x40;
     std::fs::write(&path, &bytes).unwrap();
@@ -269,12 +271,12 @@ fn a_later_version_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     open(&folder).write(vec![vec![check(1, 1)]]);
     let path = segments(&folder).pop().unwrap();
-    let mut bytes = std::fs::read(&path).unwrap();
+    let mut bytes = bytes_of(&path);
     bytes[8] = 2;
     std::fs::write(&path, &bytes).unwrap();
     let refused = DiskJournal::open(folder.path(), 1 << 20, at(0));
     assert!(matches!(refused, Err(JournalError::Newer { version: 2, .. })));
-    assert_eq!(std::fs::read(&path).unwrap(), bytes);
+    assert_eq!(bytes_of(&path), bytes);
 }
 
 #[tokio::test]
@@ -448,155 +450,5 @@ async fn only_what_was_seen_under_the_last_lease_is_kept() {
         let journal = open(&folder);
         assert_eq!(journal.before_lease(Some((true, epoch))), None, "{row:?} {epoch}");
         assert_eq!(rest(&journal).await.len(), if kept { 2 } else { 0 }, "{row:?} {epoch}");
-    }
-}
-
-/// A store that remembers batches, and loses its answer or the process when told.
-#[derive(Default)]
-struct Model {
-    batches: Mutex<std::collections::HashMap<BatchId, std::collections::HashSet<MonitorId>>>,
-    records: Mutex<Vec<Record>>,
-    locked: Mutex<std::collections::HashSet<MonitorId>>,
-    poison: Mutex<Option<i64>>,
-    /// Before each call: whether the call works, or is the last one and does what it does without an answer.
-    calls_left: AtomicI64,
-}
-
-impl RecordStore for Model {
-    fn record<'a>(&'a self, batch: &'a Batch) -> BoxFuture<'a, Result<Recorded, StoreFault>> {
-        Box::pin(async move {
-            let left = self.calls_left.fetch_sub(1, Ordering::SeqCst);
-            if left < 0 {
-                return Err(StoreFault::Away("killed".into()));
-            }
-            let delayed = self.commit(batch)?;
-            // The answer of the last one is lost with the process.
-            if left == 0 {
-                Err(StoreFault::Away("killed".into()))
-            } else {
-                Ok(Recorded { checks: 0, dropped: 0, delayed })
-            }
-        })
-    }
-
-    fn write_status<'a>(&'a self, _: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
-        Box::pin(async { Ok(Vec::new()) })
-    }
-}
-
-impl Model {
-    fn commit(&self, batch: &Batch) -> Result<std::collections::HashSet<MonitorId>, StoreFault> {
-        if let Some(delayed) = self.batches.lock().unwrap().get(&batch.id) {
-            return Ok(delayed.clone());
-        }
-        let poison = *self.poison.lock().unwrap();
-        let is_bad =
-            |record: &Record| matches!(record, Record::Check(check) if Some(check.checked_at) == poison.map(at));
-        if batch.records.iter().any(is_bad) {
-            return Err(StoreFault::Refused("a bad value".into()));
-        }
-        let locked = self.locked.lock().unwrap().clone();
-        let delayed: std::collections::HashSet<_> =
-            batch.records.iter().filter_map(Record::monitor).filter(|id| locked.contains(id)).collect();
-        let free = batch.records.iter().filter(|record| record.monitor().is_none_or(|id| !delayed.contains(&id)));
-        self.records.lock().unwrap().extend(free.cloned());
-        self.batches.lock().unwrap().insert(batch.id, delayed.clone());
-        Ok(delayed)
-    }
-}
-
-#[derive(Clone, Debug)]
-enum Act {
-    /// A check of this monitor.
-    Check(u128),
-    /// The recorder runs until the store was called so often, then the process is killed.
-    Bring(i64),
-    /// Rows of these monitors (bits) are locked.
-    Lock(u8),
-    /// The next check of this second is refused.
-    Poison(i64),
-    /// Killed while nothing is brought.
-    Kill,
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    prop_oneof![
-        8 => (1u128..5).prop_map(Act::Check),
-        3 => (0i64..6).prop_map(Act::Bring),
-        1 => (0u8..16).prop_map(Act::Lock),
-        1 => (0i64..60).prop_map(Act::Poison),
-        1 => Just(Act::Kill),
-    ]
-}
-
-/// Runs a recorder on a copy of the folder, so that nothing that the one before still does is seen: a kill.
-async fn bring(journal: DiskJournal, model: &Arc<Model>, calls: i64, close: bool) {
-    model.calls_left.store(calls, Ordering::SeqCst);
-    let journal = Arc::new(journal);
-    if close {
-        journal.close();
-    }
-    let recorder = Recorder::new(Arc::clone(&journal), Arc::clone(model), Arc::default());
-    let running = tokio::spawn(recorder.run());
-    for _ in 0..2000 {
-        if model.calls_left.load(Ordering::SeqCst) < 0 || running.is_finished() {
-            break;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-    }
-    running.abort();
-    let _ = running.await;
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
-
-    #[test]
-    fn whatever_happens_everything_is_recorded_once_and_in_order(acts in prop::collection::vec(act(), 1..60)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        runtime.block_on(async {
-            let mut folder = tempfile::tempdir().unwrap();
-            let model = Arc::new(Model::default());
-            let mut journal = open(&folder);
-            let mut checks: Vec<Record> = Vec::new();
-            for (second, act) in acts.iter().enumerate() {
-                let second = second as i64;
-                match act {
-                    Act::Check(monitor) => {
-                        checks.push(check(*monitor, second));
-                        journal.write(vec![vec![check(*monitor, second)]]);
-                        continue;
-                    }
-                    Act::Lock(bits) => {
-                        *model.locked.lock().unwrap() = (0..4).filter(|bit| bits >> bit & 1 == 1).map(|bit| id(bit + 1)).collect();
-                        continue;
-                    }
-                    Act::Poison(bad) => {
-                        model.poison.lock().unwrap().get_or_insert(*bad);
-                        continue;
-                    }
-                    Act::Bring(calls) => bring(journal, &model, *calls, false).await,
-                    Act::Kill => {}
-                }
-                let copy = copy_of(folder.path());
-                folder = copy;
-                journal = open(&folder);
-            }
-            model.locked.lock().unwrap().clear();
-            bring(journal, &model, i64::MAX, true).await;
-            let recorded = model.records.lock().unwrap().clone();
-            let poison = *model.poison.lock().unwrap();
-            for monitor in 1..5 {
-                let of_one = |records: &[Record]| -> Vec<i64> {
-                    records.iter().filter(|record| record.monitor() == Some(id(monitor))).filter_map(|record| match record {
-                        Record::Check(check) => Some(check.checked_at.timestamp() - at(0).timestamp()),
-                        // Stands for the refused check.
-                        Record::Gap(gap) if gap.reason == GapReason::RecordingLost => Some(gap.from_at.timestamp() - at(0).timestamp()),
-                        _ => None,
-                    }).collect()
-                };
-                assert_eq!(of_one(&recorded), of_one(&checks), "monitor {monitor}, poison {poison:?}");
-            }
-        });
     }
 }

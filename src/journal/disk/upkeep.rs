@@ -84,7 +84,7 @@ impl Shared {
     }
 
     fn sync(&self) {
-        let to_sync = lock(&self.files).log.to_sync();
+        let to_sync = lock(&self.files).log.take_unsynced();
         for file in to_sync {
             if let Err(error) = file.sync_data() {
                 log::warn!("{}: cannot be synced: {error}", self.folder.display());

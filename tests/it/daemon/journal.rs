@@ -50,7 +50,7 @@ async fn nothing_that_was_shown_is_lost_by_kill_9_at_any_moment() {
     let (target, broken) = (Target::start().await, Target::start().await);
     let fine: String = (0..200).map(|n| monitor(&format!("fine{n}"), &target.url(&format!("/{n}")))).collect();
     let config = monitor("down", &broken.url("/down"))
-        + &(monitor("shaky", &broken.url("/shaky")) + "confirmations = 10000\n")
+        + &(monitor("shaky", &broken.url("/shaky")).replace("\"1s\"", "\"10s\"") + "confirmations = 100\n")
         + &fine;
     let home = Home::new(&on(&db.url, &config));
     let mut daemon = home.start();
@@ -237,7 +237,7 @@ async fn without_its_folder_it_goes_on_from_memory_and_says_so() {
     let target = Target::start().await;
     // States with every check (a streak that grows), so that another segment is begun within seconds.
     let closed = "tcp://127.0.0.1:1";
-    let busy: String = (0..200).map(|n| monitor(&format!("x{n}"), closed) + "confirmations = 10000\n").collect();
+    let busy: String = (0..200).map(|n| monitor(&format!("x{n}"), closed) + "confirmations = 100\n").collect();
     let config = format!("database.backlog = \"1MiB\"\n{}{busy}", monitor("a", &target.url("/a")));
     let home = Home::new(&on(&server.url, &config));
     let mut daemon: Daemon = home.start();
