@@ -213,7 +213,8 @@ mod tests {
     #[test]
     fn every_time_without_a_daemon_is_a_gap_from_its_last_sign_of_life() {
         let span = |from, to| (at(from), at(to));
-        let cases: &[(Option<i64>, &[(i64, i64)], &[(i64, i64)])] = &[
+        type Spans = &'static [(i64, i64)];
+        let cases: &[(Option<i64>, Spans, Spans)] = &[
             (Some(10), &[], &[(10, 100)]),
             (Some(200), &[], &[(100, 100)]),
             (None, &[], &[]),
