@@ -56,7 +56,7 @@ pub enum FileOutcome {
     /// What was refused before, for the same reasons.
     StillRefused,
     /// Something new and valid: the monitors.
-    Content(Vec<Definition>),
+    Content(Arc<[Definition]>),
     /// Something new and bad; the findings, one a line.
     Refused(String),
 }
@@ -64,7 +64,7 @@ pub enum FileOutcome {
 /// What the sources say when the daemon starts.
 pub struct FileContent {
     /// The monitors.
-    pub definitions: Vec<Definition>,
+    pub definitions: Arc<[Definition]>,
     /// Folders to watch.
     pub folders: Vec<PathBuf>,
 }

@@ -23,7 +23,7 @@ const POLL: Duration = Duration::from_secs(30);
 
 /// Watches folders; `folders` brings the list anew after each load. `wake` gets one message for a burst of changes;
 /// when one is still unread there, nothing is added.
-pub async fn run(mut folders: mpsc::Receiver<Vec<PathBuf>>, wake: mpsc::Sender<()>, mut shutdown: Shutdown) {
+pub async fn run(folders: &mut mpsc::Receiver<Vec<PathBuf>>, wake: mpsc::Sender<()>, mut shutdown: Shutdown) {
     let (seen, mut events) = mpsc::channel::<()>(1);
     let mut watcher = match notify::recommended_watcher(move |event: Result<notify::Event, notify::Error>| {
         // Reading our own files must not wake us.
@@ -154,10 +154,10 @@ mod tests {
         symlink("v1", folder.join("..data")).unwrap();
         symlink("..data/config.toml", folder.join("config.toml")).unwrap();
         let file = folder.join("config.toml");
-        let (folders, folders_end) = mpsc::channel(1);
+        let (folders, mut folders_end) = mpsc::channel(1);
         let (wake, mut wakes) = mpsc::channel(1);
         let (trigger, shutdown) = shutdown::channel();
-        let task = tokio::spawn(run(folders_end, wake, shutdown));
+        let task = tokio::spawn(async move { run(&mut folders_end, wake, shutdown).await });
         folders.send(read(&file, Presence::Required).folders.into_iter().collect()).await.unwrap();
         // The first watch wakes: something may have changed before it.
         reads(&file, &mut wakes, &folders, &["one"]).await;

@@ -37,7 +37,8 @@ pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environmen
     })
 }
 
-fn embedded(settings: &Settings, environment: &Environment) -> Result<Cluster, Stop> {
+/// Starts the embedded database for a command.
+pub(super) fn embedded(settings: &Settings, environment: &Environment) -> Result<Cluster, Stop> {
     let directory = state::directory(settings.daemon.state_directory.as_deref(), environment)?;
     let lock = StateLock::acquire(&directory).map_err(|error| cluster_stop(&error))?;
     let options = ClusterOptions {
@@ -49,7 +50,8 @@ fn embedded(settings: &Settings, environment: &Environment) -> Result<Cluster, S
     Cluster::start(&lock, &options).map_err(|error| cluster_stop(&error))
 }
 
-fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {
+/// The store of a command.
+pub(super) fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {
     let url = match &settings.database.url {
         Some(url) => url.clone(),
         None => cluster::url_of(&state::directory(settings.daemon.state_directory.as_deref(), environment)?),

@@ -12,6 +12,7 @@ mod probe;
 mod reload;
 mod state;
 mod status;
+mod token;
 
 pub use environment::Environment;
 pub use exit::{Exit, Stop};
@@ -77,8 +78,11 @@ enum Command {
     Import(Later),
     /// Print every monitor and channel as configuration (not built yet)
     Export(Later),
-    /// API tokens (not built yet)
-    Token(Later),
+    /// API tokens
+    Token {
+        #[command(subcommand)]
+        what: token::TokenCommand,
+    },
     /// Runs the embedded database's server, bound to the life of its parent
     #[command(name = "__postgres", hide = true)]
     Postgres {
@@ -151,7 +155,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         }
         Command::Import(_) => Err(not_built_yet("import")),
         Command::Export(_) => Err(not_built_yet("export")),
-        Command::Token(_) => Err(not_built_yet("token")),
+        Command::Token { what } => token::run(&what, config, environment),
         Command::Postgres { arguments } => Err(migrate::exec_postgres(&arguments)),
     }
 }

@@ -1,12 +1,26 @@
-//! Gets the store ready and keeps the lease: prepare, acquire, renew.
+//! Gets the store ready and keeps the lease. What happens to it is told to the life loop, which starts and ends terms.
+//!
+//! The lease is a row on the database's clock ([`crate::store::Lease`]). It lasts [`LEASE_SECONDS`], is renewed every 2 s
+//! under a deadline of 3 s, and a standby looks four times a second: after a kill or a freeze the standby is active within
+//! the length of the lease and a second.
+//!
+//! # When the store does not answer
+//!
+//! A daemon whose renewals fail goes on checking, also when its own monotonic clock says that the lease has run out.
+//! If the store is away for everybody, nobody can take the lease through it, and stepping down would only mean that
+//! nobody observes. If it is away for us alone, another daemon may have taken over: then targets are asked twice as often,
+//! which harms nobody, and nothing of ours is written, because every write checks the epoch. Which of the two it is only
+//! the store can say. So the daemon asks it again, four times a second once the lease has run out, and steps down when it
+//! says that another one holds the lease. What it saw meanwhile is dropped: the other's history covers that time.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
+use super::role::{Role, SharedRole};
 use crate::cli::{Exit, Stop};
 use crate::journal::disk::DiskJournal;
 use crate::model::StoreFault;
@@ -15,49 +29,44 @@ use crate::store::{Found, LEASE_SECONDS, Lease, StartError, Store};
 
 /// `run` starts degraded when the store is not ready by then.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Between attempts to reach a store that is away, or to get a lease that another holds.
+/// Between attempts to reach a store that is away.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a standby looks at the lease, and an active daemon whose lease has run out asks for it.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often the lease is renewed.
+const RENEW: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
 
-/// What the daemon is to the store.
+/// What the life loop is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Not ready yet, or away since the start; why.
-    Starting(String),
-    /// Another daemon is active; which.
-    Standby(String),
+pub(super) enum Event {
+    /// The store is away, or still being prepared: start from memory.
+    Away,
+    /// Another daemon is active: end the term, if there is one. Nothing is asked for before that is dealt with.
+    Standby,
     /// The lease is ours.
     Active,
+    /// The store can never be used.
+    Stop(Stop),
 }
 
-/// The role, and why the lease could not be renewed the last time; shared with those who show it.
-#[derive(Debug)]
-pub(super) struct SharedRole(Mutex<(Role, Option<String>)>);
+/// An event, and what is dropped when it is dealt with.
+pub(super) type Told = (Event, oneshot::Sender<()>);
 
-impl SharedRole {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new((Role::Starting("it was not asked yet".to_owned()), None)))
-    }
+/// How far an attempt came.
+enum Seen {
+    Held,
+    Taken,
+    Away(String),
+}
 
-    fn lock(&self) -> MutexGuard<'_, (Role, Option<String>)> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn get(&self) -> Role {
-        self.lock().0.clone()
-    }
-
-    /// Why the store did not answer the last renewal.
-    pub(super) fn fault(&self) -> Option<String> {
-        self.lock().1.clone()
-    }
-
-    fn set(&self, role: Role) {
-        *self.lock() = (role, None);
-    }
-
-    fn renewed(&self, fault: Option<String>) {
-        self.lock().1 = fault;
-    }
+/// What the life loop knows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Undecided,
+    /// It checks without a store, since then.
+    Away(Instant),
+    Standby,
 }
 
 /// Keeps the store usable for this daemon.
@@ -66,57 +75,70 @@ pub(super) struct Keeper {
     auto_migrate: bool,
     holder: String,
     role: Arc<SharedRole>,
-    gate: watch::Sender<bool>,
+    /// Somebody was refused by the epoch.
+    suspect: Arc<Notify>,
+    tell: mpsc::Sender<Told>,
+    standing: Standing,
     journal: Arc<DiskJournal>,
     /// A preparation that is under way. It goes on when nobody waits for it: an adoption may take long, and must not be
     /// cut off and begun again.
-    preparing: tokio::sync::Mutex<Option<JoinHandle<Result<Found, StartError>>>>,
-}
-
-/// How far a first attempt came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Begun {
-    /// The lease is ours.
-    Active,
-    /// The store is away, or still being prepared: start from memory.
-    Away,
-    /// Another daemon is active: wait.
-    Standby,
+    preparing: Option<JoinHandle<Result<Found, StartError>>>,
 }
 
 impl Keeper {
-    /// A keeper that opens the gate when this daemon may write.
+    /// A keeper of this holder's lease.
     pub(super) fn new(
         store: Store,
         auto_migrate: bool,
         holder: String,
         role: Arc<SharedRole>,
-        gate: watch::Sender<bool>,
+        suspect: Arc<Notify>,
+        tell: mpsc::Sender<Told>,
         journal: Arc<DiskJournal>,
     ) -> Self {
-        Self { store, auto_migrate, holder, role, gate, journal, preparing: tokio::sync::Mutex::new(None) }
+        let standing = Standing::Undecided;
+        Self { store, auto_migrate, holder, role, suspect, tell, standing, journal, preparing: None }
     }
 
-    /// The first attempt. A store that can never be used stops the daemon.
-    pub(super) async fn begin(&self) -> Result<Begun, Stop> {
-        match timeout(PATIENCE, self.attempt(Instant::now())).await {
-            Ok(begun) => begun,
-            Err(_) => {
-                let text = format!("it does not answer, or is still being prepared, after {} s", PATIENCE.as_secs());
-                self.role.set(Role::Starting(text));
-                Ok(Begun::Away)
-            }
+    /// Gets the lease, keeps it, loses it, and so on until shutdown.
+    pub(super) async fn run(mut self, mut shutdown: Shutdown) {
+        let keeping = async {
+            let stop = loop {
+                if let Err(stop) = self.wait_until_active().await {
+                    break stop;
+                }
+                self.hold().await;
+            };
+            self.tell(Event::Stop(stop)).await;
+            // The life loop ends the process now.
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = shutdown.wait() => {}
+            () = keeping => {}
+        }
+        if let Some(preparing) = self.preparing {
+            // The server rolls back what was not committed.
+            preparing.abort();
         }
     }
 
-    async fn prepare(&self) -> Result<Found, StartError> {
-        let mut preparing = self.preparing.lock().await;
-        let task = preparing.get_or_insert_with(|| {
+    /// Tells the life loop, and waits until it has dealt with it.
+    async fn tell(&self, event: Event) {
+        let (done, dealt) = oneshot::channel();
+        // Whoever does not listen any more is ending.
+        if self.tell.send((event, done)).await.is_ok() {
+            let _ = dealt.await;
+        }
+    }
+
+    async fn prepare(&mut self) -> Result<Found, StartError> {
+        let task = self.preparing.get_or_insert_with(|| {
             let (store, auto_migrate) = (self.store.clone(), self.auto_migrate);
             tokio::spawn(async move { store.prepare(auto_migrate).await })
         });
         let ended = task.await;
-        *preparing = None;
+        self.preparing = None;
         ended.unwrap_or_else(|error| Err(StartError::Migration(error.to_string())))
     }
 
@@ -131,95 +153,139 @@ impl Keeper {
         }
     }
 
-    /// `checking_since`: from then on the time is no gap.
-    async fn attempt(&self, checking_since: Instant) -> Result<Begun, Stop> {
-        let away = |why: String| {
-            self.role.set(Role::Starting(why));
-            Ok(Begun::Away)
-        };
+    /// One attempt to get the lease.
+    async fn attempt(&mut self) -> Result<Seen, Stop> {
+        if self.standing == Standing::Standby {
+            match self.store.lease().await {
+                Ok(Some(Lease::Taken { holder, until })) => return Ok(self.taken(&holder, until)),
+                Ok(_) => {}
+                Err(fault) => return Ok(Seen::Away(fault.to_string())),
+            }
+        }
+        // Also at a take-over: the one that was active may have brought a newer schema.
         match self.prepare().await {
             Ok(_) => {}
-            Err(error) if error.is_away() => return away(error.to_string()),
+            Err(error) if error.is_away() => return Ok(Seen::Away(error.to_string())),
             Err(error) => return Err(start_stop(&error)),
         }
         let row = match self.store.lease_row().await {
             Ok(row) => row.map(|(holder, epoch)| (holder == self.holder, epoch)),
-            Err(fault) => return away(fault.to_string()),
+            Err(fault) => return Ok(Seen::Away(fault.to_string())),
         };
         let mut dropped = self.journal_does(move |journal| journal.before_lease(row)).await;
         match self.store.acquire(&self.holder).await {
             Ok(Lease::Held { epoch }) => {
                 dropped = self.journal_does(move |journal| journal.leased(epoch)).await.or(dropped);
             }
-            Ok(Lease::Taken { holder, until }) => {
-                self.role.set(Role::Standby(format!("daemon {holder} is active, its lease lasts until {until}")));
-                return Ok(Begun::Standby);
-            }
-            Err(fault) => return away(fault.to_string()),
+            Ok(Lease::Taken { holder, until }) => return Ok(self.taken(&holder, until)),
+            Err(fault) => return Ok(Seen::Away(fault.to_string())),
         }
+        // Who has checked without a store was running.
+        let checking = match self.standing {
+            // What was seen without the lease was dropped as well.
+            Standing::Away(_) if dropped.is_some() => Duration::ZERO,
+            Standing::Away(since) => since.elapsed(),
+            Standing::Undecided | Standing::Standby => Duration::ZERO,
+        };
         if let Some(records) = dropped {
             log::warn!(records; "another daemon was active since: what this one had not recorded is dropped");
         }
-        // What was seen without the lease is dropped as well, so it was not observed.
-        let checking = if dropped.is_some() { Duration::ZERO } else { checking_since.elapsed() };
         match self.store.record_downtime(checking, &self.journal.downtimes()).await {
             Ok(Some(gap)) => {
                 let (seconds, since) = ((gap.to_at - gap.from_at).num_seconds(), gap.from_at.format("%F %T UTC"));
                 log::info!("nothing was checked for {seconds} s, since {since}: noted as a gap");
             }
             Ok(None) => {}
-            Err(fault) => return away(fault.to_string()),
+            Err(fault) => return Ok(Seen::Away(fault.to_string())),
         }
         self.journal_does(DiskJournal::downtimes_recorded).await;
-        self.role.set(Role::Active);
-        self.gate.send_replace(true);
-        Ok(Begun::Active)
+        Ok(Seen::Held)
     }
 
-    /// Waits until the lease is ours; errors are final. A daemon that checks already steps down when another is active:
-    /// what it saw meanwhile must not be written beside the other's history.
-    async fn wait_until_active(&self, begun: Begun) -> Result<(), Stop> {
+    fn taken(&self, holder: &str, until: chrono::DateTime<chrono::Utc>) -> Seen {
+        self.role.set(Role::Standby(format!("daemon {holder} is active, its lease lasts until {until}")));
+        Seen::Taken
+    }
+
+    /// Waits until the lease is ours; an error is final.
+    async fn wait_until_active(&mut self) -> Result<(), Stop> {
         let began = Instant::now();
         loop {
-            // The time of a standby is a gap until it takes over.
-            let checking_since = if begun == Begun::Standby { Instant::now() } else { began };
-            match self.attempt(checking_since).await? {
-                Begun::Active => return Ok(()),
-                Begun::Standby if begun == Begun::Away => {
-                    let text = "another daemon became active on this database while it was away from this one: this daemon \
-                        ends, and what it saw meanwhile is not recorded; started again it waits as a standby";
-                    return Err(Stop::new(Exit::Failure, text));
+            let seen = if self.standing == Standing::Undecided {
+                let left = PATIENCE.saturating_sub(began.elapsed());
+                timeout(left, self.attempt()).await.unwrap_or_else(|_| {
+                    let seconds = PATIENCE.as_secs();
+                    Ok(Seen::Away(format!("it does not answer, or is still being prepared, after {seconds} s")))
+                })?
+            } else {
+                self.attempt().await?
+            };
+            match seen {
+                Seen::Held => break,
+                Seen::Taken => {
+                    if self.standing != Standing::Standby {
+                        self.standing = Standing::Standby;
+                        self.tell(Event::Standby).await;
+                    }
+                    sleep(LOOK).await;
                 }
-                Begun::Standby | Begun::Away => sleep(RETRY).await,
+                Seen::Away(why) => {
+                    self.away(why).await;
+                    sleep(RETRY).await;
+                }
+            }
+        }
+        self.standing = Standing::Standby;
+        self.role.set(Role::Active);
+        // Not waited for: the lease must be renewed while the term begins.
+        let (done, _) = oneshot::channel();
+        let _ = self.tell.send((Event::Active, done)).await;
+        Ok(())
+    }
+
+    async fn away(&mut self, why: String) {
+        match self.standing {
+            // A standby does not begin to check: it cannot know that nobody else does.
+            Standing::Standby => self.role.set(Role::Standby(format!("who is active cannot be told: {why}"))),
+            Standing::Away(_) => self.role.set(Role::Starting(why)),
+            Standing::Undecided => {
+                self.role.set(Role::Starting(why));
+                self.standing = Standing::Away(Instant::now());
+                self.tell(Event::Away).await;
             }
         }
     }
 
-    /// Gets the lease if it is not ours yet, then renews it until shutdown. An error ends the daemon.
-    pub(super) async fn keep(self, begun: Begun, mut shutdown: Shutdown) -> Result<(), Stop> {
-        let keeping = async {
-            if begun != Begun::Active {
-                self.wait_until_active(begun).await?;
-                log::info!("the database is there: this daemon is active");
+    /// Renews the lease until another daemon has it.
+    async fn hold(&self) {
+        let mut renewed_at = Instant::now();
+        loop {
+            let lapsed = renewed_at.elapsed() >= LEASE;
+            tokio::select! {
+                () = sleep(if lapsed { LOOK } else { RENEW }) => {}
+                () = self.suspect.notified() => {}
             }
-            let mut ticks = interval(Duration::from_secs(u64::from(LEASE_SECONDS) / 3));
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                match self.store.renew().await {
-                    Ok(()) => self.role.renewed(None),
-                    Err(fault @ StoreFault::Fenced(_)) => {
-                        self.gate.send_replace(false);
-                        let text = format!("{fault}: this daemon ends; started again it waits as a standby");
-                        return Err(Stop::new(Exit::Failure, text));
-                    }
-                    Err(fault) => self.role.renewed(Some(fault.to_string())),
+            let asked_at = Instant::now();
+            match self.store.renew().await {
+                Ok(()) => {
+                    renewed_at = asked_at;
+                    self.role.renewed(None);
                 }
+                Err(fault @ StoreFault::Fenced(_)) => {
+                    self.store.forget_lease();
+                    log::warn!("{fault}: this daemon steps down and waits as a standby");
+                    self.role.set(Role::Standby(fault.to_string()));
+                    self.tell(Event::Standby).await;
+                    return;
+                }
+                Err(fault) => self.role.renewed(Some(match renewed_at.elapsed().checked_sub(LEASE) {
+                    Some(since) => format!(
+                        "{fault}; the lease ran out {} s ago, so another daemon may be active by now",
+                        since.as_secs()
+                    ),
+                    None => fault.to_string(),
+                })),
             }
-        };
-        tokio::select! {
-            () = shutdown.wait() => Ok(()),
-            ended = keeping => ended,
         }
     }
 }

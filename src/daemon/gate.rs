@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
-use super::database::{Role, SharedRole};
+use super::role::{Role, SharedRole};
 use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, Merged, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
@@ -23,6 +23,8 @@ pub(super) struct Gated {
     store: Store,
     open: watch::Receiver<bool>,
     role: Arc<SharedRole>,
+    /// Told when the store says that the lease is another's.
+    suspect: Arc<Notify>,
     catalog: Arc<SharedReport>,
 }
 
@@ -31,9 +33,18 @@ impl Gated {
         store: Store,
         open: watch::Receiver<bool>,
         role: Arc<SharedRole>,
+        suspect: Arc<Notify>,
         catalog: Arc<SharedReport>,
     ) -> Self {
-        Self { store, open, role, catalog }
+        Self { store, open, role, suspect, catalog }
+    }
+
+    /// Passes a result on; a refusal by the epoch has the lease looked at.
+    fn note<T>(&self, result: Result<T, StoreFault>) -> Result<T, StoreFault> {
+        if let Err(StoreFault::Fenced(_)) = &result {
+            self.suspect.notify_one();
+        }
+        result
     }
 
     /// Monitors of a batch whose rows the catalogue has yet to make. Waits until it has made rows at all: results of before
@@ -52,13 +63,13 @@ impl Gated {
         let store = self.store()?;
         let waiting = self.without_rows(batch).await;
         if waiting.is_empty() {
-            return store.record(batch).await;
+            return self.note(store.record(batch).await);
         }
         let is_free = |record: &&Record| record.monitor().is_none_or(|id| !waiting.contains(&id));
         let records = batch.records.iter().filter(is_free).cloned().collect();
         // The store remembers who was held back, so that a repeat is told the same although they have rows by then. If it
         // knows the batch from a first try, that one's answer counts.
-        store.record(&Batch { id: batch.id, records, held: waiting }).await
+        self.note(store.record(&Batch { id: batch.id, records, held: waiting }).await)
     }
 
     /// The store, once the gate is open. No write can go wrong for want of a table, and be refused for good.
@@ -76,23 +87,23 @@ impl Gated {
 
 impl CatalogStore for Gated {
     fn merge<'a>(&'a self, rows: &'a [FileRow]) -> BoxFuture<'a, Result<Merged, StoreFault>> {
-        Box::pin(async move { self.store()?.merge(rows).await })
+        Box::pin(async move { self.note(self.store()?.merge(rows).await) })
     }
 
     fn load<'a>(&'a self, only: Option<&'a [MonitorId]>) -> BoxFuture<'a, Result<Vec<MonitorRow>, StoreFault>> {
-        Box::pin(async move { self.store()?.load(only).await })
+        Box::pin(async move { self.note(self.store()?.load(only).await) })
     }
 
     fn dismissed(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, IncidentUid)>, StoreFault>> {
-        Box::pin(async move { self.store()?.dismissed().await })
+        Box::pin(async move { self.note(self.store()?.dismissed().await) })
     }
 
     fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>> {
-        Box::pin(async move { self.store()?.revisions().await })
+        Box::pin(async move { self.note(self.store()?.revisions().await) })
     }
 
     fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>> {
-        Box::pin(async move { self.store()?.mark_invalid(reasons).await })
+        Box::pin(async move { self.note(self.store()?.mark_invalid(reasons).await) })
     }
 
     fn changed(&self) -> BoxFuture<'_, Result<(), StoreFault>> {
@@ -111,6 +122,6 @@ impl RecordStore for Gated {
     }
 
     fn write_status<'a>(&'a self, rows: &'a [StatusRow]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
-        Box::pin(async move { self.store()?.write_status(rows).await })
+        Box::pin(async move { self.note(self.store()?.write_status(rows).await) })
     }
 }

@@ -47,10 +47,14 @@ struct Inner {
     refused: Option<String>,
     /// What the daemon was started with: parts of it hold until the next start.
     started: Arc<Settings>,
-    /// Without its monitors: those are the catalogue's.
+    /// Without its monitors.
     settings: Arc<Settings>,
+    /// The monitors in force; the catalogue shares them.
+    definitions: Arc<[Definition]>,
+    /// Folders to watch.
+    folders: Vec<PathBuf>,
     /// Read, and not yet applied.
-    next: Option<(Arc<Settings>, Net)>,
+    next: Option<(Arc<Settings>, Net, Arc<[Definition]>)>,
 }
 
 /// A first reading: the configuration that the daemon starts with.
@@ -93,11 +97,10 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
 }
 
 impl ConfigSource {
-    /// The source that goes on from a first reading, and that reading's content.
-    pub(super) fn new(first: First, environment: &cli::Environment, links: Links) -> (Self, FileContent) {
+    /// The source that goes on from a first reading.
+    pub(super) fn new(first: First, environment: &cli::Environment, links: Links) -> Self {
         let mut settings = first.settings;
-        let definitions = std::mem::take(&mut settings.monitors);
-        let content = FileContent { definitions, folders: first.sources.folders.iter().cloned().collect() };
+        let definitions = std::mem::take(&mut settings.monitors).into();
         let settings = Arc::new(settings);
         let inner = Inner {
             hash: first.sources.hash,
@@ -106,16 +109,28 @@ impl ConfigSource {
             refused: None,
             started: Arc::clone(&settings),
             settings,
+            definitions,
+            folders: first.sources.folders.into_iter().collect(),
             next: None,
         };
-        let source = Self {
+        Self {
             path: first.path,
             presence: first.presence,
             environment: environment.clone(),
             links,
             inner: Mutex::new(inner),
-        };
-        (source, content)
+        }
+    }
+
+    /// What a catalogue begins with: with `reread` what the sources say now, unless that is refused, and else what is in
+    /// force. Blocks on the disk. Findings are told by the catalogue's own first reading.
+    pub(super) fn begin(&self, reread: bool) -> FileContent {
+        if reread && let FileOutcome::Content(_) = self.read(false).outcome {
+            self.apply();
+        }
+        let mut inner = self.lock();
+        inner.refused = None;
+        FileContent { definitions: Arc::clone(&inner.definitions), folders: inner.folders.clone() }
     }
 
     /// The path, as it is shown.
@@ -163,12 +178,12 @@ impl ConfigSource {
         let mut inner = self.lock();
         match validated {
             Ok((mut settings, net)) => {
-                let definitions = std::mem::take(&mut settings.monitors);
+                let definitions: Arc<[Definition]> = std::mem::take(&mut settings.monitors).into();
                 inner.hash = sources.hash;
                 inner.found = sources.found;
                 inner.filled = filled(sources);
                 inner.refused = None;
-                inner.next = Some((Arc::new(settings), net));
+                inner.next = Some((Arc::new(settings), net, Arc::clone(&definitions)));
                 FileOutcome::Content(definitions)
             }
             Err(findings) if !force && inner.refused.as_ref() == Some(&findings) => FileOutcome::StillRefused,
@@ -193,12 +208,14 @@ impl FileSource for ConfigSource {
     fn read(&self, force: bool) -> FileReading {
         let sources = file::read(&self.path, self.presence);
         let outcome = self.outcome(&sources, force);
-        FileReading { folders: sources.folders.into_iter().collect(), outcome }
+        let folders: Vec<PathBuf> = sources.folders.into_iter().collect();
+        self.lock().folders.clone_from(&folders);
+        FileReading { folders, outcome }
     }
 
     fn read_row(&self, row: &MonitorRow) -> Result<Definition, String> {
         let inner = self.lock();
-        let defaults = inner.next.as_ref().map_or(&inner.settings.defaults, |(settings, _)| &settings.defaults);
+        let defaults = inner.next.as_ref().map_or(&inner.settings.defaults, |(settings, ..)| &settings.defaults);
         let defaults = Arc::clone(defaults);
         drop(inner);
         monitor::read_row(row, &defaults)
@@ -206,8 +223,9 @@ impl FileSource for ConfigSource {
 
     fn apply(&self) -> Vec<String> {
         let mut inner = self.lock();
-        let Some((settings, net)) = inner.next.take() else { return Vec::new() };
+        let Some((settings, net, definitions)) = inner.next.take() else { return Vec::new() };
         inner.settings = Arc::clone(&settings);
+        inner.definitions = definitions;
         let before = Arc::clone(&inner.started);
         drop(inner);
         self.links.net.store(Arc::new(net));

@@ -1,15 +1,18 @@
 //! What the running daemon tells about itself.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use arc_swap::ArcSwapOption;
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::database::{Role, SharedRole};
+use super::role::{Role, SharedRole};
+use super::tasks::Restarts;
+use crate::access::Viewer;
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadRequest, SharedReport};
 use crate::clock::Wall;
@@ -28,46 +31,111 @@ pub(super) struct View {
     pub(super) config: String,
     pub(super) database: &'static str,
     pub(super) wall: Arc<dyn Wall>,
+    pub(super) journal: Arc<DiskJournal>,
+    pub(super) role: Arc<SharedRole>,
+    /// Tasks that ended or panicked and run again.
+    pub(super) restarts: Restarts,
+    /// The loops that run; a standby has none.
+    pub(super) live: ArcSwapOption<Live>,
+}
+
+/// What is shown of a term. Counters begin anew with it.
+pub(super) struct Live {
     pub(super) board: Arc<Board>,
     pub(super) dispatch: Arc<DispatchStats>,
-    pub(super) journal: Arc<DiskJournal>,
     pub(super) recorder: Arc<RecorderStats>,
     pub(super) catalog: Arc<SharedReport>,
-    pub(super) role: Arc<SharedRole>,
     pub(super) reload: mpsc::Sender<ReloadRequest>,
-    /// Whether the loops run: those of a standby wait.
-    pub(super) running: Arc<AtomicBool>,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
     Reason { code: code.to_owned(), detail: Some(detail.into()) }
 }
 
-impl View {
-    fn row(&self, row: &Row) -> serde_json::Value {
-        let monitor = &row.entry.monitor;
-        let last = row.latest.as_ref().map(|latest| {
-            json!({
-                "checked_at": latest.checked_at,
-                "verdict": latest.verdict,
-                "failure": latest.failure,
-                "message": latest.message.as_deref(),
-                "status_code": latest.status_code,
-                "response_time_ms": latest.response_time_ms,
-            })
-        });
+fn row_json(row: &Row) -> serde_json::Value {
+    let monitor = &row.entry.monitor;
+    let last = row.latest.as_ref().map(|latest| {
         json!({
-            "monitor": monitor.label(),
-            "monitor_id": monitor.id,
-            "name": &*monitor.name,
-            "kind": monitor.kind,
-            "url": &*monitor.url,
-            "source": monitor.source,
-            "status": row.shown,
-            "since": row.since,
-            "incident": row.incident,
-            "last": last,
+            "checked_at": latest.checked_at,
+            "verdict": latest.verdict,
+            "failure": latest.failure,
+            "message": latest.message.as_deref(),
+            "status_code": latest.status_code,
+            "response_time_ms": latest.response_time_ms,
         })
+    });
+    json!({
+        "monitor": monitor.label(),
+        "monitor_id": monitor.id,
+        "name": &*monitor.name,
+        "kind": monitor.kind,
+        "url": &*monitor.url,
+        "source": monitor.source,
+        "status": row.shown,
+        "since": row.since,
+        "incident": row.incident,
+        "last": last,
+    })
+}
+
+impl Live {
+    fn dispatch_json(&self) -> serde_json::Value {
+        json!({
+            "fired": self.dispatch.fired(),
+            "in_flight": self.dispatch.in_flight(),
+            "waiting": self.dispatch.waiting(),
+            "skipped_running": self.dispatch.skipped_running(),
+            "lost_overloaded": self.dispatch.lost_overloaded(),
+            "missed_suspended": self.dispatch.missed_suspended(),
+        })
+    }
+
+    fn recorder_json(&self, journal: &DiskJournal) -> serde_json::Value {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let depth = journal.depth();
+        json!({
+            "checks": load(&self.recorder.checks),
+            "batches": load(&self.recorder.batches),
+            "dropped": load(&self.recorder.dropped),
+            "refused": load(&self.recorder.refused),
+            "delayed": load(&self.recorder.delayed),
+            "waiting_records": depth.records as u64 + self.recorder.in_hand(),
+            "waiting_bytes": depth.bytes,
+            "thinned": depth.thinned,
+        })
+    }
+}
+
+impl View {
+    /// What speaks against readiness, and what is to be noted, in the loops.
+    fn tell_live(&self, live: &Live, active: bool, reasons: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
+        let report = live.catalog.get();
+        if active {
+            let fault = live.recorder.fault().or(report.store_fault).or_else(|| self.role.fault());
+            reasons.extend(fault.map(|fault| reason("store_away", fault)));
+        }
+        let overdue = live.dispatch.overdue(Instant::now());
+        if overdue.silent.as_secs() >= SILENT_SECONDS {
+            reasons.push(reason("scheduler_stuck", format!("nothing was fired for {} s", overdue.silent.as_secs())));
+        } else if overdue.count > 0 {
+            let example = overdue.example.as_deref().unwrap_or_default();
+            reasons
+                .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
+        }
+        notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
+        if !report.needs_restart.is_empty() {
+            notes.push(reason("restart_needed", format!("for changes of {}", report.needs_restart.join(", "))));
+        }
+        if report.invalid > 0 {
+            notes.push(reason("invalid_monitors", format!("{} rows, see monitors.invalid_reason", report.invalid)));
+        }
+        let refused = live.recorder.refused.load(Ordering::Relaxed);
+        if refused > 0 {
+            notes.push(reason(
+                "results_refused",
+                format!("{refused} results were refused by the database, see the log"),
+            ));
+        }
     }
 }
 
@@ -86,35 +154,11 @@ impl Admin for View {
                 "starting"
             }
         };
-        let report = self.catalog.get();
-        if role == "active" {
-            let fault = self.recorder.fault().or(report.store_fault).or_else(|| self.role.fault());
-            reasons.extend(fault.map(|fault| reason("store_away", fault)));
-        }
-        let overdue = self.dispatch.overdue(Instant::now());
-        let running = self.running.load(Ordering::Relaxed);
-        if !running {
-            // Nothing is due yet.
-        } else if overdue.silent.as_secs() >= SILENT_SECONDS {
-            reasons.push(reason("scheduler_stuck", format!("nothing was fired for {} s", overdue.silent.as_secs())));
-        } else if overdue.count > 0 {
-            let example = overdue.example.as_deref().unwrap_or_default();
-            reasons
-                .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
-        }
-        notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
-        if !report.needs_restart.is_empty() {
-            notes.push(reason("restart_needed", format!("for changes of {}", report.needs_restart.join(", "))));
-        }
-        if report.invalid > 0 {
-            notes.push(reason("invalid_monitors", format!("{} rows, see monitors.invalid_reason", report.invalid)));
-        }
-        let refused = self.recorder.refused.load(Ordering::Relaxed);
-        if refused > 0 {
-            notes.push(reason(
-                "results_refused",
-                format!("{refused} results were refused by the database, see the log"),
-            ));
+        let live = self.live.load_full();
+        if let Some(live) = &live {
+            self.tell_live(live, role == "active", &mut reasons, &mut notes);
+        } else if role == "active" {
+            reasons.push(reason("starting", "the lease is ours, the loops are about to begin"));
         }
         if let Some(why) = self.journal.unwritable() {
             notes.push(reason("journal_unwritable", format!("results wait in memory: {why}")));
@@ -126,11 +170,22 @@ impl Admin for View {
         Readiness { ready: reasons.is_empty(), role: role.to_owned(), reasons, notes }
     }
 
-    fn overview(&self) -> serde_json::Value {
-        let mut rows = self.board.rows();
+    fn overview(&self, viewer: Viewer) -> serde_json::Value {
+        let live = self.live.load_full();
+        let live = live.as_deref();
+        let mut rows = live.map_or_else(Vec::new, |live| live.board.rows());
+        rows.retain(|row| viewer.sees(row.entry.monitor.owner));
         rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
-        let depth = self.journal.depth();
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        if viewer != Viewer::Everything {
+            // Paths, hosts and figures of everybody's monitors are for those who run this.
+            return json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "started_at": self.started_at,
+                "now": self.wall.now(),
+                "readiness": self.readiness().without_details(),
+                "monitors": rows.iter().map(row_json).collect::<Vec<_>>(),
+            });
+        }
         json!({
             "version": env!("CARGO_PKG_VERSION"),
             "started_at": self.started_at,
@@ -138,36 +193,24 @@ impl Admin for View {
             "config": self.config,
             "database": self.database,
             "readiness": self.readiness(),
-            "dispatch": {
-                "fired": self.dispatch.fired(),
-                "in_flight": self.dispatch.in_flight(),
-                "waiting": self.dispatch.waiting(),
-                "skipped_running": self.dispatch.skipped_running(),
-                "lost_overloaded": self.dispatch.lost_overloaded(),
-                "missed_suspended": self.dispatch.missed_suspended(),
-            },
-            "recorder": {
-                "checks": load(&self.recorder.checks),
-                "batches": load(&self.recorder.batches),
-                "dropped": load(&self.recorder.dropped),
-                "refused": load(&self.recorder.refused),
-                "delayed": load(&self.recorder.delayed),
-                "waiting_records": depth.records as u64 + self.recorder.in_hand(),
-                "waiting_bytes": depth.bytes,
-                "thinned": depth.thinned,
-            },
-            "monitors": rows.iter().map(|row| self.row(row)).collect::<Vec<_>>(),
+            "restarted_tasks": self.restarts.count(),
+            "dispatch": live.map(|live| live.dispatch_json()),
+            "recorder": live.map(|live| live.recorder_json(&self.journal)),
+            "monitors": rows.iter().map(row_json).collect::<Vec<_>>(),
         })
     }
 
-    fn reload(&self) -> BoxFuture<'_, Reloaded> {
+    fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {
         Box::pin(async move {
             let failed = |text: &str| Reloaded { error: Some(text.to_owned()), ..Reloaded::default() };
-            if !self.running.load(Ordering::Relaxed) {
-                return failed("this daemon is not active yet; it reads the configuration when it is");
+            if force {
+                return failed("a forced reload is not built yet in this version");
             }
+            let Some(live) = self.live.load_full() else {
+                return failed("this daemon is not active; it reads the configuration when it is");
+            };
             let (ask, answer) = oneshot::channel();
-            if self.reload.send(ask).await.is_err() {
+            if live.reload.send(ask).await.is_err() {
                 return failed("the daemon is ending");
             }
             answer.await.unwrap_or_else(|_| failed("the daemon is ending"))

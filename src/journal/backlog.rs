@@ -64,21 +64,7 @@ impl Backlog {
     /// A queue of at most about `limit_bytes` of memory, estimated by [`Record::cost`].
     #[must_use]
     pub fn new(limit_bytes: usize) -> Self {
-        let inner = Inner {
-            limit_bytes,
-            bytes: 0,
-            queue: VecDeque::new(),
-            queued_records: 0,
-            oldest: None,
-            kept: HashMap::new(),
-            kept_order: VecDeque::new(),
-            kept_records: 0,
-            lost: HashMap::new(),
-            thinned: 0,
-            thinned_at: None,
-            closed: false,
-        };
-        Self { inner: Mutex::new(inner), appended: Notify::new() }
+        Self { inner: Mutex::new(Inner::new(limit_bytes)), appended: Notify::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -171,6 +157,23 @@ impl Journal for Backlog {
 }
 
 impl Inner {
+    fn new(limit_bytes: usize) -> Self {
+        Self {
+            limit_bytes,
+            bytes: 0,
+            queue: VecDeque::new(),
+            queued_records: 0,
+            oldest: None,
+            kept: HashMap::new(),
+            kept_order: VecDeque::new(),
+            kept_records: 0,
+            lost: HashMap::new(),
+            thinned: 0,
+            thinned_at: None,
+            closed: false,
+        }
+    }
+
     /// Moves the oldest group out of the queue, keeping all but its check. False when there is nothing to thin.
     fn thin_oldest(&mut self) -> bool {
         let Some(group) = self.queue.pop_front() else { return false };

@@ -60,6 +60,14 @@ struct Shared {
     fault: Mutex<Option<String>>,
     /// Counts the readers: an answer to an earlier one moves no cursor.
     run: AtomicU64,
+    /// Counts what was discarded: who wrote before writes no more. Changed under the lock of `files`.
+    term: AtomicU64,
+}
+
+/// See [`DiskJournal::writer`].
+struct Writer {
+    shared: Arc<Shared>,
+    term: u64,
 }
 
 /// Everything that one writer at a time may touch.
@@ -149,6 +157,7 @@ impl DiskJournal {
             thinned: AtomicU64::new(0),
             fault: Mutex::new(None),
             run: AtomicU64::new(0),
+            term: AtomicU64::new(0),
         });
         let of_thread = Arc::clone(&shared);
         let upkeep = thread::Builder::new().name("journal".to_owned()).spawn(move || of_thread.keep_up());
@@ -179,6 +188,12 @@ impl DiskJournal {
         Arc::clone(&self.shared.recovered)
     }
 
+    /// What the stages of one term write to: what they still have after [`Self::discard`] is dropped as well.
+    #[must_use]
+    pub fn writer(&self) -> Arc<dyn Journal> {
+        Arc::new(Writer { shared: Arc::clone(&self.shared), term: self.shared.term.load(Ordering::Acquire) })
+    }
+
     /// Nothing will be appended any more: the recorder gets what is left at once, then none.
     pub fn close(&self) {
         lock(&self.shared.signal).closed = true;
@@ -204,7 +219,17 @@ impl Drop for DiskJournal {
 
 impl Journal for DiskJournal {
     fn append(&self, records: Vec<Record>) {
-        if records.is_empty() {
+        self.writer().append(records);
+    }
+
+    fn write(&self, groups: Vec<Vec<Record>>) {
+        self.writer().write(groups);
+    }
+}
+
+impl Journal for Writer {
+    fn append(&self, records: Vec<Record>) {
+        if records.is_empty() || self.shared.term.load(Ordering::Acquire) != self.term {
             return;
         }
         self.shared.memory.append(records);
@@ -219,6 +244,9 @@ impl Journal for DiskJournal {
         }
         let urgent = groups.iter().flatten().any(|record| matches!(record, Record::Open(_) | Record::Resolve(_)));
         let mut files = lock(&self.shared.files);
+        if self.shared.term.load(Ordering::Acquire) != self.term {
+            return;
+        }
         let written = !files.broken && self.shared.flush(&mut files) && self.shared.write(&mut files, &groups);
         if !written {
             groups.into_iter().for_each(|group| self.shared.memory.append(group));

@@ -45,6 +45,7 @@ pub enum JobsError {
     Start(#[source] JobSchedulerError),
 }
 
+#[derive(Clone)]
 struct Registration {
     name: &'static str,
     expression: &'static str,
@@ -52,7 +53,7 @@ struct Registration {
 }
 
 /// Named jobs, before they are started.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Jobs(Vec<Registration>);
 
 impl Jobs {

@@ -45,6 +45,8 @@ impl fmt::Display for Listen {
 pub struct Server {
     /// The address of pages, API and health.
     pub listen: Listen,
+    /// The address that others use, such as that of a proxy before us: its host is one of ours.
+    pub public_url: Option<url::Url>,
 }
 
 /// `[database]`.
@@ -98,7 +100,7 @@ impl Default for Daemon {
 
 impl Default for Server {
     fn default() -> Self {
-        Self { listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8780))) }
+        Self { listen: Listen::Tcp(SocketAddr::from(([127, 0, 0, 1], 8780))), public_url: None }
     }
 }
 
@@ -153,7 +155,7 @@ impl Daemon {
 
 impl Server {
     pub(super) fn read(table: &mut TableReader<'_>) -> Self {
-        table.not_built_yet(&["public_listen", "public_url", "metrics_public", "tls"]);
+        table.not_built_yet(&["public_listen", "metrics_public", "tls"]);
         let listen = table.string("listen").and_then(|text| {
             let listen = parse_listen(&text);
             if listen.is_none() {
@@ -163,8 +165,24 @@ impl Server {
             }
             listen
         });
-        listen.map_or_else(Self::default, |listen| Self { listen })
+        let public_url = table.string("public_url").and_then(|text| {
+            let url = parse_public_url(&text);
+            if url.is_none() {
+                let allowed = "http:// or https:// and a host, such as \"https://status.example.com\"";
+                table.error("public_url", "not an address of a server", allowed.to_owned());
+            }
+            url
+        });
+        Self { listen: listen.unwrap_or(Self::default().listen), public_url }
     }
+}
+
+/// Without a path: everything is served from the root.
+fn parse_public_url(text: &str) -> Option<url::Url> {
+    let url = url::Url::parse(text).ok()?;
+    let plain =
+        url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+    (matches!(url.scheme(), "http" | "https") && url.host().is_some() && url.path() == "/" && plain).then_some(url)
 }
 
 fn parse_listen(text: &str) -> Option<Listen> {

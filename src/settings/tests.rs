@@ -82,7 +82,11 @@ fn sections_have_bounds() {
             "[daemon]\nlog_level = \"inf\"",
             "c.toml:2:13: daemon.log_level: unknown value \"inf\", must be one of off, error, warn, info, debug, trace; did you mean \"info\"?",
         ),
-        ("[server]\nport = 80", "c.toml:2:1: server.port: unknown key, allowed here: listen"),
+        ("[server]\nport = 80", "c.toml:2:1: server.port: unknown key, allowed here: listen, public_url"),
+        (
+            "[server]\npublic_url = \"https://h/path\"",
+            "c.toml:2:14: server.public_url: not an address of a server, http:// or https:// and a host, such as \"https://status.example.com\"",
+        ),
         ("[server]\ntls = {}", "c.toml:2:1: server.tls: not built yet in this version, remove it"),
         (
             "[database]\nurl = \"mysql://canary@h/d\"",

@@ -9,12 +9,17 @@ use sqlx::{Connection as _, PgConnection};
 use super::{Problem, Store, finish, within};
 use crate::model::{Gap, GapReason, StoreFault};
 
-pub(super) const STATEMENTS: &[&str] = &[ACQUIRE, HOLDER, EPOCH, RENEW, RELEASE, DOWN_SINCE, GAP, FORGET_DOWN];
+pub(super) const STATEMENTS: &[&str] =
+    &[ACQUIRE, HOLDER, EPOCH, LOOK, BACKEND, EVICT, RENEW, RELEASE, DOWN_SINCE, GAP, FORGET_DOWN];
 
-/// A lease that is not renewed for so long, in seconds, may be taken by another holder. Renew it three times as often.
-pub const LEASE_SECONDS: u32 = 15;
+/// A lease that is not renewed for so long, in seconds, may be taken by another holder. Renew it every 2 s.
+pub const LEASE_SECONDS: u32 = 10;
 
 const DEADLINE: Duration = Duration::from_secs(5);
+/// For what is repeated soon.
+const SHORT_DEADLINE: Duration = Duration::from_secs(3);
+/// Whoever holds the row of a lease that may be taken is ended after so long, and again until nobody does.
+const EVICT_EVERY: Duration = Duration::from_millis(300);
 
 /// The same holder takes it back at once; `down_since` stays until its gap is written.
 const ACQUIRE: &str = "INSERT INTO daemon_lease AS l (scope, holder, epoch, expires_at) \
@@ -25,6 +30,11 @@ const ACQUIRE: &str = "INSERT INTO daemon_lease AS l (scope, holder, epoch, expi
     WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp() RETURNING epoch";
 const HOLDER: &str = "SELECT holder, expires_at FROM daemon_lease WHERE scope = $1";
 const EPOCH: &str = "SELECT holder, epoch FROM daemon_lease WHERE scope = $1";
+const LOOK: &str = "SELECT holder, expires_at, expires_at <= clock_timestamp() FROM daemon_lease WHERE scope = $1";
+const BACKEND: &str = "SELECT pg_backend_pid()";
+/// Only daemons: a person who holds the row is a person's business.
+const EVICT: &str = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
+    WHERE pid = ANY (pg_blocking_pids($1)) AND application_name = current_setting('application_name')";
 const RENEW: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), \
     expires_at = clock_timestamp() + make_interval(secs => $3) WHERE scope = $1 AND epoch = $2";
 const RELEASE: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() \
@@ -58,20 +68,41 @@ pub enum Lease {
 }
 
 impl Store {
+    /// Who holds the lease; none when it may be taken. Locks nothing.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn lease(&self) -> Result<Option<Lease>, StoreFault> {
+        within(SHORT_DEADLINE, async {
+            let found: Option<(String, DateTime<Utc>, bool)> =
+                sqlx::query_as(LOOK).bind(&*self.region).fetch_optional(&self.pool).await?;
+            let held = found.filter(|(.., expired)| !expired);
+            Ok::<_, Problem>(held.map(|(holder, until, _)| Lease::Taken { holder, until }))
+        })
+        .await
+    }
+
     /// Takes the region's lease: when there is none, when it has expired, or when `holder` is the same (who holds a state
     /// directory's lock may take its own lease back at once). Every write of this store uses the epoch from then on.
+    ///
+    /// A transaction of the one before holds it up: its writes are in or out before the epoch changes. That of a daemon
+    /// which was frozen in the middle would last until a time-out of the server, so its connection is ended.
     ///
     /// # Errors
     /// [`StoreFault`]; that another daemon holds it is no error but [`Lease::Taken`].
     pub async fn acquire(&self, holder: &str) -> Result<Lease, StoreFault> {
         within(DEADLINE, async {
             let mut conn = self.pool.acquire().await?;
-            let epoch: Option<i64> = sqlx::query_scalar(ACQUIRE)
+            let backend: i32 = sqlx::query_scalar(BACKEND).fetch_one(&mut *conn).await?;
+            let taking = sqlx::query_scalar(ACQUIRE)
                 .bind(&*self.region)
                 .bind(holder)
                 .bind(f64::from(LEASE_SECONDS))
-                .fetch_optional(&mut *conn)
-                .await?;
+                .fetch_optional(&mut *conn);
+            let epoch: Option<i64> = tokio::select! {
+                epoch = taking => epoch?,
+                () = self.evict(backend) => None,
+            };
             if let Some(epoch) = epoch {
                 self.epoch.store(epoch, Ordering::Release);
                 return Ok(Lease::Held { epoch });
@@ -95,12 +126,24 @@ impl Store {
         .await
     }
 
+    /// Ends daemons that hold up this backend. Never returns.
+    async fn evict(&self, backend: i32) {
+        loop {
+            tokio::time::sleep(EVICT_EVERY).await;
+            match sqlx::query_scalar::<_, i64>(EVICT).bind(backend).fetch_one(&self.pool).await {
+                Ok(0) => {}
+                Ok(_) => log::warn!("a daemon that stands still held up the lease: its connection was ended"),
+                Err(error) => log::debug!("who holds up the lease cannot be asked: {error}"),
+            }
+        }
+    }
+
     /// Extends the lease.
     ///
     /// # Errors
     /// [`StoreFault::Fenced`] when another has taken it: the daemon becomes a standby. `Away`: try again before it expires.
     pub async fn renew(&self) -> Result<(), StoreFault> {
-        within(DEADLINE, async {
+        within(SHORT_DEADLINE, async {
             let done = sqlx::query(RENEW)
                 .bind(&*self.region)
                 .bind(self.epoch())
@@ -113,6 +156,11 @@ impl Store {
             Ok(())
         })
         .await
+    }
+
+    /// After another daemon has taken the lease: no write of ours is even tried under the epoch of before.
+    pub fn forget_lease(&self) {
+        self.epoch.store(0, Ordering::Release);
     }
 
     /// Gives the lease up at a clean end, so that a standby need not wait. Harmless when it is not ours.

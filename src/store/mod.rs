@@ -11,10 +11,13 @@ mod fault;
 mod lease;
 mod merge;
 mod migrate;
+mod read;
+mod read_checks;
 mod record;
 mod rollup;
 mod start;
 mod status;
+mod token;
 mod turns;
 
 use std::future::Future;
@@ -32,12 +35,17 @@ pub use lease::{LEASE_SECONDS, Lease};
 pub use migrate::Migrated;
 pub use rollup::RolledUp;
 pub use start::StartError;
+pub use token::{NewToken, TokenError, TokenRow};
 
 use crate::model::{Secret, StoreFault};
 use fault::fault_of;
 
 /// How long getting a connection may take, connecting included.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// One connection in so many is for the API, but at least one, and at most [`READ_MOST`].
+const READ_SHARE: u32 = 4;
+const READ_MOST: u32 = 8;
 
 /// How long calls that are under way have to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +58,7 @@ const SLOW: Duration = Duration::from_secs(1);
 pub struct StoreSettings {
     /// `database.url`, or that of the private cluster.
     pub url: Secret,
-    /// `database.max_connections`, at least 1; one more listens for notifications.
+    /// `database.max_connections`, at least 2; one more listens for notifications.
     pub max_connections: u32,
     /// `database.schema`.
     pub schema: String,
@@ -63,6 +71,8 @@ pub struct StoreSettings {
 #[derive(Clone)]
 pub struct Store {
     pool: PgPool,
+    /// For the API: a crowd of readers must not keep results from being recorded.
+    reading: PgPool,
     listening: PgPool,
     listener: Arc<Mutex<Option<PgListener>>>,
     schema: Arc<str>,
@@ -90,9 +100,12 @@ impl Store {
                 .log_slow_statements(log::LevelFilter::Debug, SLOW),
             _ => return Err(StartError::BadUrl),
         };
+        let share = (settings.max_connections / READ_SHARE).clamp(1, READ_MOST);
+        let rest = settings.max_connections.saturating_sub(share).max(1);
         Ok(Self {
-            pool: pool(settings.max_connections.max(1), schema).connect_lazy_with(options.clone()),
-            listening: pool(1, schema).connect_lazy_with(options),
+            pool: pool(rest, schema, "").connect_lazy_with(options.clone()),
+            reading: pool(share, schema, read::SETUP).connect_lazy_with(options.clone()),
+            listening: pool(1, schema, "").connect_lazy_with(options),
             listener: Arc::new(Mutex::new(None)),
             schema: schema.into(),
             region: settings.region.as_str().into(),
@@ -116,7 +129,7 @@ impl Store {
             slot.take();
         }
         // What still holds a connection by then is cut off by the end of the process.
-        let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, closing).await;
+        let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, async { tokio::join!(closing, self.reading.close()) }).await;
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.pool.close()).await;
     }
 
@@ -158,10 +171,13 @@ pub const STATEMENTS: &[&[&str]] = &[
     lease::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,
+    read::STATEMENTS,
+    read_checks::STATEMENTS,
     record::STATEMENTS,
     rollup::STATEMENTS,
     start::STATEMENTS,
     status::STATEMENTS,
+    token::STATEMENTS,
 ];
 
 fn is_postgres(url: &str) -> bool {
@@ -172,11 +188,11 @@ fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-fn pool(connections: u32, schema: &str) -> PgPoolOptions {
+fn pool(connections: u32, schema: &str, more: &str) -> PgPoolOptions {
     // By SET and not as start-up options, which connection poolers refuse.
     let setup: Arc<str> = format!(
         "SET timezone = 'UTC'; SET search_path = {}; SET statement_timeout = '15s'; SET lock_timeout = '2s'; \
-         SET idle_in_transaction_session_timeout = '30s'",
+         SET idle_in_transaction_session_timeout = '30s'{more}",
         quoted(schema)
     )
     .into();

@@ -1,12 +1,27 @@
-//! The HTTP side: health for everybody, the view of the running daemon for those on this machine.
+//! The HTTP side: health for everybody, the API for those with a token, the daemon's own socket for commands.
+
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
+use crate::access::Viewer;
+use crate::access::read::ReadStore;
 use crate::catalog::Reloaded;
 
+pub mod admin_token;
+mod api;
+pub mod auth;
 pub mod client;
-mod routes;
+mod connection;
+mod health;
+pub mod hosts;
+mod limiter;
+pub mod openapi;
+mod places;
+mod query;
+mod reply;
+pub mod routes;
 pub mod server;
 
 /// Why the daemon is not ready, as a fixed code and, for those who may know, a sentence.
@@ -32,12 +47,36 @@ pub struct Readiness {
     pub notes: Vec<Reason>,
 }
 
+impl Readiness {
+    /// Codes only, for those who may not know more.
+    #[must_use]
+    pub fn without_details(mut self) -> Self {
+        for reason in self.reasons.iter_mut().chain(&mut self.notes) {
+            reason.detail = None;
+        }
+        self
+    }
+}
+
 /// What the web side may ask of the daemon. Implemented by the composition root.
 pub trait Admin: Send + Sync + 'static {
     /// For `/readyz`.
     fn readiness(&self) -> Readiness;
-    /// For `status`: the whole view as JSON.
-    fn overview(&self) -> serde_json::Value;
-    /// Asks for a reload and waits for its result.
-    fn reload(&self) -> BoxFuture<'_, Reloaded>;
+    /// For `status`: the running daemon's view as JSON, of the monitors that are seen. May take a second when there are
+    /// very many monitors.
+    fn overview(&self, viewer: Viewer) -> serde_json::Value;
+    /// Asks for a reload and waits for its result. With `force` it may archive more than the guard lets through.
+    fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded>;
+}
+
+/// What every route has at hand.
+pub struct Site {
+    /// The running daemon.
+    pub admin: Arc<dyn Admin>,
+    /// Committed rows.
+    pub reads: Arc<dyn ReadStore>,
+    /// Who may.
+    pub auth: auth::Auth,
+    /// Under which names we answer.
+    pub hosts: hosts::Hosts,
 }

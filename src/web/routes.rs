@@ -1,113 +1,363 @@
-//! Routes. Every route of the contract that is not here yet says so.
+//! The table of routes, and the way of a request to one of them. What is in the table is all there is: its tests, the
+//! OpenAPI document and the checks of token, scope and parameters go by it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Request, Response, StatusCode};
-use serde_json::json;
+use futures_util::future::BoxFuture;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Body;
+use hyper::header::{ALLOW, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderValue, ORIGIN, TRANSFER_ENCODING};
+use hyper::http::request::Parts;
+use hyper::{Method, Request, StatusCode};
+use tokio::time::timeout;
 
-use super::{Admin, Readiness};
+use super::auth::forbidden;
+use super::query::{Query, segments};
+use super::reply::{Problem, Reply};
+use super::{Site, api, health, openapi};
+use crate::access::{Caller, Scope};
 
 /// Who is on the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trust {
-    /// Anybody who reaches the listener: codes, no details.
+    /// Anybody who reaches the listener: needs a token.
     Anonymous,
     /// The daemon's own user or root, through `admin.sock`.
     Local,
 }
 
-type Reply = Response<Full<Bytes>>;
+/// The other side of a connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer {
+    pub(super) trust: Trust,
+    pub(super) address: Option<IpAddr>,
+}
 
-/// First path segments of the contract's routes (section 5) that are built by later versions.
-const LATER: &[&str] = &["metrics", "probe", "api", "status", "badge", "ping"];
+/// Who may ask for a route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody.
+    Open,
+    /// A token of this scope at least.
+    Needs(Scope),
+}
 
-pub(super) async fn route(request: Request<Incoming>, admin: Arc<dyn Admin>, trust: Trust) -> Reply {
-    let path = request.uri().path();
-    let get = matches!(*request.method(), Method::GET | Method::HEAD);
-    match path {
-        "/healthz" | "/readyz" | "/" if !get => method_not_allowed("GET, HEAD"),
-        "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => readyz(admin.readiness(), trust),
-        "/" => text(StatusCode::OK, INDEX),
-        "/api/v1/overview" if trust == Trust::Local => {
-            if get {
-                json_reply(StatusCode::OK, &admin.overview())
-            } else {
-                method_not_allowed("GET, HEAD")
-            }
+pub(super) type Answer = Result<Reply, Problem>;
+type Handler = fn(Call) -> BoxFuture<'static, Answer>;
+
+/// One row of the table.
+pub struct Route {
+    /// Segments; `{name}` is any one, a final `*` any number.
+    pub pattern: &'static str,
+    /// What may be asked; GET includes HEAD.
+    pub methods: &'static [Method],
+    /// Who may.
+    pub access: Access,
+    /// Parameters of the query that it knows. Those of open routes are not looked at.
+    pub parameters: &'static [&'static str],
+    /// Of the whole answer.
+    deadline: Duration,
+    /// None: not built yet.
+    run: Option<Handler>,
+}
+
+impl Route {
+    /// Whether this version answers it.
+    #[must_use]
+    pub const fn is_built(&self) -> bool {
+        self.run.is_some()
+    }
+}
+
+/// Longer than the deadline of a statement, so that its fault is what is told.
+const DEADLINE: Duration = Duration::from_secs(12);
+/// A file at its limits takes seconds to read, and others may be before it.
+const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
+/// Characters of path and query.
+const URI_MOST: usize = 8 * 1024;
+/// Bytes of a body. No route reads one yet.
+const BODY_MOST: usize = 64 * 1024;
+/// For the body to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(5);
+
+const GET: &[Method] = &[Method::GET];
+const POST: &[Method] = &[Method::POST];
+const WRITE: &[Method] = &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+
+const fn open(pattern: &'static str, run: Handler) -> Route {
+    Route { pattern, methods: GET, access: Access::Open, parameters: &[], deadline: DEADLINE, run: Some(run) }
+}
+
+const fn get(pattern: &'static str, parameters: &'static [&'static str], run: Handler) -> Route {
+    Route { pattern, methods: GET, access: Access::Needs(Scope::Read), parameters, deadline: DEADLINE, run: Some(run) }
+}
+
+const fn later(methods: &'static [Method], scope: Scope, pattern: &'static str) -> Route {
+    Route { pattern, methods, access: Access::Needs(scope), parameters: &[], deadline: DEADLINE, run: None }
+}
+
+const CHECKS: &[&str] = &["from", "to", "verdict", "error_type", "limit", "cursor"];
+const INCIDENTS: &[&str] = &["status", "from", "to", "limit", "cursor"];
+
+/// Every route of the contract, those that later versions build as well. The first row that fits counts.
+pub const ROUTES: &[Route] = &[
+    open("/", |call| Box::pin(health::index(call))),
+    open("/healthz", |call| Box::pin(health::alive(call))),
+    open("/readyz", |call| Box::pin(health::ready(call))),
+    get("/api/v1/openapi.json", &[], |call| Box::pin(openapi::document(call))),
+    get("/api/v1/overview", &[], |call| Box::pin(api::overview(call))),
+    get("/api/v1/monitors", &["status", "tag", "source", "q", "limit", "cursor"], |call| {
+        Box::pin(api::monitors::list(call))
+    }),
+    get("/api/v1/monitors/{id}", &[], |call| Box::pin(api::monitors::one(call))),
+    get("/api/v1/monitors/{id}/checks", CHECKS, |call| Box::pin(api::checks::of_one(call))),
+    get("/api/v1/monitors/{id}/incidents", INCIDENTS, |call| Box::pin(api::incidents::of_one(call))),
+    get("/api/v1/monitors/{id}/uptime", &["days"], |call| Box::pin(api::uptime::of_one(call))),
+    get("/api/v1/checks", CHECKS, |call| Box::pin(api::checks::list(call))),
+    get("/api/v1/incidents", &["status", "monitor", "from", "to", "limit", "cursor"], |call| {
+        Box::pin(api::incidents::list(call))
+    }),
+    get("/api/v1/incidents/{id}", &[], |call| Box::pin(api::incidents::one(call))),
+    get("/api/v1/uptime", &["days", "limit", "cursor"], |call| Box::pin(api::uptime::list(call))),
+    Route {
+        pattern: "/api/v1/reload",
+        methods: POST,
+        access: Access::Needs(Scope::Admin),
+        parameters: &["force"],
+        deadline: RELOAD_DEADLINE,
+        run: Some(|call| Box::pin(api::reload(call))),
+    },
+    later(POST, Scope::Write, "/api/v1/monitors"),
+    later(WRITE, Scope::Write, "/api/v1/monitors/{id}"),
+    later(GET, Scope::Read, "/api/v1/monitors/{id}/latency"),
+    later(POST, Scope::Write, "/api/v1/monitors/{id}/pause"),
+    later(POST, Scope::Write, "/api/v1/monitors/{id}/resume"),
+    later(POST, Scope::Write, "/api/v1/monitors/{id}/check"),
+    later(POST, Scope::Write, "/api/v1/incidents"),
+    later(WRITE, Scope::Write, "/api/v1/incidents/{id}"),
+    later(POST, Scope::Write, "/api/v1/incidents/{id}/acknowledge"),
+    later(POST, Scope::Write, "/api/v1/incidents/{id}/resolve"),
+    later(GET, Scope::Read, "/api/v1/incidents/{id}/notes"),
+    later(POST, Scope::Write, "/api/v1/incidents/{id}/notes"),
+    later(GET, Scope::Read, "/api/v1/incidents/{id}/deliveries"),
+    later(GET, Scope::Read, "/api/v1/channels/*"),
+    later(WRITE, Scope::Write, "/api/v1/channels/*"),
+    later(GET, Scope::Read, "/api/v1/maintenances/*"),
+    later(WRITE, Scope::Write, "/api/v1/maintenances/*"),
+    later(GET, Scope::Read, "/api/v1/status-pages/*"),
+    later(WRITE, Scope::Write, "/api/v1/status-pages/*"),
+    later(GET, Scope::Admin, "/api/v1/users/*"),
+    later(WRITE, Scope::Admin, "/api/v1/users/*"),
+    later(GET, Scope::Admin, "/api/v1/tokens/*"),
+    later(WRITE, Scope::Admin, "/api/v1/tokens/*"),
+    later(GET, Scope::Admin, "/api/v1/audit"),
+    later(GET, Scope::Read, "/api/v1/events"),
+    later(GET, Scope::Read, "/api/v2/summary.json"),
+    later(GET, Scope::Read, "/api/push/{token}"),
+    later(GET, Scope::Read, "/metrics"),
+    later(GET, Scope::Write, "/probe"),
+    later(GET, Scope::Read, "/status/*"),
+    later(GET, Scope::Read, "/badge/*"),
+    later(GET, Scope::Read, "/ping/*"),
+    later(POST, Scope::Read, "/ping/*"),
+];
+
+/// What a handler is given.
+pub(super) struct Call {
+    pub(super) site: Arc<Site>,
+    pub(super) caller: Option<Caller>,
+    pub(super) parts: Parts,
+    /// What stands in place of `{name}`, decoded.
+    pub(super) captures: Vec<String>,
+    pub(super) query: Query,
+}
+
+/// Answers a request; also says whether its body was not read to the end, so that the connection cannot go on.
+pub(super) async fn answer<B>(request: Request<B>, site: Arc<Site>, peer: Peer) -> (Reply, bool)
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (parts, body) = request.into_parts();
+    let mut unread = !body.is_end_stream();
+    // Whatever somebody between us and the client takes for the end of such a body, no second request is read after it.
+    let streamed = parts.headers.contains_key(TRANSFER_ENCODING);
+    let answered = handle(parts, body, &mut unread, site, peer).await;
+    let mut reply = answered.unwrap_or_else(Problem::into_reply);
+    if unread || streamed {
+        reply.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    (reply, unread)
+}
+
+async fn handle<B>(parts: Parts, body: B, unread: &mut bool, site: Arc<Site>, peer: Peer) -> Answer
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    site.hosts.check(&parts)?;
+    check_head(&parts)?;
+    let path = segments(parts.uri.path())?;
+    let found = find(&path, &parts.method);
+    let caller = match (&found, peer.trust) {
+        (_, Trust::Local) => Some(Caller::ADMIN),
+        // Whoever shows a token may learn more.
+        (Found::Route(Route { access: Access::Open, .. }, _), _) if parts.headers.contains_key(AUTHORIZATION) => {
+            site.auth.caller(&parts.headers, peer.address).await.ok()
         }
-        "/api/v1/reload" if trust == Trust::Local => {
-            if request.method() != Method::POST {
-                return method_not_allowed("POST");
-            }
-            let answer = admin.reload().await;
-            let status = if answer.applied { StatusCode::OK } else { StatusCode::UNPROCESSABLE_ENTITY };
-            json_reply(status, &answer)
+        (Found::Route(Route { access: Access::Open, .. }, _) | Found::Method { open: true, .. }, _) => None,
+        _ => Some(site.auth.caller(&parts.headers, peer.address).await?),
+    };
+    let (route, captures) = match found {
+        Found::Route(route, captures) => (route, captures),
+        Found::Method { allow, .. } => return Err(method_not_allowed(&allow)),
+        Found::Nothing => return Err(Problem::not_found("there is no such route")),
+    };
+    if let (Access::Needs(scope), Some(caller)) = (route.access, caller)
+        && caller.scope < scope
+    {
+        return Err(forbidden(scope));
+    }
+    let Some(run) = route.run else {
+        let text = "this version does not have this route yet";
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_built_yet", "not built yet", text));
+    };
+    let query = match route.access {
+        Access::Open => Query::default(),
+        Access::Needs(_) => Query::parse(parts.uri.query(), route.parameters)?,
+    };
+    if *unread {
+        drain(body).await?;
+        *unread = false;
+    }
+    let call = Call { site, caller, parts, captures, query };
+    timeout(route.deadline, run(call))
+        .await
+        .unwrap_or_else(|_| Err(Problem::unavailable("too_slow", "it took too long, and may be tried again")))
+}
+
+/// What can be told from the head alone, whatever the route.
+fn check_head(parts: &Parts) -> Result<(), Problem> {
+    if parts.uri.path().len() + parts.uri.query().map_or(0, str::len) > URI_MOST {
+        let text = "path and query may have 8192 characters";
+        return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the address is too long", text));
+    }
+    let length = parts.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
+    if length.is_some_and(|length| length > BODY_MOST as u64) {
+        return Err(too_large());
+    }
+    if !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !is_same_origin(parts) {
+        let text = "a page of another site may not send this";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "cross_site", "forbidden", text));
+    }
+    Ok(())
+}
+
+/// Browsers tell where a request comes from: by Sec-Fetch-Site, older ones by Origin only. Other programs send neither.
+fn is_same_origin(parts: &Parts) -> bool {
+    if let Some(site) = parts.headers.get("sec-fetch-site") {
+        return site == "same-origin" || site == "none";
+    }
+    let Some(origin) = parts.headers.get(ORIGIN) else { return true };
+    let host = parts.headers.get(HOST).and_then(|host| host.to_str().ok());
+    let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+    origin.is_some() && origin == host
+}
+
+fn too_large() -> Problem {
+    Problem::too_large("a body may have 65536 bytes here")
+}
+
+/// Reads a body that nobody wants, so that the connection can go on.
+async fn drain<B>(body: B) -> Result<(), Problem>
+where
+    B: Body<Data = Bytes> + Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut body = Box::pin(Limited::new(body, BODY_MOST));
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            frame.map_err(|error| error.is::<http_body_util::LengthLimitError>())?;
         }
-        _ => {
-            let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
-            if LATER.contains(&first) {
-                problem(StatusCode::NOT_IMPLEMENTED, "not built yet", "this version does not have this route yet")
-            } else {
-                problem(StatusCode::NOT_FOUND, "not found", "there is no such route")
-            }
+        Ok(())
+    };
+    match timeout(BODY_DEADLINE, read).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(true)) => Err(too_large()),
+        Ok(Err(false)) => {
+            let text = "the body could not be read";
+            Err(Problem::new(StatusCode::BAD_REQUEST, "bad_body", "bad request", text))
+        }
+        Err(_) => {
+            let text = "the body did not come within 5 s";
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "slow_body", "request timeout", text))
         }
     }
 }
 
-const INDEX: &str = "Lamplighter is running.\n\n\
-    /healthz   alive\n\
-    /readyz    ready, and what is not\n\n\
-    The table of monitors: run `lamplighter status` on this machine.\n";
+/// What a path leads to.
+enum Found {
+    Route(&'static Route, Vec<String>),
+    /// The path is there for other methods; whether all of them are open.
+    Method {
+        allow: String,
+        open: bool,
+    },
+    Nothing,
+}
 
-fn readyz(mut readiness: Readiness, trust: Trust) -> Reply {
-    if trust == Trust::Anonymous {
-        for reason in readiness.reasons.iter_mut().chain(&mut readiness.notes) {
-            reason.detail = None;
+fn find(path: &[String], method: &Method) -> Found {
+    let method = if *method == Method::HEAD { &Method::GET } else { method };
+    let mut others = Vec::new();
+    for route in ROUTES {
+        let Some(captures) = captures(route.pattern, path) else { continue };
+        if route.methods.contains(method) {
+            return Found::Route(route, captures);
+        }
+        others.push(route);
+    }
+    if others.is_empty() {
+        return Found::Nothing;
+    }
+    let mut allow: Vec<&str> = Vec::new();
+    for method in others.iter().flat_map(|route| route.methods) {
+        let names: &[&str] = if *method == Method::GET { &["GET", "HEAD"] } else { &[method.as_str()] };
+        allow.extend(names);
+    }
+    allow.dedup();
+    Found::Method { allow: allow.join(", "), open: others.iter().all(|route| route.access == Access::Open) }
+}
+
+/// What stands in place of `{name}`, if the pattern fits.
+fn captures(pattern: &str, path: &[String]) -> Option<Vec<String>> {
+    let mut captured = Vec::new();
+    let mut rest = path.iter();
+    for part in pattern.strip_prefix('/')?.split('/') {
+        if part == "*" {
+            return Some(captured);
+        }
+        let segment = rest.next()?;
+        match part.starts_with('{') {
+            true if !segment.is_empty() => captured.push(segment.clone()),
+            false if part == segment => {}
+            _ => return None,
         }
     }
-    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    json_reply(status, &readiness)
+    rest.next().is_none().then_some(captured)
 }
 
-fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut response = Response::new(Full::new(body.into()));
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
-    response
-}
-
-fn text(status: StatusCode, body: &'static str) -> Reply {
-    reply(status, "text/plain; charset=utf-8", body)
-}
-
-fn json_reply(status: StatusCode, body: &impl serde::Serialize) -> Reply {
-    match serde_json::to_vec(body) {
-        Ok(mut bytes) => {
-            bytes.push(b'\n');
-            reply(status, "application/json", bytes)
-        }
-        Err(error) => {
-            log::error!("an answer cannot be written as JSON: {error}");
-            problem(StatusCode::INTERNAL_SERVER_ERROR, "internal error", "see the daemon's log")
-        }
+fn method_not_allowed(allow: &str) -> Problem {
+    let text = format!("this route takes {allow}");
+    let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "method not allowed", text);
+    match HeaderValue::from_str(allow) {
+        Ok(value) => problem.with(ALLOW, value),
+        Err(_) => problem,
     }
 }
 
-fn problem(status: StatusCode, title: &str, detail: &str) -> Reply {
-    let body = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": detail });
-    reply(status, "application/problem+json", format!("{body}\n"))
-}
-
-fn method_not_allowed(allow: &'static str) -> Reply {
-    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method not allowed", allow);
-    response.headers_mut().insert(ALLOW, HeaderValue::from_static(allow));
-    response
-}
+#[cfg(test)]
+mod tests;

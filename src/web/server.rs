@@ -1,34 +1,31 @@
-//! The hyper server: a cap on connections, limits on heads, deadlines, a graceful end.
+//! The listeners: places for connections, accepting, a graceful end.
 
-use std::convert::Infallible;
 use std::io;
+use std::net::SocketAddr;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::task::JoinSet;
 
+use super::Site;
+use super::connection::drive;
+use super::limiter::Client;
+use super::places::Places;
+use super::routes::Peer;
 pub use super::routes::Trust;
-use super::{Admin, routes};
 use crate::shutdown::Shutdown;
 
-/// Open connections a listener; more wait in the kernel's backlog.
-const CONNECTIONS: usize = 256;
-/// A request head must be here by then; also how long an idle connection is kept.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// Buffer of a connection, which also bounds a request head.
-const HEAD_MAX_BYTES: usize = 16 * 1024;
+/// Open connections of `server.listen`: a part of the descriptors that we may have, because checks need the others.
+const SHARE_OF_DESCRIPTORS: u64 = 8;
+const MOST: usize = 512;
+const LEAST: usize = 16;
+/// Open connections of `admin.sock`, which has places of its own.
+const LOCAL: usize = 64;
 /// How long open requests may go on at the end.
 const DRAIN: Duration = Duration::from_secs(3);
-/// A connection ends after so long; a reload takes a minute at the most.
-const LIFE: Duration = Duration::from_secs(120);
 /// After a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
@@ -62,47 +59,76 @@ impl Listener {
     }
 }
 
-/// Serves a listener until shutdown.
-pub async fn serve(listener: Listener, admin: Arc<dyn Admin>, trust: Trust, mut shutdown: Shutdown) {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
-    let graceful = GracefulShutdown::new();
+fn places(trust: Trust) -> usize {
+    if trust == Trust::Local {
+        return LOCAL;
+    }
+    // Read, never raised: whoever set it had a reason. None is no limit.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let share = limit.map_or(u64::MAX, |limit| limit / SHARE_OF_DESCRIPTORS);
+    usize::try_from(share).unwrap_or(MOST).clamp(LEAST, MOST)
+}
+
+/// Serves a listener until shutdown. It is shared, so that whoever runs this may run it again.
+pub async fn serve(listener: Arc<Listener>, site: Arc<Site>, trust: Trust, mut shutdown: Shutdown) {
+    let places = Places::new(places(trust));
+    let mut connections = JoinSet::new();
     loop {
-        let place = tokio::select! {
+        tokio::select! {
             () = shutdown.wait() => break,
-            place = Arc::clone(&places).acquire_owned() => place,
-        };
-        // The semaphore is never closed.
-        let Ok(place) = place else { break };
+            () = places.ready() => {}
+        }
         let accepted = tokio::select! {
             () = shutdown.wait() => break,
+            // One that panicked has been told by the panic hook, and took nobody with it.
+            Some(_) = connections.join_next() => continue,
             accepted = accept(&listener) => accepted,
         };
         match accepted {
-            Ok(Some(Peer::Tcp(stream))) => connection(stream, &admin, trust, &graceful, place),
-            Ok(Some(Peer::Unix(stream))) => connection(stream, &admin, trust, &graceful, place),
+            Ok(Some(Accepted::Tcp(stream, address))) => {
+                let address = Some(address.ip());
+                let place = places.take(Client::of(address));
+                let peer = Peer { trust, address };
+                connections.spawn(drive(stream, Arc::clone(&site), peer, place, shutdown.clone()));
+            }
+            Ok(Some(Accepted::Unix(stream))) => {
+                let place = places.take(Client::of(None));
+                let peer = Peer { trust, address: None };
+                connections.spawn(drive(stream, Arc::clone(&site), peer, place, shutdown.clone()));
+            }
             Ok(None) => {}
+            // One client that went away while it waited.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 log::warn!("a connection to the admin server could not be accepted: {error}");
+                places.evict();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
-    if tokio::time::timeout(DRAIN, graceful.shutdown()).await.is_err() {
-        log::debug!("open requests were cut off by the shutdown");
+    let drained = tokio::time::timeout(DRAIN, async { while connections.join_next().await.is_some() {} });
+    if drained.await.is_err() {
+        log::debug!(connections = connections.len(); "open requests were cut off by the shutdown");
+        connections.shutdown().await;
     }
-    if let Listener::Unix { path, .. } = &listener {
+    if let Listener::Unix { path, .. } = &*listener {
         let _ = std::fs::remove_file(path);
     }
 }
 
-enum Peer {
-    Tcp(tokio::net::TcpStream),
+enum Accepted {
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
-async fn accept(listener: &Listener) -> io::Result<Option<Peer>> {
+async fn accept(listener: &Listener) -> io::Result<Option<Accepted>> {
     match listener {
-        Listener::Tcp(listener) => Ok(Some(Peer::Tcp(listener.accept().await?.0))),
+        Listener::Tcp(listener) => {
+            let (stream, address) = listener.accept().await?;
+            // Answers go out whole; waiting for more of them helps nobody.
+            let _ = stream.set_nodelay(true);
+            Ok(Some(Accepted::Tcp(stream, address)))
+        }
         Listener::Unix { listener, check_peer, .. } => {
             let (stream, _) = listener.accept().await?;
             let uid = stream.peer_cred()?.uid();
@@ -110,34 +136,7 @@ async fn accept(listener: &Listener) -> io::Result<Option<Peer>> {
                 log::warn!(uid = uid; "a connection to admin.sock from another user was refused");
                 return Ok(None);
             }
-            Ok(Some(Peer::Unix(stream)))
+            Ok(Some(Accepted::Unix(stream)))
         }
     }
-}
-
-fn connection<S>(
-    stream: S,
-    admin: &Arc<dyn Admin>,
-    trust: Trust,
-    graceful: &GracefulShutdown,
-    place: OwnedSemaphorePermit,
-) where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let admin = Arc::clone(admin);
-    let service = service_fn(move |request| {
-        let admin = Arc::clone(&admin);
-        async move { Ok::<_, Infallible>(routes::route(request, admin, trust).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_buf_size(HEAD_MAX_BYTES)
-        .serve_connection(TokioIo::new(stream), service);
-    let connection = graceful.watch(connection);
-    tokio::spawn(async move {
-        // A broken connection concerns its client only, and one that reads no answers does not keep its place.
-        let _ = tokio::time::timeout(LIFE, connection).await;
-        drop(place);
-    });
 }

@@ -125,7 +125,6 @@ async fn what_is_not_built_yet_says_so() {
         &["migrate", "legacy", "--dry-run"],
         &["import", "kuma", "file"],
         &["export", "--format", "toml"],
-        &["token", "list"],
         &["db", "dump", "file"],
         &["db", "restore", "file"],
     ] {

@@ -3,6 +3,7 @@
 mod away;
 mod embedded;
 mod ends;
+mod faults;
 mod files;
 mod incidents;
 mod journal;
@@ -24,12 +25,12 @@ use crate::support::target::until;
 const MOST: Duration = Duration::from_secs(30);
 
 /// A configuration on a database of the test cluster. `rest` begins with keys or with a table.
-fn on(url: &str, rest: &str) -> String {
+pub fn on(url: &str, rest: &str) -> String {
     format!("database.url = {url:?}\n{rest}")
 }
 
 /// A file monitor that is checked every second.
-fn monitor(id: &str, url: &str) -> String {
+pub fn monitor(id: &str, url: &str) -> String {
     format!("[[monitor]]\nid = {id:?}\nurl = {url:?}\ninterval = \"1s\"\ntimeout = \"2s\"\n")
 }
 

@@ -11,3 +11,4 @@ mod settings;
 mod store;
 mod support;
 mod tcp;
+mod web;

@@ -274,8 +274,8 @@ impl<S: CatalogStore> Follower<S> {
         self.answer(&answer);
     }
 
-    async fn take_definitions(&mut self, definitions: Vec<Definition>) {
-        self.definitions = definitions.into();
+    async fn take_definitions(&mut self, definitions: Arc<[Definition]>) {
+        self.definitions = definitions;
         self.links.report.edit(|report| report.file_error = None);
         self.due.merge = true;
         self.make_file_entries().await;

@@ -82,7 +82,7 @@ impl FileSource for FakeFile {
             Ok(text) if force || before.as_ref() != Ok(&text) => {
                 let settings = settings(&text);
                 *self.next.lock().unwrap() = Some(settings.defaults);
-                FileOutcome::Content(settings.monitors)
+                FileOutcome::Content(settings.monitors.into())
             }
             Ok(_) => FileOutcome::Unchanged,
             Err(why) if !force && before.as_ref() == Err(&why) => FileOutcome::StillRefused,
@@ -338,7 +338,7 @@ impl World {
         let source: Arc<dyn FileSource> = Arc::clone(&file) as Arc<dyn FileSource>;
         let follower = Follower::new(source, Arc::clone(&store), links, plan.remembered);
         let (trigger, shutdown) = shutdown::channel();
-        let content = FileContent { definitions: first.monitors, folders: Vec::new() };
+        let content = FileContent { definitions: first.monitors.into(), folders: Vec::new() };
         let task = tokio::spawn(follower.run(content, wakes, shutdown));
         Self { store, file, snapshot, report, file_wake, reload, minute, updates, trigger, task, folder }
     }

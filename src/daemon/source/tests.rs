@@ -12,7 +12,7 @@ fn start(path: &Path) -> ConfigSource {
     let net = net_of(&first.settings, Vec::new()).unwrap();
     let links =
         Links { net: Arc::new(ArcSwap::from_pointee(net)), max_in_flight: watch::channel(1).0, own: Vec::new() };
-    ConfigSource::new(first, &environment, links).0
+    ConfigSource::new(first, &environment, links)
 }
 
 /// What a reading says, in a word and its monitors or findings.

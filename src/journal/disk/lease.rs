@@ -53,10 +53,12 @@ impl DiskJournal {
         }
     }
 
-    /// Drops everything that is not recorded, and with it what the recorder has in its hands: another daemon is active.
-    /// Returns the number of records in the journal. Blocks on the disk.
+    /// Drops everything that is not recorded, and with it what the recorder and the stages of this term have in their hands:
+    /// another daemon is active. Returns the number of records in the journal. Blocks on the disk.
     pub fn discard(&self) -> usize {
-        self.shared.discard(&mut lock(&self.shared.files))
+        let mut files = lock(&self.shared.files);
+        self.shared.term.fetch_add(1, Ordering::AcqRel);
+        self.shared.discard(&mut files)
     }
 }
 

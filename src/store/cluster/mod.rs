@@ -1,8 +1,8 @@
 //! The embedded default: a private cluster run from the installed Postgres binaries.
 //!
 //! It lives in the state directory, listens on a socket only, dies with the daemon (the parent-death signal) and is
-//! recovered after a `kill -9`. Everything here is blocking, and [`Cluster::start`] belongs on the MAIN thread: the
-//! parent-death signal follows the thread that spawned, not the process.
+//! recovered after a `kill -9`. Everything here is blocking, and [`Cluster::start`] belongs on a thread that lives as long
+//! as the cluster: the parent-death signal follows the thread that spawned, not the process.
 
 mod account;
 mod binaries;
@@ -17,6 +17,8 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -101,6 +103,9 @@ pub enum ClusterError {
     /// The server did not come up.
     #[error("the private database did not start: {0}")]
     Start(String),
+    /// [`ClusterOptions::given_up`] was set meanwhile.
+    #[error("the private database was not waited for")]
+    GivenUp,
 }
 
 impl ClusterError {
@@ -108,7 +113,7 @@ impl ClusterError {
     #[must_use]
     pub const fn exit_code(&self) -> u8 {
         match self {
-            Self::NoBinaries(_) | Self::NoUser(_) | Self::Start(_) | Self::Running { .. } => 69,
+            Self::NoBinaries(_) | Self::NoUser(_) | Self::Start(_) | Self::GivenUp | Self::Running { .. } => 69,
             _ => 73,
         }
     }
@@ -129,11 +134,19 @@ pub struct ClusterOptions {
     pub run_as: Option<String>,
     /// The program that knows [`SUBCOMMAND`]: this one, `/proc/self/exe`.
     pub launcher: PathBuf,
+    /// Set while [`Cluster::start`] waits: it stops what it started and fails with [`ClusterError::GivenUp`].
+    pub given_up: Arc<AtomicBool>,
 }
 
 impl Default for ClusterOptions {
     fn default() -> Self {
-        Self { bin_dir: None, path: None, run_as: None, launcher: PathBuf::from("/proc/self/exe") }
+        Self {
+            bin_dir: None,
+            path: None,
+            run_as: None,
+            launcher: PathBuf::from("/proc/self/exe"),
+            given_up: Arc::default(),
+        }
     }
 }
 
@@ -181,8 +194,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Starts the cluster of a locked state directory, making it at the first time, and waits until it answers. Call it
-    /// on the main thread. What an earlier daemon left behind (a postmaster that is still stopping, a stale pid file, half
+    /// Starts the cluster of a locked state directory, making it at the first time, and waits until it answers. The
+    /// cluster dies with the calling thread. What an earlier daemon left behind (a postmaster that is still stopping, a stale pid file, half
     /// an initdb) is cleared away first.
     ///
     /// # Errors
@@ -201,7 +214,7 @@ impl Cluster {
         let log = layout.folder.join("start.log");
         let child = spawn(&layout, &binaries, &account, options, &log)?;
         let mut cluster = Self { child, url: url_of(lock.dir()) };
-        cluster.wait_until_ready(&layout, &log)?;
+        cluster.wait_until_ready(&layout, &log, &options.given_up)?;
         Ok(cluster)
     }
 
@@ -217,20 +230,25 @@ impl Cluster {
         self.child.id()
     }
 
-    /// How it ended, if it has: then start another one, on the main thread.
+    /// How it ended, if it has: then start another one.
     pub fn exited(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().ok().flatten()
     }
 
     /// Stops it: connections are cut, everything committed is on disk. Waits for the end, 40 seconds at the most.
     pub fn stop(&mut self) {
+        self.stop_within(STOP_LIMIT, STOP_LIMIT);
+    }
+
+    /// The same with limits of one's own. A server that keeps to neither is killed; the next start recovers.
+    pub fn stop_within(&mut self, fast: Duration, immediate: Duration) {
         // Fast shutdown, then, if a checkpoint hangs, immediate: the next start recovers.
-        for signal in [Signal::INT, Signal::QUIT] {
+        for (signal, limit) in [(Signal::INT, fast), (Signal::QUIT, immediate)] {
             if self.exited().is_some() {
                 return;
             }
             signal_process(self.child.id(), signal);
-            if self.wait_for_exit(STOP_LIMIT) {
+            if self.wait_for_exit(limit) {
                 return;
             }
         }
@@ -249,7 +267,7 @@ impl Cluster {
         false
     }
 
-    fn wait_until_ready(&mut self, layout: &Layout, log: &Path) -> Result<(), ClusterError> {
+    fn wait_until_ready(&mut self, layout: &Layout, log: &Path, given_up: &AtomicBool) -> Result<(), ClusterError> {
         let began = Instant::now();
         while began.elapsed() < START_LIMIT {
             if let Some(status) = self.exited() {
@@ -257,6 +275,10 @@ impl Cluster {
             }
             if orphans::is_ready(&layout.data, self.child.id()) {
                 return Ok(());
+            }
+            if given_up.load(Ordering::Relaxed) {
+                self.stop();
+                return Err(ClusterError::GivenUp);
             }
             std::thread::sleep(POLL);
         }

@@ -276,11 +276,22 @@ async fn of_two_that_started_while_it_was_away_only_one_writes() {
         goes_on(target, "/", 2).await;
     }
     server.resume();
-    let stepped_down = until("one steps down", MOST, async || (0..2).find(|index| daemons[*index].has_ended())).await;
-    assert_eq!(daemons[stepped_down].ended().await.code(), Some(1));
-    assert!(daemons[stepped_down].log().contains("another daemon became active"), "{}", daemons[stepped_down].log());
+    let stepped_down = until("one steps down", MOST, async || {
+        for (index, daemon) in daemons.iter().enumerate() {
+            if daemon.readiness().await.is_some_and(|(_, body)| body["role"] == "standby") {
+                return Some(index);
+            }
+        }
+        None
+    })
+    .await;
     let stays = 1 - stepped_down;
     daemons[stays].wait_ready("the other is active", |status, body| status == 200 && body["role"] == "active").await;
+    // It checks no more, and what it saw is not written beside the other's history.
+    let asked = [&one, &other][stepped_down].hits("/");
+    goes_on([&one, &other][stays], "/", 3).await;
+    assert_eq!([&one, &other][stepped_down].hits("/"), asked);
+    assert_eq!(daemons[stepped_down].stop().await.code(), Some(0));
     assert_eq!(daemons[stays].stop().await.code(), Some(0));
     let answers = [&one, &other][stays].all_answers();
     assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_checks").await, i64::try_from(answers).unwrap());

@@ -171,10 +171,6 @@ impl Daemon {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    pub fn has_ended(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_some()
-    }
-
     /// Waits for the end.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
@@ -203,9 +199,19 @@ pub struct Answer {
     pub body: String,
 }
 
+impl Answer {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
 /// Asks the admin server on an open connection.
-pub async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, method: &str, path: &str) -> Answer {
-    let request = format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+pub async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, method: &str, path: &str) -> Answer {
+    say(stream, &format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await
+}
+
+/// Sends bytes to the admin server, and reads until it closes.
+pub async fn say(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> Answer {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();

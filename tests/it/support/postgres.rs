@@ -24,6 +24,7 @@ pub fn cluster_options() -> ClusterOptions {
         path: std::env::var_os("PATH"),
         run_as: None,
         launcher: env!("CARGO_BIN_EXE_lamplighter").into(),
+        ..ClusterOptions::default()
     }
 }
 

@@ -1,0 +1,82 @@
+//! The store for the API: open as soon as the schema is ours, on a standby as well, because reading needs no lease.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::role::{Role, SharedRole};
+use crate::access::Viewer;
+use crate::access::read::{
+    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MonitorFilter, MonitorName, MonitorView, Page,
+    ReadStore, UptimeView,
+};
+use crate::access::token::{Grant, TokenHash, TokenStore};
+use crate::model::{MonitorId, StoreFault};
+use crate::store::Store;
+
+/// A store that answers once it has been prepared. Before, tables may be missing, which would look like a bug.
+pub(super) struct Readable {
+    store: Store,
+    role: Arc<SharedRole>,
+}
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, StoreFault>>;
+
+impl Readable {
+    pub(super) fn new(store: Store, role: Arc<SharedRole>) -> Self {
+        Self { store, role }
+    }
+
+    fn store(&self) -> Result<&Store, StoreFault> {
+        match self.role.get() {
+            Role::Starting(why) => Err(StoreFault::Away(why)),
+            Role::Standby(_) | Role::Active => Ok(&self.store),
+        }
+    }
+}
+
+impl TokenStore for Readable {
+    fn find<'a>(&'a self, hash: &'a TokenHash) -> Answer<'a, Option<Grant>> {
+        Box::pin(async move { self.store()?.find(hash).await })
+    }
+}
+
+impl ReadStore for Readable {
+    fn monitors(&self, viewer: Viewer, filter: MonitorFilter) -> Answer<'_, Page<MonitorView, MonitorId>> {
+        Box::pin(async move { self.store()?.monitors(viewer, filter).await })
+    }
+
+    fn monitor(&self, viewer: Viewer, name: MonitorName) -> Answer<'_, Option<MonitorView>> {
+        Box::pin(async move { self.store()?.monitor(viewer, name).await })
+    }
+
+    fn checks_of<'a>(&'a self, monitor: &'a MonitorView, filter: CheckFilter) -> Answer<'a, Page<CheckView, Before>> {
+        Box::pin(async move { self.store()?.checks_of(monitor, filter).await })
+    }
+
+    fn checks(&self, viewer: Viewer, filter: CheckFilter) -> Answer<'_, Page<CheckView, Before>> {
+        Box::pin(async move { self.store()?.checks(viewer, filter).await })
+    }
+
+    fn incidents(&self, viewer: Viewer, filter: IncidentFilter) -> Answer<'_, Page<IncidentView, Before>> {
+        Box::pin(async move { self.store()?.incidents(viewer, filter).await })
+    }
+
+    fn incident(&self, viewer: Viewer, id: i64) -> Answer<'_, Option<IncidentView>> {
+        Box::pin(async move { self.store()?.incident(viewer, id).await })
+    }
+
+    fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {
+        Box::pin(async move { self.store()?.uptime_of(monitor, days).await })
+    }
+
+    fn uptime(
+        &self,
+        viewer: Viewer,
+        days: i32,
+        after: Option<MonitorId>,
+        limit: u16,
+    ) -> Answer<'_, Page<UptimeView, MonitorId>> {
+        Box::pin(async move { self.store()?.uptime(viewer, days, after, limit).await })
+    }
+}

@@ -1,0 +1,312 @@
+//! What the API shows: monitors, incidents and uptime. Checks are next door.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use url::Url;
+use uuid::Uuid;
+
+use super::{Problem, Store, within};
+use crate::access::Viewer;
+use crate::access::read::{
+    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MonitorFilter, MonitorName, MonitorView, Page,
+    ReadStore, UptimeView,
+};
+use crate::model::{MonitorId, Source, Status, StoreFault, UserId};
+
+pub(super) const STATEMENTS: &[&str] = &[MONITORS, BY_ID, BY_KEY, INCIDENTS, INCIDENT, UPTIME_OF, UPTIME];
+
+/// Beyond the usual. Plans are made anew for each call, because parameters that are null or a user's make all the
+/// difference; and the server itself keeps this connection from writing.
+pub(super) const SETUP: &str =
+    "; SET statement_timeout = '5s'; SET plan_cache_mode = force_custom_plan; SET default_transaction_read_only = on";
+
+/// Waiting for a connection and the statement's own time-out fit into it.
+pub(super) const DEADLINE: Duration = Duration::from_secs(9);
+
+/// Others may write any time, and decoding one beyond chrono's range (or 'infinity') panics: such a time is not shown.
+macro_rules! sane {
+    ($column:literal, $name:literal) => {
+        concat!(
+            "CASE WHEN ",
+            $column,
+            " BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN ",
+            $column,
+            " END AS ",
+            $name
+        )
+    };
+}
+
+macro_rules! monitors {
+    ($rest:literal) => {
+        concat!(
+            "SELECT m.id, m.key, m.name, m.url, m.kind, m.source, m.user_id, coalesce(m.status, 'pending') AS status, \
+             coalesce(m.is_active, true) AS is_active, coalesce(m.interval_seconds, 300) AS interval_seconds, \
+             coalesce(m.timeout_seconds, 10) AS timeout_seconds, array_remove(coalesce(m.tags, '{}'), NULL) AS tags, \
+             coalesce(m.uptime_percentage, 100) AS uptime_percentage, m.uptime, m.response_time, m.invalid_reason, \
+             m.revision, ",
+            sane!("m.last_checked", "last_checked"), ", ",
+            sane!("m.ssl_expiry", "ssl_expiry"), ", ",
+            sane!("m.archived_at", "archived_at"), ", ",
+            sane!("m.created_at", "created_at"), ", ",
+            sane!("m.updated_at", "updated_at"),
+            " FROM monitors m WHERE ($1::uuid IS NULL OR m.user_id = $1) AND ",
+            $rest
+        )
+    };
+}
+
+const MONITORS: &str = monitors!(
+    "m.archived_at IS NULL AND ($2::text IS NULL OR m.status = $2) AND ($3::text IS NULL OR $3 = ANY(m.tags)) \
+     AND ($4::text IS NULL OR m.source = $4) AND ($5::text IS NULL OR strpos(lower(m.name), lower($5)) > 0 \
+        OR strpos(lower(m.key), lower($5)) > 0 OR strpos(lower(m.url), lower($5)) > 0) \
+     AND ($6::uuid IS NULL OR m.id > $6) ORDER BY m.id LIMIT $7::bigint"
+);
+const BY_ID: &str = monitors!("m.id = $2");
+/// The sources are named because the index begins with them.
+const BY_KEY: &str = monitors!(
+    "m.source = ANY(ARRAY['file', 'api', 'database']) AND m.key = $2 \
+     ORDER BY array_position(ARRAY['file', 'api', 'database'], m.source::text) LIMIT 1"
+);
+
+macro_rules! incidents {
+    ($more:literal, $rest:literal) => {
+        concat!(
+            "SELECT i.id, i.monitor_id, coalesce(m.key, m.name) AS monitor, i.title, i.description, \
+             coalesce(i.status, 'open') AS status, i.severity, \
+             greatest('1970-01-01 00:00+00', least(i.started_at, '9999-12-31 00:00+00')) AS started_at, \
+             i.duration_seconds, coalesce(i.source, 'manual') AS source, i.cause, i.caused_by, i.resolve_reason, \
+             i.acknowledged_by, i.acknowledge_note, ",
+            sane!("i.resolved_at", "resolved_at"),
+            ", ",
+            sane!("i.acknowledged_at", "acknowledged_at"),
+            $more,
+            " FROM incidents i JOIN monitors m ON m.id = i.monitor_id \
+             WHERE ($1::uuid IS NULL OR (i.user_id = $1 AND m.user_id = $1)) AND ",
+            $rest
+        )
+    };
+}
+
+const INCIDENTS: &str = incidents!(
+    "",
+    "($2::text IS NULL OR i.status = $2) AND ($3::uuid IS NULL OR i.monitor_id = $3) \
+     AND ($4::timestamptz IS NULL OR i.started_at >= $4) AND ($5::timestamptz IS NULL OR i.started_at < $5) \
+     AND ($6::timestamptz IS NULL OR (i.started_at, i.id) < ($6, $7::bigint)) \
+     ORDER BY i.started_at DESC, i.id DESC LIMIT $8::bigint"
+);
+const INCIDENT: &str = incidents!(", i.evidence", "i.id = $2");
+
+const UPTIME_OF: &str = "SELECT checks, good FROM lamplighter_uptime_counts($1, $2)";
+const UPTIME: &str = "SELECT m.id, coalesce(m.key, m.name) AS monitor, u.checks, u.good \
+    FROM (SELECT id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
+        AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3::bigint) m \
+    CROSS JOIN LATERAL lamplighter_uptime_counts(m.id, $4) u ORDER BY m.id";
+
+type Answer<'a, T> = BoxFuture<'a, Result<T, StoreFault>>;
+
+impl ReadStore for Store {
+    fn monitors(&self, viewer: Viewer, filter: MonitorFilter) -> Answer<'_, Page<MonitorView, MonitorId>> {
+        Box::pin(within(DEADLINE, async move {
+            let rows = sqlx::query(MONITORS)
+                .bind(user(viewer))
+                .bind(filter.status.map(Status::name))
+                .bind(filter.tag)
+                .bind(filter.source.map(Source::name))
+                .bind(filter.text)
+                .bind(filter.after.map(|id| id.0))
+                .bind(one_more(filter.limit))
+                .fetch_all(&self.reading)
+                .await?;
+            page(&rows, filter.limit, monitor, |row: &MonitorView| row.id)
+        }))
+    }
+
+    fn monitor(&self, viewer: Viewer, name: MonitorName) -> Answer<'_, Option<MonitorView>> {
+        Box::pin(within(DEADLINE, async move {
+            let row = match name {
+                MonitorName::Id(id) => sqlx::query(BY_ID).bind(user(viewer)).bind(id.0),
+                MonitorName::Key(key) => sqlx::query(BY_KEY).bind(user(viewer)).bind(key),
+            };
+            let row = row.fetch_optional(&self.reading).await?;
+            Ok::<_, Problem>(row.as_ref().map(monitor).transpose()?)
+        }))
+    }
+
+    fn checks_of<'a>(&'a self, monitor: &'a MonitorView, filter: CheckFilter) -> Answer<'a, Page<CheckView, Before>> {
+        Box::pin(within(DEADLINE, self.read_checks_of(monitor, filter)))
+    }
+
+    fn checks(&self, viewer: Viewer, filter: CheckFilter) -> Answer<'_, Page<CheckView, Before>> {
+        Box::pin(within(DEADLINE, self.read_checks(viewer, filter)))
+    }
+
+    fn incidents(&self, viewer: Viewer, filter: IncidentFilter) -> Answer<'_, Page<IncidentView, Before>> {
+        Box::pin(within(DEADLINE, async move {
+            let rows = sqlx::query(INCIDENTS)
+                .bind(user(viewer))
+                .bind(filter.status)
+                .bind(filter.monitor.map(|id| id.0))
+                .bind(filter.from)
+                .bind(filter.to)
+                .bind(filter.before.map(|before| before.at))
+                .bind(filter.before.map(|before| before.id))
+                .bind(one_more(filter.limit))
+                .fetch_all(&self.reading)
+                .await?;
+            let place = |row: &IncidentView| Before { at: row.started_at, id: row.id };
+            page(&rows, filter.limit, incident, place)
+        }))
+    }
+
+    fn incident(&self, viewer: Viewer, id: i64) -> Answer<'_, Option<IncidentView>> {
+        Box::pin(within(DEADLINE, async move {
+            let row = sqlx::query(INCIDENT).bind(user(viewer)).bind(id).fetch_optional(&self.reading).await?;
+            let Some(row) = row else { return Ok::<_, Problem>(None) };
+            Ok(Some(IncidentView { evidence: row.try_get("evidence")?, ..incident(&row)? }))
+        }))
+    }
+
+    fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {
+        Box::pin(within(DEADLINE, async move {
+            let counts: (i64, i64) =
+                sqlx::query_as(UPTIME_OF).bind(monitor.id.0).bind(days).fetch_one(&self.reading).await?;
+            let (checks, good) = counts;
+            Ok::<_, Problem>(UptimeView { monitor: monitor.label().to_owned(), monitor_id: monitor.id, checks, good })
+        }))
+    }
+
+    fn uptime(
+        &self,
+        viewer: Viewer,
+        days: i32,
+        after: Option<MonitorId>,
+        limit: u16,
+    ) -> Answer<'_, Page<UptimeView, MonitorId>> {
+        Box::pin(within(DEADLINE, async move {
+            let rows = sqlx::query(UPTIME)
+                .bind(user(viewer))
+                .bind(after.map(|id| id.0))
+                .bind(one_more(limit))
+                .bind(days)
+                .fetch_all(&self.reading)
+                .await?;
+            page(&rows, limit, uptime, |row: &UptimeView| row.monitor_id)
+        }))
+    }
+}
+
+pub(super) fn user(viewer: Viewer) -> Option<Uuid> {
+    viewer.user().map(|user| user.0)
+}
+
+/// Whether there is a next page shows in one row more.
+pub(super) fn one_more(limit: u16) -> i64 {
+    i64::from(limit) + 1
+}
+
+pub(super) fn page<T, P>(
+    rows: &[PgRow],
+    limit: u16,
+    read: impl Fn(&PgRow) -> Result<T, sqlx::Error>,
+    place: impl Fn(&T) -> P,
+) -> Result<Page<T, P>, Problem> {
+    let more = rows.len() > usize::from(limit);
+    let rows = rows.iter().take(usize::from(limit)).map(read).collect::<Result<Vec<T>, _>>()?;
+    let next = if more { rows.last().map(place) } else { None };
+    Ok(Page { rows, next })
+}
+
+fn monitor(row: &PgRow) -> Result<MonitorView, sqlx::Error> {
+    let url: String = row.try_get("url")?;
+    Ok(MonitorView {
+        id: MonitorId(row.try_get("id")?),
+        key: row.try_get("key")?,
+        name: row.try_get("name")?,
+        url: without_password(url),
+        kind: row.try_get("kind")?,
+        source: row.try_get("source")?,
+        user_id: UserId(row.try_get("user_id")?),
+        status: row.try_get("status")?,
+        active: row.try_get("is_active")?,
+        interval_seconds: row.try_get("interval_seconds")?,
+        timeout_seconds: row.try_get("timeout_seconds")?,
+        tags: row.try_get("tags")?,
+        uptime_percentage: row.try_get("uptime_percentage")?,
+        uptime: row.try_get("uptime")?,
+        last_checked: time(row, "last_checked")?,
+        response_time_ms: row.try_get("response_time")?,
+        ssl_expiry: time(row, "ssl_expiry")?,
+        invalid_reason: row.try_get("invalid_reason")?,
+        archived_at: time(row, "archived_at")?,
+        revision: row.try_get("revision")?,
+        created_at: time(row, "created_at")?,
+        updated_at: time(row, "updated_at")?,
+    })
+}
+
+fn time(row: &PgRow, column: &str) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
+    row.try_get(column)
+}
+
+/// Rows of others may have one in their url.
+fn without_password(url: String) -> String {
+    match Url::parse(&url) {
+        Ok(mut parsed) if parsed.password().is_some() => match parsed.set_password(Some("***")) {
+            Ok(()) => parsed.into(),
+            Err(()) => "(not shown: it has a password)".to_owned(),
+        },
+        _ => url,
+    }
+}
+
+fn incident(row: &PgRow) -> Result<IncidentView, sqlx::Error> {
+    Ok(IncidentView {
+        id: row.try_get("id")?,
+        monitor: row.try_get("monitor")?,
+        monitor_id: MonitorId(row.try_get("monitor_id")?),
+        title: row.try_get("title")?,
+        description: row.try_get("description")?,
+        status: row.try_get("status")?,
+        severity: row.try_get("severity")?,
+        started_at: row.try_get("started_at")?,
+        resolved_at: time(row, "resolved_at")?,
+        duration_seconds: row.try_get("duration_seconds")?,
+        source: row.try_get("source")?,
+        cause: row.try_get("cause")?,
+        caused_by: row.try_get::<Option<Uuid>, _>("caused_by")?.map(MonitorId),
+        resolve_reason: row.try_get("resolve_reason")?,
+        acknowledged_at: time(row, "acknowledged_at")?,
+        acknowledged_by: row.try_get("acknowledged_by")?,
+        acknowledge_note: row.try_get("acknowledge_note")?,
+        evidence: None,
+    })
+}
+
+fn uptime(row: &PgRow) -> Result<UptimeView, sqlx::Error> {
+    Ok(UptimeView {
+        monitor: row.try_get("monitor")?,
+        monitor_id: MonitorId(row.try_get("id")?),
+        checks: row.try_get("checks")?,
+        good: row.try_get("good")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        let shown = |url: &str| without_password(url.to_owned());
+        assert_eq!(shown("postgres://u:hunter2@h/d"), "postgres://u:***@h/d");
+        assert_eq!(shown("https://:hunter2@h/"), "https://:***@h/");
+        for url in ["https://h/p?x=1", "tcp://h:1", "not a url", "postgres://u@h/d", "dns:name"] {
+            assert_eq!(shown(url), url);
+        }
+    }
+}

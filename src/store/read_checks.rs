@@ -1,0 +1,220 @@
+//! Checks for the API. `monitor_checks` has one index, (monitor_id, checked_at, id), so there are two ways through it.
+//!
+//! Of one monitor: the index backwards, day by day, until the page is full.
+//!
+//! Of all monitors: newest first has no index, and reading a day of everybody's rows to sort them could take minutes. So
+//! the window is read in slices of time from its end, each by one index range a monitor, and slices grow until the page
+//! is full. A page that takes too long ends with what was found so far, and says from where to go on.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use tokio::time::Instant;
+
+use super::read::{one_more, page, user};
+use super::{Problem, Store};
+use crate::access::Viewer;
+use crate::access::read::{Before, CheckFilter, CheckView, MonitorView, Page, PhasesView};
+use crate::model::{MonitorId, Verdict};
+
+pub(super) const STATEMENTS: &[&str] = &[OF_ONE, OF_ALL];
+
+macro_rules! checks {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "SELECT c.id, c.monitor_id, c.status, c.error_type, c.status_code, c.response_time_ms, \
+             coalesce(c.attempt, 1::smallint) AS attempt, coalesce(c.region, '') AS region, \
+             c.checked_at, c.dns_us, c.connect_us, c.tls_us, c.send_us, c.wait_us, c.receive_us FROM monitor_checks c \
+             WHERE c.checked_at >= $2 AND c.checked_at < $3 AND (c.checked_at, c.id) < ($4, $5::bigint) \
+             AND ($6::boolean IS NULL OR c.status = $6) \
+             AND ($7::boolean IS NULL OR (c.error_type IS NOT NULL) = $7) \
+             AND ($8::text IS NULL OR c.error_type = $8)",
+            $after
+        )
+    };
+}
+
+const OF_ONE: &str = checks!("", " AND c.monitor_id = $1 ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint");
+/// The limit inside keeps the planner from anything but a range of the index for each monitor.
+const OF_ALL: &str = checks!(
+    "SELECT c.*, coalesce(m.key, m.name) AS monitor FROM monitors m CROSS JOIN LATERAL (",
+    " AND c.monitor_id = m.id ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint) c \
+     WHERE ($1::uuid IS NULL OR m.user_id = $1) ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint"
+);
+
+/// The first slice of a window: about one round of checks.
+const SLICE: TimeDelta = TimeDelta::seconds(15);
+/// How much longer the next slice is.
+const GROWTH: i32 = 4;
+/// No slice is begun after it.
+const BUDGET: Duration = Duration::from_secs(2);
+
+/// Parameters that both statements share.
+struct Range {
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    before: Before,
+    status: Option<bool>,
+    with_failure: Option<bool>,
+    failure: Option<String>,
+    limit: u16,
+}
+
+impl Range {
+    fn of(filter: CheckFilter) -> Self {
+        let end = Before { at: DateTime::<Utc>::MAX_UTC, id: i64::MAX };
+        let before = filter.before.unwrap_or(end);
+        // The database knows no year 262142. A row comparison prunes no partitions, hence the plain bound as well.
+        let most = DateTime::UNIX_EPOCH + TimeDelta::days(365 * 1000);
+        let at = before.at.min(most);
+        let to = filter.to.unwrap_or(most).min(at + TimeDelta::microseconds(1));
+        let (status, with_failure) = match filter.verdict {
+            None => (None, None),
+            Some(Verdict::Up) => (Some(true), Some(false)),
+            Some(Verdict::Degraded) => (Some(true), Some(true)),
+            Some(Verdict::Down) => (Some(false), None),
+            // No row says so, and no row fits this.
+            Some(Verdict::Unknown) => (Some(false), Some(false)),
+        };
+        Self {
+            from: filter.from.unwrap_or(DateTime::UNIX_EPOCH),
+            to,
+            before: Before { at, id: before.id },
+            status,
+            with_failure,
+            failure: filter.failure,
+            limit: filter.limit,
+        }
+    }
+}
+
+impl Store {
+    pub(super) async fn read_checks_of(
+        &self,
+        monitor: &MonitorView,
+        filter: CheckFilter,
+    ) -> Result<Page<CheckView, Before>, Problem> {
+        let range = Range::of(filter);
+        let rows = sqlx::query(OF_ONE)
+            .bind(monitor.id.0)
+            .bind(range.from)
+            .bind(range.to)
+            .bind(range.before.at)
+            .bind(range.before.id)
+            .bind(range.status)
+            .bind(range.with_failure)
+            .bind(range.failure)
+            .bind(one_more(range.limit))
+            .fetch_all(&self.reading)
+            .await?;
+        page(&rows, range.limit, |row| check(row, monitor.label().to_owned()), place)
+    }
+
+    pub(super) async fn read_checks(
+        &self,
+        viewer: Viewer,
+        filter: CheckFilter,
+    ) -> Result<Page<CheckView, Before>, Problem> {
+        let range = Range::of(filter);
+        let began = Instant::now();
+        let (mut end, mut length) = (range.to, SLICE);
+        let mut found: Vec<CheckView> = Vec::new();
+        while end > range.from {
+            if began.elapsed() > BUDGET {
+                // Everything from `end` on was looked at, and numbers begin at 1.
+                return Ok(Page { rows: found, next: Some(Before { at: end, id: 0 }) });
+            }
+            let start = (end - length).max(range.from);
+            let room = range.limit.saturating_sub(u16::try_from(found.len()).unwrap_or(u16::MAX));
+            let mut part = self.slice(viewer, &range, (start, end), room).await?;
+            found.append(&mut part.rows);
+            if part.next.is_some() {
+                return Ok(Page { rows: found, next: part.next });
+            }
+            (end, length) = (start, length * GROWTH);
+        }
+        Ok(Page { rows: found, next: None })
+    }
+
+    /// Without room it still tells whether there is more.
+    async fn slice(
+        &self,
+        viewer: Viewer,
+        range: &Range,
+        (start, end): (DateTime<Utc>, DateTime<Utc>),
+        room: u16,
+    ) -> Result<Page<CheckView, Before>, Problem> {
+        let rows = sqlx::query(OF_ALL)
+            .bind(user(viewer))
+            .bind(start)
+            .bind(end)
+            .bind(range.before.at)
+            .bind(range.before.id)
+            .bind(range.status)
+            .bind(range.with_failure)
+            .bind(range.failure.as_deref())
+            .bind(one_more(room))
+            .fetch_all(&self.reading)
+            .await?;
+        let mut page = page(&rows, room, |row| check(row, row.try_get("monitor")?), place)?;
+        if room == 0 && !rows.is_empty() {
+            page.next = Some(Before { at: end, id: 0 });
+        }
+        Ok(page)
+    }
+}
+
+fn place(row: &CheckView) -> Before {
+    Before { at: row.checked_at, id: row.id }
+}
+
+fn check(row: &PgRow, monitor: String) -> Result<CheckView, sqlx::Error> {
+    let failure: Option<String> = row.try_get("error_type")?;
+    let verdict = match (row.try_get("status")?, &failure) {
+        (false, _) => Verdict::Down,
+        (true, Some(_)) => Verdict::Degraded,
+        (true, None) => Verdict::Up,
+    };
+    let phases = PhasesView {
+        dns: row.try_get("dns_us")?,
+        connect: row.try_get("connect_us")?,
+        tls: row.try_get("tls_us")?,
+        send: row.try_get("send_us")?,
+        wait: row.try_get("wait_us")?,
+        receive: row.try_get("receive_us")?,
+        total: None,
+    };
+    Ok(CheckView {
+        id: row.try_get("id")?,
+        monitor,
+        monitor_id: MonitorId(row.try_get("monitor_id")?),
+        verdict: verdict.name(),
+        failure,
+        status_code: row.try_get("status_code")?,
+        response_time_ms: row.try_get("response_time_ms")?,
+        timings_us: phases.summed(),
+        attempt: row.try_get("attempt")?,
+        region: row.try_get("region")?,
+        checked_at: row.try_get("checked_at")?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_narrows_the_window() {
+        let at = DateTime::UNIX_EPOCH + TimeDelta::days(1);
+        let filter = CheckFilter { before: Some(Before { at, id: 5 }), ..CheckFilter::default() };
+        let range = Range::of(filter.clone());
+        assert_eq!((range.to, range.before), (at + TimeDelta::microseconds(1), Before { at, id: 5 }));
+        let to = at - TimeDelta::hours(1);
+        assert_eq!(Range::of(CheckFilter { to: Some(to), ..filter }).to, to);
+        let far = Some(Before { at: DateTime::<Utc>::MAX_UTC, id: 0 });
+        assert!(Range::of(CheckFilter { before: far, ..CheckFilter::default() }).to < DateTime::<Utc>::MAX_UTC);
+    }
+}

@@ -1,0 +1,96 @@
+use hyper::header::HeaderName;
+
+use super::*;
+
+fn found(method: Method, path: &str) -> String {
+    match find(&segments(path).unwrap(), &method) {
+        Found::Route(route, captures) if captures.is_empty() => route.pattern.to_owned(),
+        Found::Route(route, captures) => format!("{} {}", route.pattern, captures.join(" ")),
+        Found::Method { allow, open } => format!("405 {allow} {open}"),
+        Found::Nothing => "404".to_owned(),
+    }
+}
+
+#[test]
+fn paths_lead_to_their_route() {
+    for (path, expected) in [
+        ("/", "/"),
+        ("/healthz", "/healthz"),
+        ("/api/v1/monitors", "/api/v1/monitors"),
+        ("/api/v1/monitors/a%20b", "/api/v1/monitors/{id} a b"),
+        ("/api/v1/monitors/x/checks", "/api/v1/monitors/{id}/checks x"),
+        ("/api/v1/channels", "/api/v1/channels/*"),
+        ("/api/v1/channels/a/test", "/api/v1/channels/*"),
+        ("/status/a/b", "/status/*"),
+        ("", "/"),
+        ("//", "404"),
+        ("/healthz/", "404"),
+        ("/healthz/x", "404"),
+        ("/api/v1/monitors/", "404"),
+        ("/api/v1/monitors//checks", "404"),
+        ("/api/v1/monitors/x/y", "404"),
+        ("/API/v1/monitors", "404"),
+        ("/api", "404"),
+    ] {
+        assert_eq!(found(Method::GET, path), expected, "{path}");
+    }
+    assert_eq!(found(Method::HEAD, "/healthz"), "/healthz");
+    assert_eq!(found(Method::POST, "/healthz"), "405 GET, HEAD true");
+    assert_eq!(found(Method::GET, "/api/v1/reload"), "405 POST false");
+    assert_eq!(found(Method::PUT, "/api/v1/monitors"), "405 GET, HEAD, POST false");
+    assert_eq!(found(Method::CONNECT, ""), "405 GET, HEAD true");
+    // An encoded slash is part of a name, never a separator.
+    assert_eq!(found(Method::GET, "/api/v1/monitors/a%2Fchecks"), "/api/v1/monitors/{id} a/checks");
+}
+
+#[test]
+fn no_row_hides_another() {
+    for route in ROUTES {
+        let example = route.pattern.replace(['{', '}'], "").replace('*', "x");
+        for method in route.methods {
+            match find(&segments(&example).unwrap(), method) {
+                Found::Route(first, _) => assert_eq!(first.pattern, route.pattern, "{method} {example}"),
+                _ => panic!("{method} {example} leads nowhere"),
+            }
+        }
+        assert!(!route.methods.contains(&Method::HEAD) && route.pattern.starts_with('/'), "{}", route.pattern);
+        assert!(route.access != Access::Open || route.methods == GET, "GET never writes: {}", route.pattern);
+    }
+}
+
+#[test]
+fn what_changes_something_is_never_a_get_and_needs_more_than_read() {
+    for route in ROUTES.iter().filter(|route| !route.pattern.starts_with("/ping/")) {
+        if route.methods != GET {
+            assert!(!matches!(route.access, Access::Open | Access::Needs(Scope::Read)), "{}", route.pattern);
+        }
+    }
+}
+
+fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> u16 {
+    let mut request = Request::builder().method(method).uri(uri);
+    for (name, value) in headers {
+        request = request.header(HeaderName::from_bytes(name.as_bytes()).unwrap(), *value);
+    }
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    check_head(&parts).map_or_else(|problem| problem.status().as_u16(), |()| 200)
+}
+
+#[test]
+fn heads_are_judged_before_anything_else() {
+    let long = format!("/{}", "x".repeat(URI_MOST));
+    assert_eq!(head("GET", &long, &[]), 414);
+    assert_eq!(head("GET", &format!("/?{long}"), &[]), 414);
+    assert_eq!(head("POST", "/", &[("content-length", "65536")]), 200);
+    assert_eq!(head("POST", "/", &[("content-length", "65537")]), 413);
+    assert_eq!(head("GET", "/", &[("content-length", "104857600")]), 413);
+    // By fetch metadata, else by origin.
+    for (site, expected) in [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("x", 403)] {
+        assert_eq!(head("POST", "/", &[("sec-fetch-site", site)]), expected, "{site}");
+        assert_eq!(head("GET", "/", &[("sec-fetch-site", site)]), 200, "{site}");
+    }
+    assert_eq!(head("POST", "/", &[("origin", "http://nas:8780"), ("host", "nas:8780")]), 200);
+    for origin in ["http://evil.com", "null", "http://nas"] {
+        assert_eq!(head("DELETE", "/", &[("origin", origin), ("host", "nas:8780")]), 403, "{origin}");
+    }
+}
