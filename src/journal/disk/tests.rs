@@ -452,3 +452,23 @@ async fn only_what_was_seen_under_the_last_lease_is_kept() {
         assert_eq!(rest(&journal).await.len(), if kept { 2 } else { 0 }, "{row:?} {epoch}");
     }
 }
+
+/// Figures: `cargo test --release --lib journal::disk::tests::figures -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn figures() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = open(&folder);
+    let count = 200_000u32;
+    let began = Instant::now();
+    for second in 0..count {
+        journal.write(vec![vec![check(1, i64::from(second))]]);
+    }
+    let wrote = began.elapsed().as_secs_f64() * 1e6 / f64::from(count);
+    let bytes = journal.depth().bytes as f64 / f64::from(count);
+    drop(journal);
+    let began = Instant::now();
+    let journal = open(&folder);
+    let opened = began.elapsed();
+    println!("{wrote:.2} us and {bytes:.0} bytes a check, {opened:?} to open {} bytes", journal.depth().bytes);
+}
