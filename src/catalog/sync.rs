@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::plan::Archiving;
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
 use crate::clock::Wall;
+use crate::journal::Recovered;
 use crate::model::MonitorId;
 use crate::settings::definition::Definition;
 
@@ -121,6 +122,9 @@ pub struct CatalogReport {
     pub merged: bool,
     /// Rows that are no valid monitors.
     pub invalid: usize,
+    /// Whether the file's monitors have been brought to the store once, or cannot be. Before that nobody knows which
+    /// monitors have rows, and no result may be recorded.
+    pub rows_known: bool,
     /// Monitors of the file that may have no row yet: their results must wait for it, or they would be taken for those of
     /// a deleted monitor.
     pub unmerged: Arc<HashSet<MonitorId>>,
@@ -214,6 +218,8 @@ pub struct Links {
     pub remember_at: PathBuf,
     /// For when the last reload was.
     pub wall: Arc<dyn Wall>,
+    /// States that the journal holds and the store may not know yet.
+    pub recovered: Arc<Recovered>,
 }
 
 /// What wakes the loop.

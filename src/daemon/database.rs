@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::role::{Role, SharedRole};
 use crate::cli::{Exit, Stop};
+use crate::journal::disk::DiskJournal;
 use crate::model::StoreFault;
 use crate::shutdown::Shutdown;
 use crate::store::{Found, LEASE_SECONDS, Lease, StartError, Store};
@@ -78,6 +79,7 @@ pub(super) struct Keeper {
     suspect: Arc<Notify>,
     tell: mpsc::Sender<Told>,
     standing: Standing,
+    journal: Arc<DiskJournal>,
     /// A preparation that is under way. It goes on when nobody waits for it: an adoption may take long, and must not be
     /// cut off and begun again.
     preparing: Option<JoinHandle<Result<Found, StartError>>>,
@@ -92,8 +94,10 @@ impl Keeper {
         role: Arc<SharedRole>,
         suspect: Arc<Notify>,
         tell: mpsc::Sender<Told>,
+        journal: Arc<DiskJournal>,
     ) -> Self {
-        Self { store, auto_migrate, holder, role, suspect, tell, standing: Standing::Undecided, preparing: None }
+        let standing = Standing::Undecided;
+        Self { store, auto_migrate, holder, role, suspect, tell, standing, journal, preparing: None }
     }
 
     /// Gets the lease, keeps it, loses it, and so on until shutdown.
@@ -144,6 +148,17 @@ impl Keeper {
         ended.unwrap_or_else(|error| Err(StartError::Migration(error.to_string())))
     }
 
+    /// Does what blocks on the disk.
+    async fn journal_does<T: Send + 'static>(&self, work: impl FnOnce(&DiskJournal) -> T + Send + 'static) -> T {
+        let journal = Arc::clone(&self.journal);
+        match tokio::task::spawn_blocking(move || work(&journal)).await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            // The runtime is ending.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
     /// One attempt to get the lease.
     async fn attempt(&mut self) -> Result<Seen, Stop> {
         self.role.beat();
@@ -160,17 +175,29 @@ impl Keeper {
             Err(error) if error.is_away() => return Ok(Seen::Away(error.to_string())),
             Err(error) => return Err(start_stop(&error)),
         }
+        let row = match self.store.lease_row().await {
+            Ok(row) => row.map(|(holder, epoch)| (holder == self.holder, epoch)),
+            Err(fault) => return Ok(Seen::Away(fault.to_string())),
+        };
+        let mut dropped = self.journal_does(move |journal| journal.before_lease(row)).await;
         match self.store.acquire(&self.holder).await {
-            Ok(Lease::Held { .. }) => {}
+            Ok(Lease::Held { epoch }) => {
+                dropped = self.journal_does(move |journal| journal.leased(epoch)).await.or(dropped);
+            }
             Ok(Lease::Taken { holder, until }) => return Ok(self.taken(&holder, until)),
             Err(fault) => return Ok(Seen::Away(fault.to_string())),
         }
         // Who has checked without a store was running.
         let checking = match self.standing {
+            // What was seen without the lease was dropped as well.
+            Standing::Away(_) if dropped.is_some() => Duration::ZERO,
             Standing::Away(since) => since.elapsed(),
             Standing::Undecided | Standing::Standby => Duration::ZERO,
         };
-        match self.store.record_downtime(checking).await {
+        if let Some(records) = dropped {
+            log::warn!(records; "another daemon was active since: what this one had not recorded is dropped");
+        }
+        match self.store.record_downtime(checking, &self.journal.downtimes()).await {
             Ok(Some(gap)) => {
                 let (seconds, since) = ((gap.to_at - gap.from_at).num_seconds(), gap.from_at.format("%F %T UTC"));
                 log::info!("nothing was checked for {seconds} s, since {since}: noted as a gap");
@@ -178,6 +205,7 @@ impl Keeper {
             Ok(None) => {}
             Err(fault) => return Ok(Seen::Away(fault.to_string())),
         }
+        self.journal_does(DiskJournal::downtimes_recorded).await;
         Ok(Seen::Held)
     }
 

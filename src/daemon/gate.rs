@@ -1,7 +1,8 @@
 //! The store's ports, closed until this daemon may write: until the schema is ours and the lease is held.
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
@@ -13,11 +14,11 @@ use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
 use crate::metrics::work::WorkStats;
-use crate::model::{Batch, BatchId, IncidentUid, MonitorId, Record, StoreFault};
+use crate::model::{Batch, IncidentUid, MonitorId, Record, StoreFault};
 use crate::store::Store;
 
-/// A batch and the monitors in it whose records wait; none before the first.
-type Waiting = Option<(BatchId, HashSet<MonitorId>)>;
+/// Between two looks whether the catalogue has made rows, which it does first of all.
+const UNREAD: Duration = Duration::from_millis(20);
 
 /// A store behind a gate.
 #[derive(Clone)]
@@ -29,9 +30,6 @@ pub(super) struct Gated {
     suspect: Arc<Notify>,
     catalog: Arc<SharedReport>,
     writes: Arc<WorkStats>,
-    /// Whose records of the latest batch wait. A repeat of a batch must hold back the same ones: if only the answer of the
-    /// first try was lost, the store knows the batch.
-    waiting: Arc<Mutex<Waiting>>,
 }
 
 impl Gated {
@@ -42,7 +40,7 @@ impl Gated {
         suspect: Arc<Notify>,
         catalog: Arc<SharedReport>,
     ) -> Self {
-        Self { store, open, role, suspect, catalog, writes: Arc::default(), waiting: Arc::default() }
+        Self { store, open, role, suspect, catalog, writes: Arc::default() }
     }
 
     /// Batches brought to the store; those that found the gate closed are not counted.
@@ -58,35 +56,29 @@ impl Gated {
         result
     }
 
-    /// Monitors of a batch whose rows the catalogue has yet to make.
-    fn without_rows(&self, batch: &Batch) -> HashSet<MonitorId> {
-        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((id, monitors)) = &*waiting
-            && *id == batch.id
-        {
-            return monitors.clone();
+    /// Monitors of a batch whose rows the catalogue has yet to make. Waits until it has made rows at all: results of before
+    /// may be of monitors that have none yet.
+    async fn without_rows(&self, batch: &Batch) -> HashSet<MonitorId> {
+        let mut report = self.catalog.get();
+        while !report.rows_known {
+            tokio::time::sleep(UNREAD).await;
+            report = self.catalog.get();
         }
-        let unmerged = self.catalog.get().unmerged;
-        let monitors = batch.records.iter().filter_map(Record::monitor).filter(|id| unmerged.contains(id));
-        let monitors: HashSet<MonitorId> = monitors.collect();
-        *waiting = Some((batch.id, monitors.clone()));
-        monitors
+        let unmerged = report.unmerged;
+        batch.records.iter().filter_map(Record::monitor).filter(|id| unmerged.contains(id)).collect()
     }
 
     async fn record_free(&self, batch: &Batch) -> Result<Recorded, StoreFault> {
         let store = self.store()?;
-        let waiting = self.without_rows(batch);
+        let waiting = self.without_rows(batch).await;
         if waiting.is_empty() {
             return self.write(store, batch).await;
         }
         let is_free = |record: &&Record| record.monitor().is_none_or(|id| !waiting.contains(&id));
-        let free = Batch { id: batch.id, records: batch.records.iter().filter(is_free).cloned().collect() };
-        let mut recorded = Recorded::default();
-        if !free.records.is_empty() {
-            recorded = self.write(store, &free).await?;
-        }
-        recorded.delayed.extend(waiting);
-        Ok(recorded)
+        let records = batch.records.iter().filter(is_free).cloned().collect();
+        // The store remembers who was held back, so that a repeat is told the same although they have rows by then. If it
+        // knows the batch from a first try, that one's answer counts.
+        self.write(store, &Batch { id: batch.id, records, held: waiting }).await
     }
 
     async fn write(&self, store: &Store, batch: &Batch) -> Result<Recorded, StoreFault> {

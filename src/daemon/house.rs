@@ -25,7 +25,8 @@ use crate::access::token::TokenStore;
 use crate::catalog::sync::{FileContent, ReloadCount};
 use crate::cli::{self, Environment, Exit, Stop};
 use crate::clock::{SystemWall, Wall};
-use crate::journal::backlog::Backlog;
+use crate::journal::JournalError;
+use crate::journal::disk::DiskJournal;
 use crate::shutdown::{self, Shutdown, Trigger};
 use crate::store::cluster::{ClusterOptions, StateLock, url_of};
 use crate::store::{Store, StoreSettings};
@@ -84,8 +85,17 @@ impl House {
         let (role, suspect, (tell, events)) = (Arc::new(SharedRole::new()), Arc::new(Notify::new()), mpsc::channel(1));
         let (keep_end, keep) = shutdown::channel();
         let holder = holder(lock.dir())?;
+        let journal = open_journal(lock.dir(), database.backlog).await?;
         let (its_role, its_suspect) = (Arc::clone(&role), Arc::clone(&suspect));
-        let keeper = Keeper::new(store.clone(), database.auto_migrate, holder, its_role, its_suspect, tell);
+        let keeper = Keeper::new(
+            store.clone(),
+            database.auto_migrate,
+            holder,
+            its_role,
+            its_suspect,
+            tell,
+            Arc::clone(&journal),
+        );
         let cluster_options = embedded.then(|| ClusterOptions {
             bin_dir: environment.path("PG_BINDIR"),
             path: environment.path("PATH").map(Into::into),
@@ -96,7 +106,7 @@ impl House {
         let server = &first.settings.server;
         let (public, monitors) = (server.metrics_public, server.metrics_monitors);
         let hosts = Hosts::new(first.settings.server.public_url.as_ref().and_then(|url| url.host_str()));
-        let shared = share(first, environment, lock.dir(), (store, role, suspect), own)?;
+        let shared = share(first, environment, lock.dir(), (store, role, suspect, journal), own)?;
         let restarts = Restarts::default();
         let view = Arc::new(View {
             started_at: shared.wall.now(),
@@ -104,7 +114,7 @@ impl House {
             started_with: shared.source.started(),
             database: if embedded { "embedded" } else { "external" },
             wall: Arc::clone(&shared.wall),
-            backlog: Arc::clone(&shared.backlog),
+            journal: Arc::clone(&shared.journal),
             role: Arc::clone(&shared.role),
             restarts: restarts.clone(),
             reloads: shared.reloads.clone(),
@@ -272,18 +282,30 @@ impl House {
     }
 }
 
+/// Opens the journal, which takes some seconds when much was not recorded.
+async fn open_journal(state: &Path, limit: usize) -> Result<Arc<DiskJournal>, Stop> {
+    let (state, now) = (state.to_owned(), SystemWall.now());
+    let opening = tokio::task::spawn_blocking(move || DiskJournal::open(&state, limit as u64, now));
+    let opened = opening.await.map_err(|error| Stop::new(Exit::Failure, format!("the journal: {error}")))?;
+    let journal = opened.map_err(|error| {
+        let exit = if matches!(error, JournalError::Newer { .. }) { Exit::Config } else { Exit::StateDirectory };
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        Stop::new(exit, format!("{error}{cause}"))
+    })?;
+    Ok(Arc::new(journal))
+}
+
 /// What outlives the terms.
 fn share(
     first: First,
     environment: &Environment,
     state: &Path,
-    (store, role, suspect): (Store, Arc<SharedRole>, Arc<Notify>),
+    (store, role, suspect, journal): (Store, Arc<SharedRole>, Arc<Notify>, Arc<DiskJournal>),
     own: Vec<std::net::SocketAddr>,
 ) -> Result<Shared, Stop> {
     let settings = &first.settings;
     let net = net_of(settings, own.clone()).map_err(|error| Stop::new(Exit::Config, error))?;
     let net = Arc::new(ArcSwap::from_pointee(net));
-    let backlog = Arc::new(Backlog::new(settings.database.backlog));
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
     let links = Links { net: Arc::clone(&net), max_in_flight: limit, own };
     let source = Arc::new(ConfigSource::new(first, environment, links));
@@ -294,7 +316,7 @@ fn share(
         wall,
         role,
         suspect,
-        backlog,
+        journal,
         reloads: ReloadCount::default(),
         net,
         max_in_flight,

@@ -1,7 +1,7 @@
 //! The stages of a term and what connects them. Every channel between them is made here, anew for each term.
 //!
 //! ```text
-//!  watch ─> catalogue ─┬──────────────> stage ─> backlog ─> recorder ─> store
+//!  watch ─> catalogue ─┬──────────────> stage ─> journal ─> recorder ─> store
 //!  jobs ──> tick       └─> dispatcher ─> pool ─^ │
 //!                               ^────────────────┘ done
 //! ```
@@ -25,7 +25,7 @@ use crate::catalog::sync::{self, FileContent, Follower, ReloadCount, SharedRepor
 use crate::catalog::{Snapshot, remember, watch as files};
 use crate::clock::Wall;
 use crate::journal::Journal;
-use crate::journal::backlog::Backlog;
+use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::{Recorder, RecorderStats};
 use crate::metrics::work::WorkStats;
 use crate::probe::net::Net;
@@ -51,7 +51,7 @@ pub(super) struct Shared {
     pub(super) role: Arc<SharedRole>,
     /// Told when the store refuses a write by its epoch.
     pub(super) suspect: Arc<Notify>,
-    pub(super) backlog: Arc<Backlog>,
+    pub(super) journal: Arc<DiskJournal>,
     pub(super) reloads: ReloadCount,
     /// The way out of the probes.
     pub(super) net: Arc<ArcSwap<Net>>,
@@ -74,8 +74,6 @@ pub(super) struct Pipeline {
 pub(super) struct Beginning {
     /// The file's part of the catalogue.
     pub(super) content: FileContent,
-    /// Where the term's records go.
-    pub(super) journal: Arc<dyn Journal>,
     /// Opens when this daemon may write.
     pub(super) open: watch::Receiver<bool>,
     /// This daemon was a standby: what `catalog.json` knows of states is another's past.
@@ -83,7 +81,7 @@ pub(super) struct Beginning {
 }
 
 /// Makes the stages and starts them as `tasks`. They end with `stop`, but for those that end with their input: the stage
-/// when the pool has ended and the hold is dropped, the recorder when the backlog is closed.
+/// when the pool has ended and the hold is dropped, the recorder when the journal is closed.
 pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, stop: &Shutdown) -> Pipeline {
     let wall = Arc::clone(&shared.wall);
     let places = *shared.max_in_flight.borrow();
@@ -119,7 +117,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
 
     let (suspect, role) = (Arc::clone(&shared.suspect), Arc::clone(&shared.role));
     let store = Arc::new(Gated::new(shared.store.clone(), beginning.open, role, suspect, Arc::clone(&report)));
-    let journal = beginning.journal;
+    let journal: Arc<dyn Journal> = shared.journal.writer();
     let inputs =
         Inputs { updates: dispatcher_updates, done: done_end, tick, max_in_flight: shared.max_in_flight.clone() };
     let dispatcher = Dispatcher::new(Arc::clone(&wall), Arc::clone(&journal), due, inputs);
@@ -141,7 +139,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         wall: Arc::clone(&wall),
         board: Arc::clone(&board),
     };
-    let recorder = Recorder::new(Arc::clone(&shared.backlog), Arc::clone(&store), Arc::clone(&recorder_stats));
+    let recorder = Recorder::new(Arc::clone(&shared.journal), Arc::clone(&store), Arc::clone(&recorder_stats));
     let links = sync::Links {
         // The stage first: a result must never come before its monitor.
         updates: vec![to_stage, to_dispatcher],
@@ -151,13 +149,14 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         states,
         remember_at: remember::path(&shared.state),
         wall: Arc::clone(&wall),
+        recovered: shared.journal.recovered(),
     };
     let file = Arc::clone(&shared.source);
     let follower = Follower::new(file, Arc::clone(&store), links, remembered(shared, beginning.after_standby));
     let wakes = Wakes { file: file_end, reload: reload_end, minute };
 
     tasks.spawn("recorder", recorder.run());
-    tasks.spawn("verdict stage", stage.run());
+    tasks.spawn("verdict stage", on_a_thread(stage.run()));
     tasks.spawn("probe pool", pool.run(due_end, stop.clone()));
     tasks.spawn("dispatcher", dispatcher.run(stop.clone()));
     tasks.spawn("catalogue", follower.run(beginning.content, wakes, stop.clone()));
@@ -179,6 +178,17 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
     let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics };
     Pipeline { stage_hold, live }
+}
+
+/// Runs a loop that blocks on the disk where no other waits for it.
+async fn on_a_thread(body: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Handle::current();
+    let ended = tokio::task::spawn_blocking(move || runtime.block_on(body)).await;
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
 }
 
 /// What `catalog.json` tells.

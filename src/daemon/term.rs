@@ -2,7 +2,6 @@
 //! is torn down and built anew in the same process, with states read afresh.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -12,9 +11,7 @@ use super::pipeline::{self, Beginning, POOL_GRACE, Shared};
 use super::tasks::{Ended, Restarts, Tasks};
 use super::view::Live;
 use crate::catalog::sync::FileContent;
-use crate::journal::Journal;
-use crate::journal::backlog::Backlog;
-use crate::model::Record;
+use crate::journal::disk::DiskJournal;
 use crate::shutdown::{self, Trigger};
 use crate::verdict::Finished;
 
@@ -27,20 +24,6 @@ const REST: Duration = Duration::from_secs(1);
 /// Tasks that end with the data, not with the intake.
 const LATER: &[&str] = &["verdict stage", "recorder"];
 
-/// A term's way into the journal. Closed with it: a check that is dropped late must not leave its gap to the next term.
-struct Inlet {
-    journal: Arc<dyn Journal>,
-    closed: AtomicBool,
-}
-
-impl Journal for Inlet {
-    fn append(&self, records: Vec<Record>) {
-        if !self.closed.load(Ordering::Acquire) {
-            self.journal.append(records);
-        }
-    }
-}
-
 /// The loops that check.
 pub(super) struct Term {
     tasks: Tasks,
@@ -48,8 +31,7 @@ pub(super) struct Term {
     intake: Trigger,
     gate: watch::Sender<bool>,
     stage_hold: Option<mpsc::Sender<Finished>>,
-    inlet: Arc<Inlet>,
-    backlog: Arc<Backlog>,
+    journal: Arc<DiskJournal>,
     live: Arc<Live>,
 }
 
@@ -65,19 +47,16 @@ impl Term {
         // Before the loops run: they would begin from memory, though the store is there.
         let (gate, open) = watch::channel(may_write);
         let (intake, stop) = shutdown::channel();
+        shared.journal.reopen();
         let mut tasks = Tasks::new(restarts);
-        let journal = Arc::clone(&shared.backlog) as Arc<dyn Journal>;
-        let inlet = Arc::new(Inlet { journal, closed: AtomicBool::new(false) });
-        let journal = Arc::clone(&inlet) as Arc<dyn Journal>;
-        let beginning = Beginning { content, journal, open, after_standby };
+        let beginning = Beginning { content, open, after_standby };
         let pipeline = pipeline::start(shared, beginning, &mut tasks, &stop);
         Self {
             tasks,
             intake,
             gate,
             stage_hold: Some(pipeline.stage_hold),
-            inlet,
-            backlog: Arc::clone(&shared.backlog),
+            journal: Arc::clone(&shared.journal),
             live: Arc::new(pipeline.live),
         }
     }
@@ -102,7 +81,7 @@ impl Term {
     /// 1. what begins things ends (watch, catalogue, jobs, dispatcher), and the pool lets checks in flight end for 0.8 s;
     ///    those that do not are gaps,
     /// 2. the stage judges what came and ends,
-    /// 3. the recorder brings the backlog to the store within 5 s.
+    /// 3. the recorder brings what is in the journal to the store within 5 s; the rest waits there for the next start.
     ///
     /// The lease may be given up then, and [`Self::cut_off`] ends the rest.
     pub(super) async fn finish(&mut self) {
@@ -114,11 +93,11 @@ impl Term {
         self.tasks.join(catalogue_by, LATER).await;
         self.stage_hold = None;
         self.tasks.join_one(Instant::now() + REST, "verdict stage").await;
-        self.backlog.close();
+        self.journal.close();
         self.tasks.join_one(Instant::now() + RECORDER, "recorder").await;
-        let left = self.backlog.depth().records as u64 + self.live.recorder.in_hand();
+        let left = self.journal.depth().records as u64 + self.live.recorder.in_hand();
         if left > 0 {
-            log::error!(records = left; "the database did not take the last results in time: they are lost");
+            log::warn!(records = left; "the database did not take the last results in time: the next start brings them");
         }
     }
 
@@ -126,12 +105,12 @@ impl Term {
     /// history covers that time.
     pub(super) async fn abandon(&mut self) {
         self.gate.send_replace(false);
-        self.inlet.closed.store(true, Ordering::Release);
         self.intake.fire();
         self.stage_hold = None;
         self.tasks.cut_off().await;
-        // JOURNAL: the discard of the journal belongs here.
-        let dropped = self.backlog.discard() as u64 + self.live.recorder.in_hand();
+        let journal = Arc::clone(&self.journal);
+        // It blocks on the disk. An error is a panic, which its hook has told.
+        let dropped = tokio::task::spawn_blocking(move || journal.discard()).await.unwrap_or(0);
         if dropped > 0 {
             log::warn!(records = dropped; "dropped what was seen and not recorded: another daemon is active");
         }
@@ -141,26 +120,5 @@ impl Term {
     pub(super) async fn cut_off(&mut self) {
         self.tasks.join(Instant::now() + REST, &["recorder"]).await;
         self.tasks.cut_off().await;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::{Gap, GapReason, MonitorId};
-
-    #[test]
-    fn what_comes_after_a_term_is_not_the_next_ones() {
-        let backlog = Arc::new(Backlog::new(1 << 20));
-        let inlet = Inlet { journal: Arc::clone(&backlog) as Arc<dyn Journal>, closed: AtomicBool::new(false) };
-        let at = chrono::DateTime::UNIX_EPOCH;
-        let monitor = Some(MonitorId(uuid::Uuid::from_u128(1)));
-        let gap = || vec![Record::Gap(Gap { monitor, from_at: at, to_at: at, reason: GapReason::NotRunning })];
-        inlet.append(gap());
-        inlet.append(gap());
-        inlet.closed.store(true, Ordering::Release);
-        assert_eq!(backlog.discard(), 2);
-        inlet.append(gap());
-        assert_eq!((backlog.depth().records, backlog.depth().bytes), (0, 0));
     }
 }

@@ -18,7 +18,7 @@ use crate::access::Viewer;
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadCount, ReloadRequest, SharedReport};
 use crate::clock::Wall;
-use crate::journal::backlog::Backlog;
+use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::RecorderStats;
 use crate::metrics::text::Format;
 use crate::model::{MonitorId, Status};
@@ -37,7 +37,7 @@ pub(super) struct View {
     pub(super) started_with: [(&'static str, u64); 4],
     pub(super) database: &'static str,
     pub(super) wall: Arc<dyn Wall>,
-    pub(super) backlog: Arc<Backlog>,
+    pub(super) journal: Arc<DiskJournal>,
     pub(super) role: Arc<SharedRole>,
     /// Tasks that ended or panicked and run again.
     pub(super) restarts: Restarts,
@@ -100,9 +100,9 @@ impl Live {
         })
     }
 
-    fn recorder_json(&self, backlog: &Backlog) -> serde_json::Value {
+    fn recorder_json(&self, journal: &DiskJournal) -> serde_json::Value {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let depth = backlog.depth();
+        let depth = journal.depth();
         json!({
             "checks": load(&self.recorder.checks),
             "batches": load(&self.recorder.batches),
@@ -200,7 +200,10 @@ impl Admin for View {
         } else if role == "active" {
             reasons.push(reason("starting", "the lease is ours, the loops are about to begin"));
         }
-        let thinned = self.backlog.depth().thinned;
+        if let Some(why) = self.journal.unwritable() {
+            notes.push(reason("journal_unwritable", format!("results wait in memory: {why}")));
+        }
+        let thinned = self.journal.depth().thinned;
         if thinned > 0 {
             notes.push(reason("results_thinned", format!("{thinned} checks became gaps while the store was away")));
         }
@@ -235,7 +238,7 @@ impl Admin for View {
             "readiness": self.readiness(),
             "restarted_tasks": self.restarts.count(),
             "dispatch": live.map(|live| live.dispatch_json()),
-            "recorder": live.map(|live| live.recorder_json(&self.backlog)),
+            "recorder": live.map(|live| live.recorder_json(&self.journal)),
             "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
         })
     }

@@ -54,11 +54,11 @@ struct Inner {
 pub struct Depth {
     /// Records that wait.
     pub records: usize,
-    /// Their estimated memory.
+    /// Their bytes: on disk, or estimated in memory.
     pub bytes: usize,
     /// Checks that became gaps since the start.
     pub thinned: u64,
-    /// Memory that may be used.
+    /// Bytes that may be used.
     pub limit_bytes: usize,
     /// Since when there has always been a record that waits; none: it is empty.
     pub oldest: Option<Instant>,
@@ -96,13 +96,21 @@ impl Backlog {
         self.appended.notify_one();
     }
 
-    /// Drops everything that waits, and says how many records that were.
-    pub fn discard(&self) -> usize {
-        let mut inner = self.lock();
-        let records = inner.queued_records + inner.kept_records;
-        let (limit_bytes, thinned) = (inner.limit_bytes, inner.thinned);
-        *inner = Inner { thinned, ..Inner::new(limit_bytes) };
-        records
+    /// What [`Self::next`] would give, if not ripe yet.
+    pub(super) fn take_batch(&self) -> Vec<Record> {
+        self.lock().take()
+    }
+
+    /// The gaps of lost checks that no later record has ended yet.
+    pub(super) fn take_lost(&self) -> Vec<Record> {
+        let lost = std::mem::take(&mut self.lock().lost);
+        lost.into_iter().map(|(monitor, (from_at, to_at))| store_full(monitor, from_at, to_at)).collect()
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        let inner = self.lock();
+        inner.queued_records + inner.kept_records == 0
     }
 
     /// Waits for the next records: a full batch, or what has waited for [`BATCH_WAIT`]. None when closed and empty.

@@ -1,6 +1,6 @@
-//! Brings the backlog to the store: batch by batch, each exactly once, never stopped by a row.
+//! Brings the journal to the store: batch by batch, each exactly once, never stopped by a row.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -9,12 +9,14 @@ use std::time::Duration;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::backlog::{BATCH_RECORDS, Backlog};
-use super::kept::Kept;
+use super::backlog::BATCH_RECORDS;
+use super::delayed::Delayed;
+use super::disk::DiskJournal;
 use super::status::{StatusColumns, WRITE_ROWS};
+use super::thin::gap_of;
 use super::{RecordStore, Recorded};
 use crate::metrics::work::Moment;
-use crate::model::{Batch, BatchId, Check, Gap, GapReason, MonitorId, Record, StoreFault};
+use crate::model::{Batch, BatchId, GapReason, MonitorId, Record, StoreFault};
 
 /// First wait after the store was away; doubles up to [`RETRY_MOST`].
 const RETRY_LEAST: Duration = Duration::from_millis(100);
@@ -24,8 +26,6 @@ const RETRY_MOST: Duration = Duration::from_secs(5);
 const DELAYED_EVERY: Duration = Duration::from_secs(1);
 /// Results are at most so late after their row is free.
 const DELAYED_LATEST: Duration = Duration::from_secs(30);
-/// Records that wait for locked rows; beyond it their checks become gaps.
-const DELAYED_MOST: usize = 100_000;
 
 /// What the recorder tells others. Counters since the start.
 #[derive(Debug, Default)]
@@ -56,7 +56,7 @@ impl RecorderStats {
         self.fault.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Records that were taken from the backlog and are not written yet.
+    /// Records that were taken from the journal and are not written yet.
     #[must_use]
     pub fn in_hand(&self) -> u64 {
         self.writing.load(Ordering::Relaxed) + self.delayed.load(Ordering::Relaxed)
@@ -94,65 +94,93 @@ impl RecorderStats {
 
 /// The loop's state.
 pub struct Recorder<S> {
-    backlog: Arc<Backlog>,
+    journal: Arc<DiskJournal>,
     store: Arc<S>,
     stats: Arc<RecorderStats>,
     columns: StatusColumns,
-    delayed: HashMap<MonitorId, Delayed>,
-    delayed_records: usize,
+    delayed: Delayed,
     delayed_at: Instant,
     delayed_wait: Duration,
+    /// Delayed by the batch in hand: to be on disk before the batch counts as done.
+    fresh: Vec<Record>,
+    /// Parts of the batch in hand that the store refused, also before a restart.
+    refused: HashSet<Uuid>,
+    run: u64,
 }
 
-/// What waits for one monitor's row.
-#[derive(Default)]
-struct Delayed {
-    records: Vec<Record>,
-    /// What came when there were too many already; later than all of `records`.
-    kept: Kept,
-}
+/// The journal has dropped what was in hand: another daemon was active.
+struct Dropped;
 
 impl<S: RecordStore> Recorder<S> {
-    /// A recorder from a backlog to a store.
+    /// A recorder from a journal to a store.
     #[must_use]
-    pub fn new(backlog: Arc<Backlog>, store: Arc<S>, stats: Arc<RecorderStats>) -> Self {
+    pub fn new(journal: Arc<DiskJournal>, store: Arc<S>, stats: Arc<RecorderStats>) -> Self {
         Self {
-            backlog,
+            journal,
             store,
             stats,
             columns: StatusColumns::default(),
-            delayed: HashMap::new(),
-            delayed_records: 0,
+            delayed: Delayed::default(),
             delayed_at: Instant::now(),
             delayed_wait: DELAYED_EVERY,
+            fresh: Vec::new(),
+            refused: HashSet::new(),
+            run: 0,
         }
     }
 
-    /// Runs until the backlog is closed and empty. While the store is away it waits and the backlog fills; the caller
-    /// gives up by dropping the future, and what was not written then is lost (and is a gap at the next start).
+    /// Runs until the journal is closed and everything is recorded. While the store is away it waits and the journal fills;
+    /// the caller gives up by dropping the future, and what was not recorded then is brought after the next start.
     pub async fn run(mut self) {
+        while self.follow().await.is_err() {
+            log::warn!("the journal was dropped while the recorder had some of it in its hands");
+        }
+    }
+
+    async fn follow(&mut self) -> Result<(), Dropped> {
+        let restart = self.journal.restart().await;
+        self.run = restart.run;
+        self.delayed = Delayed::default();
+        self.delayed.extend(restart.delayed);
+        self.fresh.clear();
+        self.count_delayed();
+        if restart.in_pass {
+            self.write_delayed().await?;
+        }
         loop {
             let pause = if self.columns.more() { Duration::ZERO } else { DELAYED_EVERY };
-            let more = tokio::select! {
+            tokio::select! {
                 biased;
-                records = self.backlog.next() => records,
-                () = tokio::time::sleep(pause) => Some(Vec::new()),
-            };
-            let last = more.is_none();
-            if let Some(records) = more {
-                self.write(records).await;
+                () = self.journal.ready() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+            let closed = self.journal.is_closed();
+            let taken = self.journal.take().await;
+            let last = closed && taken.is_none();
+            if let Some(mut taken) = taken {
+                let records = std::mem::take(&mut taken.records);
+                let alive = records.iter().filter_map(Record::time).max();
+                self.refused = std::mem::take(&mut taken.refused);
+                self.write(taken.id, records).await?;
+                let fresh = std::mem::take(&mut self.fresh);
+                self.journal.settled(&taken, alive, fresh).await;
             }
             if !self.delayed.is_empty() && (last || self.delayed_at.elapsed() >= self.delayed_wait) {
-                self.write_delayed().await;
+                self.write_delayed().await?;
             }
             self.write_columns(last).await;
             if last {
                 break;
             }
         }
-        if self.delayed_records > 0 {
-            log::warn!(records = self.delayed_records; "results of monitors whose rows stayed locked are lost");
+        if !self.delayed.is_empty() {
+            log::warn!(records = self.delayed.len(); "results of monitors whose rows stayed locked wait in the journal");
         }
+        Ok(())
+    }
+
+    fn count_delayed(&self) {
+        self.stats.delayed.store(self.delayed.len() as u64, Ordering::Relaxed);
     }
 
     /// Records of monitors that have delayed ones wait behind them, so that their order holds.
@@ -163,105 +191,127 @@ impl<S: RecordStore> Recorder<S> {
         let mut free = Vec::with_capacity(records.len());
         for record in records {
             match record.monitor() {
-                Some(monitor) if self.delayed.contains_key(&monitor) => self.delay(monitor, record),
+                Some(monitor) if self.delayed.contains(monitor) => self.delay(record),
                 _ => free.push(record),
             }
         }
         free
     }
 
-    fn delay(&mut self, monitor: MonitorId, record: Record) {
+    fn delay(&mut self, record: Record) {
         if self.delayed.is_empty() {
             (self.delayed_at, self.delayed_wait) = (Instant::now(), DELAYED_EVERY);
         }
-        let delayed = self.delayed.entry(monitor).or_default();
-        let before = delayed.kept.len();
-        if self.delayed_records < DELAYED_MOST && delayed.kept.is_empty() {
-            delayed.records.push(record);
-            self.delayed_records += 1;
-        } else {
-            delayed.kept.merge(match record {
-                Record::Check(check) => gap_of(&check, GapReason::StoreFull),
-                record => record,
-            });
-            self.delayed_records += delayed.kept.len() - before;
-        }
-        self.stats.delayed.store(self.delayed_records as u64, Ordering::Relaxed);
+        self.fresh.push(record.clone());
+        self.delayed.push(record);
+        self.count_delayed();
     }
 
-    /// Brings all that waits, in batches of whole monitors; one with more than a batch is divided between groups.
-    async fn write_delayed(&mut self) {
-        let (before, wait) = (std::mem::take(&mut self.delayed_records), self.delayed_wait);
+    /// Brings all that waits, in batches of whole monitors; one with more than a batch is divided between groups. The
+    /// batches and their ids follow from what waits and from the store's answers, so a restart repeats them.
+    async fn write_delayed(&mut self) -> Result<(), Dropped> {
+        let (before, wait) = (self.delayed.len(), self.delayed_wait);
         let held = self.stats.held.get();
+        let (pass, refused) = self.journal.begin_pass(self.run).await;
+        self.refused = refused;
+        let mut batches: Vec<Vec<Record>> = Vec::new();
         let mut records: Vec<Record> = Vec::new();
-        for (_, mut delayed) in std::mem::take(&mut self.delayed) {
-            let mut of_one = delayed.records;
-            of_one.extend(delayed.kept.take(usize::MAX));
+        for mut of_one in self.delayed.take() {
             if !records.is_empty() && records.len() + of_one.len() > BATCH_RECORDS {
-                self.write(std::mem::take(&mut records)).await;
+                batches.push(std::mem::take(&mut records));
             }
             records.append(&mut of_one);
             while records.len() > BATCH_RECORDS {
                 let cut = (1..=BATCH_RECORDS).rev().find(|at| starts_group(&records, *at)).unwrap_or(BATCH_RECORDS);
                 let rest = records.split_off(cut);
-                self.write(std::mem::replace(&mut records, rest)).await;
+                batches.push(std::mem::replace(&mut records, rest));
             }
         }
-        self.write(records).await;
+        batches.push(records);
+        for (number, records) in batches.into_iter().enumerate() {
+            self.write(part_of(pass, &number.to_string()), records).await?;
+        }
+        self.fresh.clear();
+        let rest = self.delayed.take_for_file();
+        // As a restart would read it.
+        self.delayed.extend(rest.iter().cloned());
+        self.journal.end_pass(self.run, rest).await;
         if !self.delayed.is_empty() {
             self.stats.held.set(held);
         }
-        let moved = self.delayed_records < before;
+        let moved = self.delayed.len() < before;
         self.delayed_wait = if moved { DELAYED_EVERY } else { (wait * 2).min(DELAYED_LATEST) };
         self.delayed_at = Instant::now();
-        self.stats.delayed.store(self.delayed_records as u64, Ordering::Relaxed);
+        self.count_delayed();
+        Ok(())
     }
 
     /// Writes records as one batch. A batch that the store refuses is halved until the culprit is alone.
-    async fn write(&mut self, records: Vec<Record>) {
+    async fn write(&mut self, id: Uuid, records: Vec<Record>) -> Result<(), Dropped> {
         if !records.is_empty() && self.stats.held.get().is_none() {
             self.stats.held.set(Some(Instant::now()));
         }
-        let mut parts = vec![records];
-        while let Some(records) = parts.pop() {
+        let mut parts = vec![(id, records)];
+        while let Some((id, records)) = parts.pop() {
             // A part before this one may have delayed a monitor of this one.
             let records = self.hold_back(records);
             if records.is_empty() {
                 continue;
             }
-            let batch = Batch { id: BatchId(Uuid::new_v4()), records };
-            let writing = batch.records.len() + parts.iter().map(Vec::len).sum::<usize>();
+            let batch = Batch { id: BatchId(id), records, held: HashSet::new() };
+            let writing = batch.records.len() + parts.iter().map(|(_, records)| records.len()).sum::<usize>();
             self.stats.writing.store(writing as u64, Ordering::Relaxed);
-            match self.bring(&batch).await {
+            let answer = if self.refused.contains(&id) {
+                Err(StoreFault::Refused("as before the restart".to_owned()))
+            } else {
+                self.bring(&batch).await?
+            };
+            match answer {
                 Ok(recorded) => self.settle(batch.records, &recorded),
-                Err(fault) => match halves(batch.records) {
-                    Ok((first, second)) => parts.extend([second, first]),
-                    Err(alone) => parts.push(alone.iter().filter_map(|record| self.refuse(record, &fault)).collect()),
-                },
+                Err(fault) => {
+                    if self.refused.insert(id) {
+                        self.journal.refused(self.run, id).await;
+                    }
+                    match halves(batch.records) {
+                        Ok((first, second)) => {
+                            let (cut, end) = (first.len(), first.len() + second.len());
+                            parts.push((part_of(id, &format!("{cut}..{end}")), second));
+                            parts.push((part_of(id, &format!("0..{cut}")), first));
+                        }
+                        Err(alone) => {
+                            let gaps = alone.iter().filter_map(|record| self.refuse(record, &fault)).collect();
+                            parts.push((part_of(id, "gap"), gaps));
+                        }
+                    }
+                }
             }
         }
         self.stats.writing.store(0, Ordering::Relaxed);
         if self.delayed.is_empty() {
             self.stats.held.set(None);
         }
+        Ok(())
     }
 
     /// Repeats the same batch while the store is away or leased to another. The id makes a repeat harmless when only
-    /// the answer was lost. An error is final.
-    async fn bring(&self, batch: &Batch) -> Result<Recorded, StoreFault> {
+    /// the answer was lost. An error of the store is final.
+    async fn bring(&self, batch: &Batch) -> Result<Result<Recorded, StoreFault>, Dropped> {
         let mut wait = RETRY_LEAST;
         loop {
+            if !self.journal.is_current(self.run) {
+                return Err(Dropped);
+            }
             match self.store.record(batch).await {
                 Ok(recorded) => {
                     if self.stats.succeeded() {
                         log::info!("the database is back: results are recorded again");
                     }
-                    return Ok(recorded);
+                    return Ok(Ok(recorded));
                 }
-                Err(fault @ StoreFault::Refused(_)) => return Err(fault),
+                Err(fault @ StoreFault::Refused(_)) => return Ok(Err(fault)),
                 Err(fault) => {
                     if self.stats.failed(&fault) {
-                        log::warn!("{fault}; results wait in memory, checks go on");
+                        log::warn!("{fault}; results wait in the journal, checks go on");
                     }
                 }
             }
@@ -283,11 +333,7 @@ impl<S: RecordStore> Recorder<S> {
         self.columns.note(&written, Instant::now());
         let monitors: HashSet<MonitorId> = late.iter().filter_map(Record::monitor).collect();
         log::debug!(monitors = monitors.len(); "rows are locked by somebody, or not made yet: their results wait");
-        for record in late {
-            if let Some(monitor) = record.monitor() {
-                self.delay(monitor, record);
-            }
-        }
+        late.into_iter().for_each(|record| self.delay(record));
     }
 
     /// Drops a record; the gap that a dropped check leaves is to be written in its place.
@@ -317,10 +363,9 @@ impl<S: RecordStore> Recorder<S> {
     }
 }
 
-/// What stands for a check that will have no row.
-fn gap_of(check: &Check, reason: GapReason) -> Record {
-    let (from_at, to_at) = (check.checked_at, check.checked_at + check.timings.total);
-    Record::Gap(Gap { monitor: Some(check.monitor), from_at, to_at, reason })
+/// The id of a part of a batch: the same whenever the batch is divided again.
+fn part_of(batch: Uuid, part: &str) -> Uuid {
+    Uuid::new_v5(&batch, part.as_bytes())
 }
 
 /// Whether records that belong together end before this one.

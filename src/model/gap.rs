@@ -80,7 +80,7 @@ impl fmt::Display for GapReason {
 }
 
 /// A span that was not observed. Two gaps of one monitor, reason and `from_at` are one: the later end wins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gap {
     /// None: every monitor of the region.
     pub monitor: Option<MonitorId>,

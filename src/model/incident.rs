@@ -69,7 +69,7 @@ mod timings {
 }
 
 /// An incident opens.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
     /// Its name until the database numbers it.
     pub uid: IncidentUid,
@@ -119,7 +119,7 @@ impl ResolveReason {
 }
 
 /// An incident ends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Resolution {
     /// Which.
     pub uid: IncidentUid,

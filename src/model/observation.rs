@@ -68,6 +68,19 @@ impl Timings {
         self.get(phase).map(|time| i32::try_from(time.as_micros()).unwrap_or(i32::MAX))
     }
 
+    /// The phases in microseconds, in the order of [`Phase::ALL`].
+    #[must_use]
+    pub fn all_micros(&self) -> [Option<i32>; 6] {
+        Phase::ALL.map(|phase| self.micros(phase))
+    }
+
+    /// What [`Self::all_micros`] and the total gave, negative times as none.
+    #[must_use]
+    pub fn of_micros(phases: [Option<i32>; 6], total_us: u64) -> Self {
+        let time = |us: i32| u64::try_from(us).ok().map(Duration::from_micros);
+        Self { phases: phases.map(|us| us.and_then(time)), total: Duration::from_micros(total_us) }
+    }
+
     /// The total in whole milliseconds, rounded down: `response_time_ms`.
     #[must_use]
     pub fn total_ms(&self) -> i32 {

@@ -1,5 +1,9 @@
 //! What the journal carries to the store.
 
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+
 use super::{BatchId, Check, Gap, MonitorId, MonitorState, Opening, Resolution};
 
 /// One thing to be recorded. Order matters within a monitor, not between monitors.
@@ -27,6 +31,18 @@ impl Record {
             Self::Open(opening) => Some(opening.monitor),
             Self::Resolve(resolution) => Some(resolution.monitor),
             Self::Gap(gap) => gap.monitor,
+        }
+    }
+
+    /// When the daemon was at work on it, at the latest.
+    #[must_use]
+    pub fn time(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Check(check) => Some(check.checked_at + check.timings.total),
+            Self::State(_, state) => state.last_checked,
+            Self::Open(opening) => Some(opening.started_at),
+            Self::Resolve(resolution) => Some(resolution.resolved_at),
+            Self::Gap(gap) => Some(gap.to_at),
         }
     }
 
@@ -61,4 +77,7 @@ pub struct Batch {
     pub id: BatchId,
     /// In order of happening.
     pub records: Vec<Record>,
+    /// Monitors whose records belong to the batch and are kept back from it. Stored with it, so that a repeat after a
+    /// restart is told the same as the first time.
+    pub held: HashSet<MonitorId>,
 }

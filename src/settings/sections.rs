@@ -65,7 +65,7 @@ pub struct Database {
     pub auto_migrate: bool,
     /// The schema of all tables.
     pub schema: String,
-    /// Bytes of results that wait in memory while the database is away.
+    /// Bytes of the journal: results that wait on disk until they are recorded.
     pub backlog: usize,
     /// The account of the embedded cluster when the daemon is root.
     pub cluster_user: String,
@@ -121,7 +121,7 @@ impl Default for Database {
             max_connections: 8,
             auto_migrate: true,
             schema: "public".to_owned(),
-            backlog: 64 << 20,
+            backlog: 256 << 20,
             cluster_user: "postgres".to_owned(),
         }
     }

@@ -10,7 +10,7 @@ use super::{Problem, Store, finish, within};
 use crate::model::{Gap, GapReason, StoreFault};
 
 pub(super) const STATEMENTS: &[&str] =
-    &[ACQUIRE, HOLDER, LOOK, BACKEND, EVICT, RENEW, RELEASE, DOWN_SINCE, GAP, FORGET_DOWN];
+    &[ACQUIRE, HOLDER, EPOCH, LOOK, BACKEND, EVICT, RENEW, RELEASE, DOWN_SINCE, GAP, FORGET_DOWN];
 
 /// A lease that is not renewed for so long, in seconds, may be taken by another holder. Renew it every 2 s.
 pub const LEASE_SECONDS: u32 = 10;
@@ -29,6 +29,7 @@ const ACQUIRE: &str = "INSERT INTO daemon_lease AS l (scope, holder, epoch, expi
         renewed_at = clock_timestamp(), expires_at = excluded.expires_at \
     WHERE l.holder = excluded.holder OR l.expires_at <= clock_timestamp() RETURNING epoch";
 const HOLDER: &str = "SELECT holder, expires_at FROM daemon_lease WHERE scope = $1";
+const EPOCH: &str = "SELECT holder, epoch FROM daemon_lease WHERE scope = $1";
 const LOOK: &str = "SELECT holder, expires_at, expires_at <= clock_timestamp() FROM daemon_lease WHERE scope = $1";
 const BACKEND: &str = "SELECT pg_backend_pid()";
 /// Only daemons: a person who holds the row is a person's business.
@@ -38,11 +39,12 @@ const RENEW: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), \
     expires_at = clock_timestamp() + make_interval(secs => $3) WHERE scope = $1 AND epoch = $2";
 const RELEASE: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), expires_at = clock_timestamp() \
     WHERE scope = $1 AND epoch = $2";
-/// The latest sign of life before we came: a renewal, a check, or a batch (states are stored less often than checks).
+/// The latest sign of life before we came: a renewal, a check, or a batch (states are stored less often than checks). On
+/// a database that has none, the caller may know of one ($4).
 const DOWN_SINCE: &str = "SELECT greatest(l.down_since, \
         (SELECT max(s.last_checked) FROM monitor_state s WHERE s.region = $1 AND s.last_checked <= now()), \
         (SELECT max(b.recorded_at) FROM recorded_batches b WHERE b.scope = $1)), now() - make_interval(secs => $3) \
-    FROM daemon_lease l WHERE l.scope = $1 AND l.epoch = $2 AND l.down_since IS NOT NULL FOR UPDATE";
+    FROM daemon_lease l WHERE l.scope = $1 AND l.epoch = $2 AND (l.down_since IS NOT NULL OR $4) FOR UPDATE";
 const GAP: &str = "INSERT INTO monitor_gaps AS g (region, from_at, to_at, reason) VALUES ($1, $2, $3, $4) \
     ON CONFLICT (region, reason, from_at) WHERE monitor_id IS NULL \
     DO UPDATE SET to_at = greatest(g.to_at, excluded.to_at)";
@@ -111,6 +113,19 @@ impl Store {
         .await
     }
 
+    /// Who held the lease last, and its epoch; none when nobody ever did. To be asked before [`Self::acquire`] by who must
+    /// know whether another was active in between.
+    ///
+    /// # Errors
+    /// [`StoreFault`].
+    pub async fn lease_row(&self) -> Result<Option<(String, i64)>, StoreFault> {
+        within(DEADLINE, async {
+            let row = sqlx::query_as(EPOCH).bind(&*self.region).fetch_optional(&self.pool).await?;
+            Ok::<_, Problem>(row)
+        })
+        .await
+    }
+
     /// Ends daemons that hold up this backend. Never returns.
     async fn evict(&self, backend: i32) {
         loop {
@@ -165,36 +180,104 @@ impl Store {
     /// began to check, which it has done for `checking` already if the database was away until now. None
     /// on the very first start, or when it was written already. Killed in between, the next start writes the whole of it.
     ///
+    /// `known` are times in which this daemon did not run, oldest first, and the last of them ended with this start: several
+    /// when the database was away at the starts before. Each is a gap; the end of the last one is `checking` ago.
+    ///
     /// # Errors
     /// [`StoreFault`] as every call.
-    pub async fn record_downtime(&self, checking: Duration) -> Result<Option<Gap>, StoreFault> {
+    pub async fn record_downtime(
+        &self,
+        checking: Duration,
+        known: &[(DateTime<Utc>, DateTime<Utc>)],
+    ) -> Result<Option<Gap>, StoreFault> {
         within(DEADLINE, async {
             let mut conn = self.pool.acquire().await?;
             let mut tx = conn.begin().await?;
-            let result = self.write_downtime(&mut tx, checking).await;
+            let result = self.write_downtime(&mut tx, checking, known).await;
             finish(tx, result).await
         })
         .await
     }
 
-    async fn write_downtime(&self, tx: &mut PgConnection, checking: Duration) -> Result<Option<Gap>, Problem> {
+    async fn write_downtime(
+        &self,
+        tx: &mut PgConnection,
+        checking: Duration,
+        known: &[(DateTime<Utc>, DateTime<Utc>)],
+    ) -> Result<Option<Gap>, Problem> {
         self.fence(tx).await?;
-        let span: Option<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(DOWN_SINCE)
+        let span: Option<(Option<DateTime<Utc>>, DateTime<Utc>)> = sqlx::query_as(DOWN_SINCE)
             .bind(&*self.region)
             .bind(self.epoch())
             .bind(checking.as_secs_f64())
+            .bind(!known.is_empty())
             .fetch_optional(&mut *tx)
             .await?;
-        let Some((from_at, to_at)) = span else { return Ok(None) };
-        let gap = Gap { monitor: None, from_at: from_at.min(to_at), to_at, reason: GapReason::NotRunning };
-        sqlx::query(GAP)
-            .bind(&*self.region)
-            .bind(gap.from_at)
-            .bind(gap.to_at)
-            .bind(gap.reason.name())
-            .execute(&mut *tx)
-            .await?;
+        let Some((alive, to_at)) = span else { return Ok(None) };
+        let mut gap = None;
+        for (from_at, to_at) in downtimes(alive, to_at, known) {
+            let one = Gap { monitor: None, from_at, to_at, reason: GapReason::NotRunning };
+            sqlx::query(GAP)
+                .bind(&*self.region)
+                .bind(one.from_at)
+                .bind(one.to_at)
+                .bind(one.reason.name())
+                .execute(&mut *tx)
+                .await?;
+            gap = Some(one);
+        }
         sqlx::query(FORGET_DOWN).bind(&*self.region).bind(self.epoch()).execute(&mut *tx).await?;
-        Ok(Some(gap))
+        Ok(gap)
+    }
+}
+
+/// When nothing ran, from what the database saw of the time before and what the daemon knows by itself. The last span ends
+/// at `to_at`; one before which the database saw a sign of life begins there.
+fn downtimes(
+    alive: Option<DateTime<Utc>>,
+    to_at: DateTime<Utc>,
+    known: &[(DateTime<Utc>, DateTime<Utc>)],
+) -> Vec<(DateTime<Utc>, DateTime<Utc>)> {
+    let mut spans: Vec<(DateTime<Utc>, DateTime<Utc>)> = known.to_vec();
+    match (spans.last_mut(), alive) {
+        (Some(last), _) => last.1 = to_at,
+        (None, Some(alive)) => spans.push((alive, to_at)),
+        (None, None) => {}
+    }
+    for (from, to) in &mut spans {
+        *from = alive.filter(|alive| *alive < *to).map_or(*from, |alive| alive.max(*from)).min(*to);
+    }
+    spans
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(second: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_700_000_000 + second, 0).unwrap()
+    }
+
+    #[test]
+    fn every_time_without_a_daemon_is_a_gap_from_its_last_sign_of_life() {
+        let span = |from, to| (at(from), at(to));
+        type Spans = &'static [(i64, i64)];
+        let cases: &[(Option<i64>, Spans, Spans)] = &[
+            (Some(10), &[], &[(10, 100)]),
+            (Some(200), &[], &[(100, 100)]),
+            (None, &[], &[]),
+            // The database saw it later than the journal, and the other way round.
+            (Some(10), &[(5, 90)], &[(10, 100)]),
+            (Some(5), &[(10, 90)], &[(10, 100)]),
+            (None, &[(10, 90)], &[(10, 100)]),
+            // Killed twice while the database was away.
+            (Some(10), &[(12, 20), (30, 90)], &[(12, 20), (30, 100)]),
+            (Some(15), &[(12, 20), (30, 90)], &[(15, 20), (30, 100)]),
+        ];
+        for (alive, known, wanted) in cases {
+            let known: Vec<_> = known.iter().map(|(from, to)| span(*from, *to)).collect();
+            let wanted: Vec<_> = wanted.iter().map(|(from, to)| span(*from, *to)).collect();
+            assert_eq!(downtimes(alive.map(at), at(100), &known), wanted, "{alive:?} {known:?}");
+        }
     }
 }

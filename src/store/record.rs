@@ -171,7 +171,8 @@ impl Store {
         sqlx::query(LOCK).execute(&mut *tx).await?;
         let closed_to: DateTime<Utc> = sqlx::query_scalar(CLOSED_TO).fetch_one(&mut *tx).await?;
         let away = if careful { culprits(tx, batch).await? } else { Culprits::default() };
-        let mut recorded = Recorded { delayed: away.locked.clone(), ..Recorded::default() };
+        let delayed = away.locked.union(&batch.held).copied().collect();
+        let mut recorded = Recorded { delayed, ..Recorded::default() };
         let work = Work::of(batch.records.iter().filter(|record| match record.monitor() {
             Some(id) if away.gone.contains(&id) => {
                 recorded.dropped += 1;

@@ -56,6 +56,8 @@ pub struct Latest {
     pub phases: Phases,
     /// Wall-clock start.
     pub checked_at: DateTime<Utc>,
+    /// End of validity of the certificate that was presented.
+    pub certificate_ends: Option<DateTime<Utc>>,
 }
 
 /// The phases of a check and its total in whole microseconds, up to 71 minutes. A board of 100,000 rows holds one each.
@@ -217,26 +219,14 @@ impl Board {
     }
 
     /// A check led to a state.
-    pub(super) fn checked(&self, kind: &'static str, check: &Check, state: &MonitorState) {
-        // Allocated outside the lock.
-        let message = check.message.as_deref().map(Arc::from);
+    pub(super) fn checked(&self, kind: &'static str, monitor: MonitorId, latest: Latest, glance: Glance) {
         let mut inner = self.write();
-        inner.totals.count(kind, check.verdict);
-        inner.change(check.monitor, |row| {
-            row.counts.add(check.verdict);
-            if let Some(certificate) = &check.certificate {
-                row.certificate_ends = Some(certificate.not_after);
-            }
-            row.latest = Some(Latest {
-                verdict: check.verdict,
-                failure: check.failure,
-                message,
-                status_code: check.status_code,
-                response_time_ms: check.timings.total_ms(),
-                phases: Phases::of(&check.timings),
-                checked_at: check.checked_at,
-            });
-            row.show(state);
+        inner.totals.count(kind, latest.verdict);
+        inner.change(monitor, |row| {
+            row.counts.add(latest.verdict);
+            row.certificate_ends = latest.certificate_ends.or(row.certificate_ends);
+            row.latest = Some(latest);
+            row.glance(glance);
         });
     }
 
@@ -285,10 +275,46 @@ impl Inner {
 
 impl Row {
     fn show(&mut self, state: &MonitorState) {
-        self.shown = state.shown();
-        self.since = state.since;
-        self.incident = state.incident;
-        self.last_checked = state.last_checked;
+        self.glance(Glance::of(state));
+    }
+
+    const fn glance(&mut self, glance: Glance) {
+        self.shown = glance.shown;
+        self.since = glance.since;
+        self.incident = glance.incident;
+        self.last_checked = glance.last_checked;
+    }
+}
+
+impl Latest {
+    /// Of a check.
+    pub(super) fn of(check: &Check) -> Self {
+        Self {
+            verdict: check.verdict,
+            failure: check.failure,
+            message: check.message.as_deref().map(Arc::from),
+            status_code: check.status_code,
+            response_time_ms: check.timings.total_ms(),
+            phases: Phases::of(&check.timings),
+            checked_at: check.checked_at,
+            certificate_ends: check.certificate.as_ref().map(|certificate| certificate.not_after),
+        }
+    }
+}
+
+/// What is shown of a state. It is taken when the state is reached and shown when that is in the journal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Glance {
+    shown: Status,
+    since: Option<DateTime<Utc>>,
+    incident: Option<IncidentUid>,
+    last_checked: Option<DateTime<Utc>>,
+}
+
+impl Glance {
+    /// Of a state.
+    pub(super) fn of(state: &MonitorState) -> Self {
+        Self { shown: state.shown(), since: state.since, incident: state.incident, last_checked: state.last_checked }
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::Finished;
-use super::board::Board;
+use super::board::{Board, Glance, Latest};
 use super::machine::{self, Left, Step, Transition};
 use super::text;
 use crate::catalog::{Changes, Entry, Removal, StatesRequest, Update};
@@ -33,6 +33,8 @@ use crate::schedule::{Done, Next};
 const STORE_CHECKS: u8 = 10;
 const STORE_AFTER: Duration = Duration::from_secs(30);
 const STORE_LATEST: Duration = Duration::from_secs(3600);
+/// Results that are written together, so that a burst costs one write and an update waits for no more than these.
+const AT_ONCE: usize = 256;
 /// Archived monitors whose state is kept for their return. Older ones return as the store knows them.
 const ARCHIVED_MOST: usize = 1000;
 /// Characters of a monitor's label in a log line; names in rows are other people's text.
@@ -48,7 +50,7 @@ pub struct Stage {
     pub states: mpsc::Receiver<StatesRequest>,
     /// One answer for every judged check. Waits while full: the dispatcher must never wait for this stage.
     pub done: mpsc::Sender<Done>,
-    /// Where records go. Never waits.
+    /// Where records go, before anybody sees what they tell. Writing to it blocks: the stage runs on a thread of its own.
     pub journal: Arc<dyn Journal>,
     /// For the time of pauses, returns and removals; a check brings its own.
     pub wall: Arc<dyn Wall>,
@@ -68,6 +70,7 @@ impl Stage {
             board: self.board,
         };
         let (mut updates_open, mut states_open) = (true, true);
+        let (mut finished, mut done) = (Vec::with_capacity(AT_ONCE), Vec::with_capacity(AT_ONCE));
         loop {
             tokio::select! {
                 biased;
@@ -80,10 +83,15 @@ impl Stage {
                     Some(request) => drop(request.send(watch.states())),
                     None => states_open = false,
                 },
-                finished = self.finished.recv() => {
-                    let Some(finished) = finished else { break };
-                    // At the end of the daemon nobody may be there to hear it.
-                    let _ = self.done.send(watch.take(finished)).await;
+                taken = self.finished.recv_many(&mut finished, AT_ONCE) => {
+                    if taken == 0 {
+                        break;
+                    }
+                    watch.take(finished.drain(..), &mut done);
+                    for done in done.drain(..) {
+                        // At the end of the daemon nobody may be there to hear it.
+                        let _ = self.done.send(done).await;
+                    }
                 }
             }
         }
@@ -92,6 +100,11 @@ impl Stage {
         }
     }
 }
+
+/// Records of one result, with the monitor they are of.
+type Group = (Arc<Entry>, Vec<Record>);
+/// What the board is told of one result.
+type Shown = (&'static str, MonitorId, Latest, Glance);
 
 /// A monitor and what is known of it.
 struct Watched {
@@ -115,8 +128,30 @@ struct Watch {
 }
 
 impl Watch {
-    /// Steps a monitor by a result, and answers the dispatcher.
-    fn take(&mut self, finished: Finished) -> Done {
+    /// Steps monitors by results: first all of it is in the journal, then it is shown and told, then the dispatcher is
+    /// answered.
+    fn take(&mut self, finished: impl Iterator<Item = Finished>, done: &mut Vec<Done>) {
+        let mut groups = Vec::new();
+        let mut shown = Vec::new();
+        for finished in finished {
+            done.push(self.step(finished, &mut groups, &mut shown));
+        }
+        let told: Vec<(Arc<Entry>, Record)> = groups
+            .iter()
+            .flat_map(|(entry, records)| records.iter().filter(|r| is_told(r)).map(|r| (Arc::clone(entry), r.clone())))
+            .collect();
+        if !groups.is_empty() {
+            self.journal.write(groups.into_iter().map(|(_, records)| records).collect());
+        }
+        for (entry, record) in told {
+            tell(&self.board, &entry.monitor, &record);
+        }
+        for (kind, monitor, latest, glance) in shown {
+            self.board.checked(kind, monitor, latest, glance);
+        }
+    }
+
+    fn step(&mut self, finished: Finished, groups: &mut Vec<Group>, shown: &mut Vec<Shown>) -> Done {
         let Finished { entry, check, evidence } = finished;
         let id = entry.monitor.id;
         let cause = self.cause(&check, &entry.monitor);
@@ -128,15 +163,12 @@ impl Watch {
         let monitor = &watched.entry.monitor;
         let new_uid = || IncidentUid(Uuid::new_v4());
         let step = machine::step(&mut watched.state, monitor, &check, evidence, || cause, new_uid);
-        self.board.checked(monitor.kind, &check, &watched.state);
+        shown.push((monitor.kind, id, Latest::of(&check), Glance::of(&watched.state)));
         let (next, attempt) = (step.retry.map_or(Next::Phase, Next::Retry), step.next_attempt);
         let store = watched.store_now(step.state_changed);
         let records = records(check, step, store.then(|| Box::new(watched.state.clone())));
-        for record in &records {
-            tell(&self.board, &watched.entry.monitor, record);
-        }
         if !records.is_empty() {
-            self.journal.append(records);
+            groups.push((Arc::clone(&watched.entry), records));
         }
         Done { monitor: id, next, attempt }
     }
@@ -240,10 +272,10 @@ impl Watch {
             Removal::Deleted => ResolveReason::Deleted,
         };
         let left = machine::removed(&mut state, id, now, reason);
-        self.board.remove(id);
         let archived = removal == Removal::Archived;
         // A deleted monitor has no row to hang a state on, and its id never returns.
         self.record(&entry.monitor, left, archived.then_some(&state));
+        self.board.remove(id);
         if archived {
             self.parked.insert(id, (entry, state));
             self.archived.push_back(id);
@@ -271,9 +303,9 @@ impl Watch {
         machine::dismissed(state);
         let label = text::clean(entry.monitor.label(), LABEL_MAX, false);
         log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "a person resolved the incident");
-        self.board.show(id, state);
         let record = Record::State(id, Box::new(state.clone()));
-        self.journal.append(vec![record]);
+        self.journal.write(vec![vec![record]]);
+        self.board.show(id, state);
     }
 
     fn record(&self, monitor: &Monitor, left: Left, state: Option<&MonitorState>) {
@@ -281,11 +313,12 @@ impl Watch {
         let gap = left.gap.map(Record::Gap);
         let state = state.map(|state| Record::State(monitor.id, Box::new(state.clone())));
         let records: Vec<Record> = resolve.into_iter().chain(gap).chain(state).collect();
-        for record in &records {
-            tell(&self.board, monitor, record);
-        }
+        let told: Vec<Record> = records.iter().filter(|record| is_told(record)).cloned().collect();
         if !records.is_empty() {
-            self.journal.append(records);
+            self.journal.write(vec![records]);
+        }
+        for record in &told {
+            tell(&self.board, monitor, record);
         }
     }
 }
@@ -320,11 +353,13 @@ fn records(check: Check, step: Step, state: Option<Box<MonitorState>>) -> Vec<Re
     records
 }
 
+/// Whether [`tell`] says something of it.
+const fn is_told(record: &Record) -> bool {
+    matches!(record, Record::Open(_) | Record::Resolve(_))
+}
+
 /// Counts and logs transitions.
 fn tell(board: &Board, monitor: &Monitor, record: &Record) {
-    if !matches!(record, Record::Open(_) | Record::Resolve(_)) {
-        return;
-    }
     let (label, id) = (text::clean(monitor.label(), LABEL_MAX, false), monitor.id);
     match record {
         Record::Open(opening) => {

@@ -7,6 +7,7 @@ mod faults;
 mod files;
 mod guards;
 mod incidents;
+mod journal;
 mod kills;
 mod logging;
 mod metrics;

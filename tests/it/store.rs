@@ -55,5 +55,5 @@ fn check(monitor: MonitorId, up: bool, checked_at: DateTime<Utc>) -> Check {
 }
 
 fn batch(records: Vec<Record>) -> Batch {
-    Batch { id: BatchId(Uuid::new_v4()), records }
+    Batch { id: BatchId(Uuid::new_v4()), records, held: std::collections::HashSet::new() }
 }

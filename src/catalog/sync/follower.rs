@@ -304,7 +304,11 @@ impl<S: CatalogStore> Follower<S> {
     /// Results of monitors that have no row yet wait for it.
     pub(super) fn tell_unmerged(&self) {
         let unmerged = self.file_entries.keys().filter(|id| !self.stored.contains(id)).copied().collect();
-        self.links.report.edit(|report| report.unmerged = Arc::new(unmerged));
+        let merged = self.merged_at.is_some();
+        self.links.report.edit(|report| {
+            report.unmerged = Arc::new(unmerged);
+            report.rows_known |= merged;
+        });
     }
 }
 

@@ -94,7 +94,9 @@ impl<S: CatalogStore> Follower<S> {
             Some(entry) if entry.monitor.source == Source::File => Removal::Archived,
             _ => Removal::Deleted,
         };
-        let mut changes = diff(old, ids, new, |id| states.remove(&id).unwrap_or_default(), removal);
+        let recovered = &self.links.recovered;
+        let known = |id| recovered.newest(id, states.remove(&id).unwrap_or_default());
+        let mut changes = diff(old, ids, new, known, removal);
         // They are in neither snapshot, and yet somebody shows them.
         let gone = self.invalid.iter().filter(|id| !self.rows.has(**id) && new(**id).is_none());
         changes.removed.extend(gone.map(|id| (*id, removal(*id))));

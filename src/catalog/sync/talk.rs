@@ -216,7 +216,7 @@ impl<S: CatalogStore> Follower<S> {
         self.merge_fault = Some(StoreFault::Refused(why).to_string());
         (self.due.merge, self.due.merge_later) = (false, true);
         // They may never have rows; nothing waits for that.
-        self.links.report.edit(|report| report.unmerged = Arc::default());
+        self.links.report.edit(|report| (report.unmerged, report.rows_known) = (Arc::default(), true));
     }
 
     /// The rows of what is in force have been brought to what it says; `anew` when it has just come into force.

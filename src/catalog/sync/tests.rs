@@ -366,6 +366,7 @@ impl World {
             states,
             remember_at: remember::path(folder.path()),
             wall: Arc::new(crate::clock::SystemWall),
+            recovered: Arc::default(),
         };
         let (file_wake, file_end) = mpsc::channel(1);
         let (reload, reload_end) = mpsc::channel(16);

@@ -116,11 +116,15 @@ pub(super) fn scheduler(out: &mut Exposition, live: &Live) {
 }
 
 pub(super) fn backlog(out: &mut Exposition, view: &View, live: Option<&Live>) {
-    let depth = view.backlog.depth();
+    let depth = view.journal.depth();
     for (name, help, value) in [
         ("lamplighter_backlog_records", "Results that wait for the recorder.", depth.records as u64),
-        ("lamplighter_backlog_bytes", "Memory of the results that wait, estimated.", depth.bytes as u64),
-        ("lamplighter_backlog_limit_bytes", "Memory that they may take (database.backlog).", depth.limit_bytes as u64),
+        (
+            "lamplighter_backlog_bytes",
+            "Size of the journal that they wait in, on disk and in memory.",
+            depth.bytes as u64,
+        ),
+        ("lamplighter_backlog_limit_bytes", "Size that it may have (database.backlog).", depth.limit_bytes as u64),
     ] {
         out.single(name, Gauge, help, value);
     }
@@ -132,6 +136,9 @@ pub(super) fn backlog(out: &mut Exposition, view: &View, live: Option<&Live>) {
         "How long there has been a result that is not in the database; 0 when there is none.",
         oldest.map_or(0.0, |at| seconds(at.elapsed())),
     );
+    let writable = view.journal.unwritable().is_none();
+    let help = "Whether the journal can be written to disk; while it cannot, results wait in memory.";
+    out.single("lamplighter_journal_writable", Gauge, help, writable);
     let help = "Checks that became gaps because the backlog was full.";
     out.single("lamplighter_backlog_thinned_checks", Counter, help, depth.thinned);
 }

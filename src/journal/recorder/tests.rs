@@ -1,8 +1,10 @@
 use std::collections::VecDeque;
 
+use chrono::DateTime;
 use futures_util::future::BoxFuture;
 
 use super::*;
+use crate::journal::delayed::DELAYED_MOST;
 use crate::journal::{Journal, StatusRow};
 use crate::model::{Check, MonitorState, Status, Timings, Verdict};
 
@@ -83,10 +85,29 @@ fn state(monitor: u128) -> Record {
     Record::State(id(monitor), Box::default())
 }
 
-fn start(fake: Fake) -> (Arc<Backlog>, Arc<Fake>, Arc<RecorderStats>, tokio::task::JoinHandle<()>) {
-    let (backlog, fake, stats) = (Arc::new(Backlog::new(1 << 30)), Arc::new(fake), Arc::default());
-    let recorder = Recorder::new(Arc::clone(&backlog), Arc::clone(&fake), Arc::clone(&stats));
-    (backlog, fake, stats, tokio::spawn(recorder.run()))
+/// A journal in a folder of its own.
+struct Folder {
+    journal: Arc<DiskJournal>,
+    _folder: tempfile::TempDir,
+}
+
+impl Folder {
+    /// In the log at once, so that paused time does not run ahead of the thread that writes.
+    fn append(&self, records: Vec<Record>) {
+        self.journal.write(vec![records]);
+    }
+
+    fn close(&self) {
+        self.journal.close();
+    }
+}
+
+fn start(fake: Fake) -> (Folder, Arc<Fake>, Arc<RecorderStats>, tokio::task::JoinHandle<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Arc::new(DiskJournal::open(folder.path(), 1 << 30, DateTime::UNIX_EPOCH).unwrap());
+    let (fake, stats) = (Arc::new(fake), Arc::default());
+    let recorder = Recorder::new(Arc::clone(&journal), Arc::clone(&fake), Arc::clone(&stats));
+    (Folder { journal, _folder: folder }, fake, stats, tokio::spawn(recorder.run()))
 }
 
 #[tokio::test(start_paused = true)]

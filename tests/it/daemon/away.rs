@@ -94,7 +94,16 @@ async fn an_end_while_postgres_is_frozen_is_bounded() {
     assert_eq!(status.code(), Some(0));
     // TimeoutStopSec of the unit is 30 s.
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    assert!(daemon.log().contains("they are lost"), "{}", daemon.log());
+    assert!(daemon.log().contains("the next start brings them"), "{}", daemon.log());
+    let waiting = i64::try_from(target.all_answers()).unwrap();
+    let mut daemon = home.start();
+    until("it does", MOST, async || {
+        (server.get::<i64>("SELECT count(*) FROM monitor_checks").await >= waiting).then_some(())
+    })
+    .await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    let answers = i64::try_from(target.all_answers()).unwrap();
+    assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_checks").await, answers);
 }
 
 #[tokio::test]

@@ -87,17 +87,17 @@ async fn downtime_is_one_gap_from_the_last_sign_of_life() {
     let db = TestDb::new().await;
     let store = store_at(&db.url, "r", "public");
     store.acquire("one").await.unwrap();
-    assert_eq!(store.record_downtime(Duration::ZERO).await.unwrap(), None);
+    assert_eq!(store.record_downtime(Duration::ZERO, &[]).await.unwrap(), None);
 
     db.sql("UPDATE daemon_lease SET renewed_at = now() - interval '1 hour'").await;
     store.acquire("one").await.unwrap();
     // Killed before the gap was written: the next start writes the whole of it.
     store.acquire("one").await.unwrap();
-    let gap = store.record_downtime(Duration::ZERO).await.unwrap().unwrap();
+    let gap = store.record_downtime(Duration::ZERO, &[]).await.unwrap().unwrap();
     assert_eq!((gap.monitor, gap.reason), (None, GapReason::NotRunning));
     let long = (gap.to_at - gap.from_at).num_seconds();
     assert!((3590..3700).contains(&long), "{long}");
-    assert_eq!(store.record_downtime(Duration::ZERO).await.unwrap(), None);
+    assert_eq!(store.record_downtime(Duration::ZERO, &[]).await.unwrap(), None);
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_gaps WHERE reason = 'not_running'").await, 1);
 
     // A check after the last renewal is a sign of life as well.
@@ -109,7 +109,7 @@ async fn downtime_is_one_gap_from_the_last_sign_of_life() {
     )
     .await;
     store.acquire("one").await.unwrap();
-    let gap = store.record_downtime(Duration::ZERO).await.unwrap().unwrap();
+    let gap = store.record_downtime(Duration::ZERO, &[]).await.unwrap().unwrap();
     let long = (gap.to_at - gap.from_at).num_seconds();
     assert!((590..700).contains(&long), "{long}");
 
@@ -122,7 +122,7 @@ async fn downtime_is_one_gap_from_the_last_sign_of_life() {
     )
     .await;
     store.acquire("one").await.unwrap();
-    let gap = store.record_downtime(Duration::from_secs(60)).await.unwrap().unwrap();
+    let gap = store.record_downtime(Duration::from_secs(60), &[]).await.unwrap().unwrap();
     let long = (gap.to_at - gap.from_at).num_seconds();
     assert!((235..245).contains(&long), "{long}");
 }
