@@ -77,7 +77,7 @@ async fn hostile_text_forges_no_line() {
     ))
     .await;
     db.sql("CREATE TRIGGER refuse BEFORE INSERT ON monitor_checks FOR EACH ROW EXECUTE FUNCTION refuse()").await;
-    wait_log(&daemon, "results wait in memory").await;
+    wait_log(&daemon, "ERROR [x] forged (SQLSTATE P0001)").await;
     // What the configuration holds.
     home.write(&format!("\"k\u{1b}[2J\u{202e}\" = 1\n# {}\n", "\u{202e}"));
     wait_log(&daemon, "the configuration is not applied").await;
