@@ -127,8 +127,9 @@ async fn needs_restart(settings: &Settings, environment: &Environment) -> Option
         return None;
     }
     let started = overview.get("restart_parts")?;
-    let differing =
-        restart_parts(settings).into_iter().filter(|(name, hash)| started.get(*name) != Some(&(*hash).into()));
+    let differing = restart_parts(settings)
+        .into_iter()
+        .filter(|(name, hash)| started.get(*name).and_then(|known| known.as_str()) != Some(hash));
     Some(differing.map(|(name, _)| name.to_owned()).collect())
 }
 

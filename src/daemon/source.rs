@@ -122,13 +122,13 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
     })
 }
 
-/// The parts of a configuration that hold until the next start, each with a hash over all that it says. Hashes are equal
-/// within one version of this program.
-pub(crate) fn restart_parts(settings: &Settings) -> [(&'static str, u64); 4] {
+/// The parts of a configuration that hold until the next start, each with a hash over all that it says, in hex (JSON's
+/// numbers would round it). Hashes are equal within one version of this program.
+pub(crate) fn restart_parts(settings: &Settings) -> [(&'static str, String); 4] {
     let hash = |part: &dyn Fn(&mut DefaultHasher)| {
         let mut hasher = DefaultHasher::new();
         part(&mut hasher);
-        hasher.finish()
+        format!("{:016x}", hasher.finish())
     };
     let Settings { server, database, daemon, .. } = settings;
     [
@@ -141,7 +141,7 @@ pub(crate) fn restart_parts(settings: &Settings) -> [(&'static str, u64); 4] {
 
 impl ConfigSource {
     /// What the daemon was started with, see [`restart_parts`].
-    pub(super) fn started(&self) -> [(&'static str, u64); 4] {
+    pub(super) fn started(&self) -> [(&'static str, String); 4] {
         restart_parts(&self.lock().started)
     }
 

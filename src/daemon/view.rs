@@ -1,6 +1,6 @@
 //! What the running daemon tells about itself.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +34,7 @@ pub(super) struct View {
     pub(super) started_at: DateTime<Utc>,
     pub(super) config: String,
     /// What the daemon was started with, for `check-config --plan`.
-    pub(super) started_with: [(&'static str, u64); 4],
+    pub(super) started_with: [(&'static str, String); 4],
     pub(super) database: &'static str,
     pub(super) wall: Arc<dyn Wall>,
     pub(super) journal: Arc<DiskJournal>,
@@ -233,7 +233,7 @@ impl Admin for View {
             "started_at": self.started_at,
             "now": self.wall.now(),
             "config": self.config,
-            "restart_parts": self.started_with.into_iter().collect::<HashMap<_, _>>(),
+            "restart_parts": self.started_with.iter().cloned().collect::<BTreeMap<_, _>>(),
             "database": self.database,
             "readiness": self.readiness(),
             "restarted_tasks": self.restarts.count(),

@@ -55,7 +55,9 @@ pub enum StartError {
         known: i64,
     },
     /// The integer-keyed database of before.
-    #[error("this is the database of before the upgrade (integer keys); `lamplighter migrate legacy` upgrades it")]
+    #[error(
+        "this is the database of before the upgrade (integer keys); `lamplighter migrate legacy` will upgrade it, and is not built yet in this version"
+    )]
     Legacy,
     /// Something else; nothing was touched.
     #[error("this database is not Lamplighter's: {0}; nothing was touched. Use another database or database.schema")]
