@@ -20,6 +20,7 @@ use super::segment::{self, Disk};
 use super::{Journal, JournalError, Recovered};
 use crate::model::{MonitorId, Record};
 
+mod gaps;
 mod lease;
 mod opening;
 mod reading;

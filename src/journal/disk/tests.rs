@@ -211,7 +211,8 @@ async fn a_torn_end_costs_what_was_torn_and_nothing_before() {
     let path = segments(&folder).pop().unwrap();
     let whole = bytes_of(&path);
     let frame = (whole.len() - 24) / 5;
-    for cut in 0..whole.len() {
+    // Every byte of the header, of a frame and of the next one's head; of the others some.
+    for cut in (0..whole.len()).filter(|cut| *cut <= 24 + frame + 8 || cut % 17 == 0) {
         let copy = copy_of(folder.path());
         std::fs::write(segments(&copy).pop().unwrap(), &whole[..cut]).unwrap();
         let records = rest(&open(&copy)).await;
