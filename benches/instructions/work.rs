@@ -1,4 +1,4 @@
-//! What is counted: checks on their way through the real pool and the real stage to the rows for COPY.
+//! What is counted: checks on their way through the real pool and the real stage by way of the journal to the rows for COPY.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use lamplighter::catalog::{Changes, Entry, Snapshot, Update, merge};
 use lamplighter::clock::{SystemWall, Wall};
 use lamplighter::journal::Journal;
+use lamplighter::journal::disk::DiskJournal;
 use lamplighter::model::{MonitorId, MonitorState, Record, Source, UserId, Verdict};
 use lamplighter::probe::net::{EgressOptions, Net, NetOptions};
 use lamplighter::probe::pool::Pool;
@@ -26,20 +27,34 @@ use uuid::Uuid;
 const MONITORS: usize = 100;
 /// Rows of one COPY.
 const BATCH: usize = 500;
+/// Never full: thinning is not what a check costs.
+const JOURNAL_BYTES: u64 = 1 << 30;
 
-/// The journal at its port: keeps what is appended.
-#[derive(Default)]
-struct Kept(Mutex<Vec<Record>>);
+/// The journal on disk, which also keeps what it writes, for COPY. The recorder would read it from the disk.
+struct Kept {
+    journal: DiskJournal,
+    records: Mutex<Vec<Record>>,
+}
 
 impl Journal for Kept {
     fn append(&self, records: Vec<Record>) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(records);
+        self.write(vec![records]);
+    }
+
+    fn write(&self, groups: Vec<Vec<Record>>) {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner).extend(groups.iter().flatten().cloned());
+        self.journal.write(groups);
     }
 }
 
 impl Kept {
+    fn open(state: &Path, wall: &dyn Wall) -> Result<Self, String> {
+        let journal = DiskJournal::open(state, JOURNAL_BYTES, wall.now()).map_err(|error| error.to_string())?;
+        Ok(Self { journal, records: Mutex::default() })
+    }
+
     fn take(&self) -> Vec<Record> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.records.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -82,7 +97,9 @@ fn net() -> Result<Net, String> {
 }
 
 async fn pass(checks: u32, entries: Vec<Arc<Entry>>) -> Result<(), String> {
-    let (wall, journal): (Arc<dyn Wall>, _) = (Arc::new(SystemWall), Arc::new(Kept::default()));
+    let wall: Arc<dyn Wall> = Arc::new(SystemWall);
+    let state = tempfile::tempdir().map_err(|error| error.to_string())?;
+    let journal = Arc::new(Kept::open(state.path(), &*wall)?);
     let (due, due_end) = mpsc::channel(16);
     let (finished, finished_end) = mpsc::channel(16);
     let (done, mut done_end) = mpsc::channel(16);

@@ -19,10 +19,11 @@ use crate::catalog::{FileRow, MergeAnswer, Merged};
 use crate::model::{MonitorId, MonitorKey, SYSTEM_USER, StoreFault, UserId};
 
 pub(super) const STATEMENTS: &[&str] =
-    &[ALONE, READ_ONLY, ROWS, CONTENTS, USERS, NEW_USERS, TAKEN, INSERT, UPDATE, ARCHIVE, REVISIONS_OF];
+    &[ALONE, ROWS, CONTENTS, USERS, NEW_USERS, TAKEN, INSERT, UPDATE, ARCHIVE, REVISIONS_OF];
 
 /// Of merges of other regions' daemons one goes at a time: the guard counts what no other is about to archive.
 const ALONE: &str = "SELECT pg_advisory_xact_lock(hashtext('lamplighter merge'), hashtext(current_schema()))";
+/// Not among the statements: only queries can be prepared.
 const READ_ONLY: &str = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY";
 const ROWS: &str = "SELECT id, user_id, key, archived_at IS NOT NULL AS archived, revision FROM monitors \
     WHERE source = 'file' AND key IS NOT NULL";
