@@ -197,7 +197,8 @@ impl Keeper {
         if let Some(records) = dropped {
             log::warn!(records; "another daemon was active since: what this one had not recorded is dropped");
         }
-        match self.store.record_downtime(checking, &self.journal.downtimes()).await {
+        let downtimes = self.journal_does(DiskJournal::downtimes).await;
+        match self.store.record_downtime(checking, &downtimes).await {
             Ok(Some(gap)) => {
                 let (seconds, since) = ((gap.to_at - gap.from_at).num_seconds(), gap.from_at.format("%F %T UTC"));
                 log::info!("nothing was checked for {seconds} s, since {since}: noted as a gap");

@@ -17,7 +17,7 @@ use crate::metrics::work::WorkStats;
 use crate::model::{Batch, IncidentUid, MonitorId, Record, StoreFault};
 use crate::store::Store;
 
-/// Between two looks whether the catalogue has made rows, which it does first of all.
+/// Between two looks whether what a write needs is there: the open gate, and rows, which the catalogue makes first of all.
 const UNREAD: Duration = Duration::from_millis(20);
 
 /// A store behind a gate.
@@ -69,6 +69,10 @@ impl Gated {
     }
 
     async fn record_free(&self, batch: &Batch) -> Result<Recorded, StoreFault> {
+        // Active, and the term is about to be told: what was left over from before waits a moment, and nobody is warned.
+        while self.role.get() == Role::Active && !*self.open.borrow() {
+            tokio::time::sleep(UNREAD).await;
+        }
         let store = self.store()?;
         let waiting = self.without_rows(batch).await;
         if waiting.is_empty() {
@@ -96,7 +100,7 @@ impl Gated {
         Err(match self.role.get() {
             Role::Starting(why) => StoreFault::Away(why),
             Role::Standby(who) => StoreFault::Fenced(who),
-            Role::Active => StoreFault::Fenced("this daemon has stepped down".to_owned()),
+            Role::Active => StoreFault::Away("this daemon is about to use it".to_owned()),
         })
     }
 }

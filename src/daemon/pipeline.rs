@@ -19,7 +19,7 @@ use super::metrics::{Queue, TermSources};
 use super::overdue;
 use super::role::SharedRole;
 use super::source::ConfigSource;
-use super::tasks::Tasks;
+use super::tasks::{Tasks, on_a_thread};
 use super::view::Live;
 use crate::catalog::sync::{self, FileContent, Follower, ReloadCount, SharedReport, Wakes};
 use crate::catalog::{Snapshot, remember, watch as files};
@@ -178,17 +178,6 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
     let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics };
     Pipeline { stage_hold, live }
-}
-
-/// Runs a loop that blocks on the disk where no other waits for it.
-async fn on_a_thread(body: impl Future<Output = ()> + Send + 'static) {
-    let runtime = tokio::runtime::Handle::current();
-    let ended = tokio::task::spawn_blocking(move || runtime.block_on(body)).await;
-    if let Err(error) = ended
-        && error.is_panic()
-    {
-        std::panic::resume_unwind(error.into_panic());
-    }
 }
 
 /// What `catalog.json` tells.

@@ -39,6 +39,20 @@ pub(super) fn log_panics() {
     }));
 }
 
+/// Runs a task's loop that blocks on the disk where no other waits for it. Cutting the task off does not end the loop: it
+/// must end with its input.
+pub(super) async fn on_a_thread(body: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Handle::current();
+    // What a panic in there is told by.
+    let name = NAME.try_with(|name| *name).unwrap_or("none");
+    let ended = tokio::task::spawn_blocking(move || runtime.block_on(NAME.scope(name, body))).await;
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        std::panic::resume_unwind(error.into_panic());
+    }
+}
+
 /// How often tasks were run again, since the start of the process, and the figures of those that were started.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Restarts(Arc<AtomicU64>, Arc<Mutex<Vec<Arc<TaskStats>>>>);
@@ -198,6 +212,21 @@ mod tests {
         assert_eq!(Instant::now(), soon);
         tasks.cut_off().await;
         assert!(tasks.join(soon, &[]).await);
+    }
+
+    #[tokio::test]
+    async fn one_on_a_thread_has_its_name_there() {
+        let mut tasks = Tasks::default();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        tasks.spawn(
+            "blocks",
+            on_a_thread(async move {
+                tell.send(NAME.try_with(|name| *name).ok()).unwrap();
+                panic!("as the test wants");
+            }),
+        );
+        assert_eq!(told.await.unwrap(), Some("blocks"));
+        assert_eq!(tasks.ended_early().await, Ended { name: "blocks", how: "panicked" });
     }
 
     #[tokio::test(start_paused = true)]

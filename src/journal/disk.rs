@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
@@ -19,6 +20,7 @@ use super::segment::{self, Disk};
 use super::{Journal, JournalError, Recovered};
 use crate::model::{MonitorId, Record};
 
+mod gaps;
 mod lease;
 mod opening;
 mod reading;
@@ -33,8 +35,11 @@ const SEGMENT_MOST: u64 = 8 << 20;
 const SEGMENT_LEAST: u64 = 32 << 10;
 /// Memory for what cannot be written to the disk.
 const MEMORY_MOST: usize = 64 << 20;
+/// The end waits 2 s for the last sync, in looks of this length: a disk that hangs must not hold up the process.
+const END_LOOK: Duration = Duration::from_millis(5);
+const END_LOOKS: u32 = 400;
 
-/// The journal in a folder of the state directory. Cheap to share; the thread that looks after the disk ends with it.
+/// The journal in a folder of the state directory. Cheap to share; the thread that looks after the disk ends with it, unless the disk hangs.
 pub struct DiskJournal {
     shared: Arc<Shared>,
     upkeep: Option<thread::JoinHandle<()>>,
@@ -57,7 +62,7 @@ struct Shared {
     bytes: AtomicU64,
     unread: AtomicUsize,
     thinned: AtomicU64,
-    fault: Mutex<Option<String>>,
+    fault: Mutex<Faults>,
     /// Counts the readers: an answer to an earlier one moves no cursor.
     run: AtomicU64,
     /// Counts what was discarded: who wrote before writes no more. Changed under the lock of `files`.
@@ -88,6 +93,14 @@ struct Files {
     /// Gaps of thinned checks whose end the monitor's next record will tell.
     lost: std::collections::HashMap<MonitorId, (DateTime<Utc>, DateTime<Utc>)>,
     buffer: Vec<u8>,
+}
+
+/// What the disk does not take, by what was to be written. Each is told once, until it can be written again.
+#[derive(Default)]
+struct Faults {
+    log: Option<String>,
+    cursor: Option<String>,
+    delayed: Option<String>,
 }
 
 #[derive(Default)]
@@ -155,7 +168,7 @@ impl DiskJournal {
             work: Mutex::default(),
             worked: Condvar::new(),
             thinned: AtomicU64::new(0),
-            fault: Mutex::new(None),
+            fault: Mutex::default(),
             run: AtomicU64::new(0),
             term: AtomicU64::new(0),
         });
@@ -181,7 +194,8 @@ impl DiskJournal {
     /// Why the disk cannot be written to; none while all is well.
     #[must_use]
     pub fn unwritable(&self) -> Option<String> {
-        lock(&self.shared.fault).clone()
+        let faults = lock(&self.shared.fault);
+        faults.log.iter().chain(&faults.cursor).chain(&faults.delayed).next().cloned()
     }
 
     /// The latest states of what was not recorded when it was opened.
@@ -212,10 +226,16 @@ impl Drop for DiskJournal {
     fn drop(&mut self) {
         lock(&self.shared.work).end = true;
         self.shared.worked.notify_one();
-        if let Some(thread) = self.upkeep.take() {
-            // A panic there was told by its hook.
-            let _ = thread.join();
+        let Some(upkeep) = self.upkeep.take() else { return };
+        for _ in 0..END_LOOKS {
+            if upkeep.is_finished() {
+                // A panic there was told by its hook.
+                let _ = upkeep.join();
+                return;
+            }
+            thread::sleep(END_LOOK);
         }
+        log::warn!("{}: the disk does not answer: the last records may not be on it", self.shared.folder.display());
     }
 }
 
@@ -281,7 +301,7 @@ impl Shared {
                         self.folder.display()
                     );
                 }
-                *lock(&self.fault) = Some(error.to_string());
+                lock(&self.fault).log = Some(error.to_string());
                 false
             }
         }
@@ -323,9 +343,12 @@ impl Shared {
     /// Writes the marks; false, told once, when that fails.
     fn commit(&self, files: &mut Files, sync: bool) -> bool {
         match files.marks_file.write(&files.marks, sync) {
-            Ok(()) => true,
+            Ok(()) => {
+                lock(&self.fault).cursor = None;
+                true
+            }
             Err(error) => {
-                if lock(&self.fault).replace(error.to_string()).is_none() {
+                if lock(&self.fault).cursor.replace(error.to_string()).is_none() {
                     log::error!(
                         "{}: the cursor cannot be written: {error}; what is recorded meanwhile may be recorded twice if \
                          the daemon is killed",

@@ -48,7 +48,9 @@ const DOWN_SINCE: &str = "SELECT greatest(l.down_since, \
 const GAP: &str = "INSERT INTO monitor_gaps AS g (region, from_at, to_at, reason) VALUES ($1, $2, $3, $4) \
     ON CONFLICT (region, reason, from_at) WHERE monitor_id IS NULL \
     DO UPDATE SET to_at = greatest(g.to_at, excluded.to_at)";
-const FORGET_DOWN: &str = "UPDATE daemon_lease SET down_since = NULL WHERE scope = $1 AND epoch = $2";
+/// It is a sign of life as well: the next gap begins after this one.
+const FORGET_DOWN: &str = "UPDATE daemon_lease SET down_since = NULL, renewed_at = clock_timestamp() \
+    WHERE scope = $1 AND epoch = $2";
 
 /// What asking for the lease gave.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,15 +10,18 @@ use tokio::task::spawn_blocking;
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::gaps::{end_gaps, lost_after};
 use super::{DiskJournal, Files, Shared, begun, lock, pinned_by};
 use crate::journal::backlog::{BATCH_RECORDS, BATCH_WAIT};
 use crate::journal::delayed;
 use crate::journal::log::{Step, Walk};
 use crate::journal::marks::{Extent, Intent, Position};
-use crate::model::{Gap, GapReason, MonitorId, Record};
+use crate::model::Record;
 
 /// Between two attempts to read a disk that fails.
 const READ_AGAIN: Duration = Duration::from_secs(1);
+/// Between two attempts to write delayed records.
+const WRITE_AGAIN: Duration = Duration::from_secs(1);
 /// After so long, what cannot be read is given up as a gap: the rest must reach the database.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
@@ -117,10 +120,27 @@ impl DiskJournal {
         .await;
     }
 
-    /// The batch is done: recorded, but for these records, which wait for their rows.
+    /// The batch is done: recorded, but for these records, which wait for their rows. While the disk does not take those,
+    /// it is not done: this waits, and a restart meanwhile brings the batch once more.
     pub async fn settled(&self, taken: &Taken, alive: Option<DateTime<Utc>>, delayed: Vec<Record>) {
         let (to, run) = (taken.to, taken.run);
-        self.blocking(move |shared| shared.settled(to, run, alive, &delayed)).await;
+        self.until_written(delayed, move |shared, delayed| shared.settled(to, run, alive, delayed)).await;
+    }
+
+    async fn until_written(
+        &self,
+        records: Vec<Record>,
+        write: impl Fn(&Shared, &[Record]) -> std::io::Result<()> + Clone + Send + 'static,
+    ) {
+        let records: Arc<[Record]> = records.into();
+        loop {
+            let (records, write) = (Arc::clone(&records), write.clone());
+            let written = self.blocking(move |shared| shared.note_delayed(write(shared, &records))).await;
+            if written {
+                return;
+            }
+            tokio::time::sleep(WRITE_AGAIN).await;
+        }
     }
 
     /// Fixes that all delayed records are brought now; the id names the attempt, the same one after a restart.
@@ -128,9 +148,10 @@ impl DiskJournal {
         self.blocking(move |shared| shared.begin_pass(run)).await
     }
 
-    /// All delayed records were brought; these wait on.
+    /// All delayed records were brought; these wait on. While the disk does not take them, the attempt stays under way and
+    /// this waits: a restart repeats it, and what was recorded is recognised.
     pub async fn end_pass(&self, run: u64, delayed: Vec<Record>) {
-        self.blocking(move |shared| shared.end_pass(run, &delayed)).await;
+        self.until_written(delayed, move |shared, delayed| shared.end_pass(run, delayed)).await;
     }
 }
 
@@ -281,20 +302,36 @@ impl Shared {
         Some(Taken { id, records, refused, to, run })
     }
 
-    fn settled(&self, to: Option<Position>, run: u64, alive: Option<DateTime<Utc>>, delayed: &[Record]) {
+    /// Tells once that delayed records cannot be written; false then.
+    fn note_delayed(&self, written: std::io::Result<()>) -> bool {
+        let fault = written.err().map(|error| error.to_string());
+        let before = std::mem::replace(&mut lock(&self.fault).delayed, fault.clone());
+        if let Some(fault) = &fault
+            && before.is_none()
+        {
+            log::error!(
+                "{}: results that wait for their monitors' rows cannot be written: {fault}; nothing is recorded until they \
+                 can",
+                self.folder.display()
+            );
+        }
+        fault.is_none()
+    }
+
+    fn settled(
+        &self,
+        to: Option<Position>,
+        run: u64,
+        alive: Option<DateTime<Utc>>,
+        delayed: &[Record],
+    ) -> std::io::Result<()> {
         let mut files = lock(&self.files);
         if self.run.load(Ordering::Acquire) != run {
-            return;
+            return Ok(());
         }
         let cursor = self.cursor(&mut files);
-        let extent = cursor.delayed;
-        match delayed::append(&self.folder, &*self.disk, extent, delayed) {
-            Ok(extent) => self.cursor(&mut files).delayed = extent,
-            // They are in memory, and on disk again with the next pass.
-            Err(error) => log::error!("{}: delayed results cannot be written: {error}", self.folder.display()),
-        }
+        cursor.delayed = delayed::append(&self.folder, &*self.disk, cursor.delayed, delayed)?;
         if let Some(to) = to {
-            let cursor = self.cursor(&mut files);
             (cursor.at, cursor.intent) = (to, None);
         }
         files.marks.alive = files.marks.alive.max(alive);
@@ -303,6 +340,7 @@ impl Shared {
             files.log.delete_below(lowest);
         }
         self.bytes.store(files.log.bytes(), Ordering::Relaxed);
+        Ok(())
     }
 
     fn begin_pass(&self, run: u64) -> (Uuid, HashSet<Uuid>) {
@@ -319,69 +357,18 @@ impl Shared {
         (id, HashSet::new())
     }
 
-    fn end_pass(&self, run: u64, delayed: &[Record]) {
+    fn end_pass(&self, run: u64, delayed: &[Record]) -> std::io::Result<()> {
         let mut files = lock(&self.files);
         if self.run.load(Ordering::Acquire) != run {
-            return;
+            return Ok(());
         }
-        let next = Extent { file: self.cursor(&mut files).delayed.file + 1, bytes: 0 };
-        match delayed::append(&self.folder, &*self.disk, next, delayed) {
-            Ok(extent) => {
-                let cursor = self.cursor(&mut files);
-                (cursor.delayed, cursor.intent) = (extent, None);
-                if self.commit(&mut files, false) {
-                    delayed::delete_others(&self.folder, extent);
-                }
-            }
-            // The attempt stays under way: a restart repeats it, and what was recorded is recognised.
-            Err(error) => log::error!("{}: delayed results cannot be written: {error}", self.folder.display()),
+        let cursor = self.cursor(&mut files);
+        let next = Extent { file: cursor.delayed.file + 1, bytes: 0 };
+        let extent = delayed::append(&self.folder, &*self.disk, next, delayed)?;
+        (cursor.delayed, cursor.intent) = (extent, None);
+        if self.commit(&mut files, false) {
+            delayed::delete_others(&self.folder, extent);
         }
+        Ok(())
     }
-}
-
-/// What is told of frames that cannot be read any more: a gap of all monitors that begins where the records before end.
-fn lost_after(records: &[Record]) -> Option<Record> {
-    let at = records.iter().filter_map(Record::time).max()?;
-    Some(Record::Gap(Gap { monitor: None, from_at: at, to_at: at, reason: GapReason::RecordingLost }))
-}
-
-/// A gap of thinned checks ends with the next record of its monitor: it is told once more with that end, which the store
-/// knows for the same gap by its beginning.
-fn end_gaps(
-    lost: &mut std::collections::HashMap<MonitorId, (DateTime<Utc>, DateTime<Utc>)>,
-    records: Vec<Record>,
-) -> Vec<Record> {
-    let is_store_full =
-        |record: &Record| matches!(record, Record::Gap(Gap { monitor: Some(_), reason: GapReason::StoreFull, .. }));
-    if lost.is_empty() && !records.iter().any(is_store_full) {
-        return records;
-    }
-    let mut told = Vec::with_capacity(records.len());
-    for record in records {
-        let Some(monitor) = record.monitor() else {
-            told.push(record);
-            continue;
-        };
-        if let Record::Gap(Gap { from_at, to_at, reason: GapReason::StoreFull, .. }) = record {
-            let span = lost.entry(monitor).or_insert((from_at, to_at));
-            span.1 = span.1.max(to_at);
-            let gap = Gap { monitor: Some(monitor), from_at: span.0, to_at: span.1, reason: GapReason::StoreFull };
-            told.push(Record::Gap(gap));
-            continue;
-        }
-        let begins = match &record {
-            Record::Check(check) => Some(check.checked_at),
-            Record::Gap(gap) => Some(gap.from_at),
-            // Those that were thinned as well tell no end.
-            Record::State(..) | Record::Open(_) | Record::Resolve(_) => None,
-        };
-        if let Some(begins) = begins
-            && let Some((from_at, to_at)) = lost.remove(&monitor)
-        {
-            let reason = GapReason::StoreFull;
-            told.push(Record::Gap(Gap { monitor: Some(monitor), from_at, to_at: begins.max(to_at), reason }));
-        }
-        told.push(record);
-    }
-    told
 }

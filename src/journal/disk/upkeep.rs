@@ -39,7 +39,7 @@ impl Shared {
         }
         if self.flush(&mut files) && std::mem::replace(&mut files.broken, false) {
             log::info!("{}: can be written again", self.folder.display());
-            *lock(&self.fault) = None;
+            lock(&self.fault).log = None;
         }
         drop(files);
         if !self.memory.is_empty() {

@@ -152,6 +152,54 @@ async fn a_frozen_one_is_replaced_and_steps_down_when_it_thaws() {
 }
 
 #[tokio::test]
+async fn what_a_frozen_one_had_not_recorded_is_dropped_and_it_records_again_when_it_is_active() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let homes = homes(&db, [&one, &other], "");
+    let [mut first, mut second] = two(&homes).await;
+    first.wait_status("shop", "up").await;
+    // No check can be written: results stay in the journal, while the lease is renewed as ever.
+    let mut held = PgConnection::connect(&db.url).await.unwrap();
+    held.execute("BEGIN; LOCK TABLE monitor_checks IN EXCLUSIVE MODE").await.unwrap();
+    let locked_at = chrono::Utc::now();
+    let asked = one.answers("/");
+    until("results wait", MOST, async || (one.answers("/") >= asked + 4).then_some(())).await;
+    first.signal(Signal::STOP);
+    let frozen_at = chrono::Utc::now();
+    is_active(&second, TAKE_OVER).await;
+    held.execute("ROLLBACK").await.unwrap();
+    wait_sql(
+        &db,
+        "the other records",
+        &format!("SELECT count(*) > 1 FROM monitor_checks WHERE checked_at > '{frozen_at}'"),
+    )
+    .await;
+
+    first.signal(Signal::CONT);
+    wait_role(&first, "standby").await;
+    until("it tells what it drops", MOST, async || first.log().contains("dropped what was seen").then_some(())).await;
+    let folder = homes[0].state().join("journal");
+    let segments = || {
+        std::fs::read_dir(&folder)
+            .unwrap()
+            .filter(|entry| entry.as_ref().unwrap().path().extension().is_some_and(|extension| extension == "log"))
+    };
+    assert_eq!(segments().count(), 0, "nothing of it is left on disk");
+    assert_eq!(second.stop().await.code(), Some(0));
+    is_active(&first, MOST).await;
+    let active_at: chrono::DateTime<chrono::Utc> = db.get("SELECT acquired_at FROM daemon_lease").await;
+    let since = format!("SELECT count(*) FROM monitor_checks WHERE checked_at >= '{active_at}'");
+    wait_sql(&db, "it records again", &format!("SELECT ({since}) > 2")).await;
+    assert_eq!(first.stop().await.code(), Some(0));
+    let asked = one.times()["/"].iter().filter(|at| **at >= active_at).count();
+    assert_eq!(db.get::<i64>(&since).await, i64::try_from(asked).unwrap(), "all that it has seen since");
+    let dropped = "SELECT count(*) FROM monitor_checks WHERE checked_at BETWEEN";
+    assert_eq!(db.get::<i64>(&format!("{dropped} '{locked_at}' AND '{frozen_at}'")).await, 0, "dropped for good");
+    is_recorded_once(&db).await;
+    assert!(!first.log().contains("panicked"), "{}", first.log());
+}
+
+#[tokio::test]
 async fn a_transaction_of_a_frozen_one_holds_up_nobody() {
     let db = TestDb::new().await;
     let (one, other) = (Target::start().await, Target::start().await);
