@@ -250,6 +250,19 @@ async fn every_way_of_spoiling_a_file_is_refused_and_heals() {
     for (what, why, spoil) in &ways {
         spoil();
         world.refused(what, why).await;
+        if *what == "deleted" {
+            // The command asks the daemon all the same, unless it is to force something.
+            for (arguments, exit, said) in
+                [(&["reload"][..], 1, "keeps its configuration"), (&["reload", "--force"], 78, why)]
+            {
+                let mut command = world.home.command(arguments);
+                let output = command.env("STATE_DIRECTORY", world.home.state()).output().unwrap();
+                let text = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(exit), "{text}");
+                assert!(text.contains(said) && text.contains(why), "{text}");
+            }
+            assert_eq!(world.home.output(&["reload"]).status.code(), Some(78), "nobody is found");
+        }
         gone();
         fs::write(&file, &good).unwrap();
         world
