@@ -193,7 +193,8 @@ fn load_leniently(config: Option<&Path>, environment: &Environment) -> Result<Se
     let (path, presence) = locate(config, environment);
     let sources = file::read(&path, presence);
     if presence == Presence::Required && !sources.found {
-        return Err(Stop::new(Exit::Config, format!("{}: no such file", path.display())));
+        let why = sources.problems.first().map(ToString::to_string);
+        return Err(Stop::new(Exit::Config, why.unwrap_or_else(|| format!("{}: no such file", path.display()))));
     }
     Ok(with_environment(environment, |environment| sources.settings_leniently(environment)))
 }
@@ -202,6 +203,14 @@ fn load_leniently(config: Option<&Path>, environment: &Environment) -> Result<Se
 /// on: then what can still be read of it counts.
 fn configured_state_directory(config: Option<&Path>, environment: &Environment) -> Result<PathBuf, Stop> {
     let settings = load_leniently(config, environment)?;
+    state::directory(settings.daemon.state_directory.as_deref(), environment)
+}
+
+/// The same when the file itself cannot be read: what is left of the configuration says it, or the default does.
+fn remaining_state_directory(config: Option<&Path>, environment: &Environment) -> Result<PathBuf, Stop> {
+    let (path, presence) = locate(config, environment);
+    let sources = file::read(&path, presence);
+    let settings = with_environment(environment, |environment| sources.settings_leniently(environment));
     state::directory(settings.daemon.state_directory.as_deref(), environment)
 }
 

@@ -72,6 +72,16 @@ impl Findings {
         }
     }
 
+    /// Adds those of a part that was read on its own, after what is here.
+    pub fn append(&self, part: Self) {
+        #[cfg(test)]
+        self.asked.borrow_mut().append(&mut part.asked.borrow_mut());
+        for diagnostic in part.list.into_inner() {
+            self.push(diagnostic);
+        }
+        self.more.set(self.more.get() + part.more.get());
+    }
+
     /// How many there are so far: a reader compares before and after.
     #[must_use]
     pub fn count(&self) -> usize {

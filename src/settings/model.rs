@@ -21,6 +21,12 @@ use crate::probe::kinds::{KINDS, LATER};
 /// Monitors of one configuration at most.
 pub const MAX_MONITORS: usize = 250_000;
 
+/// Monitors that are worth a thread, which then reads some 10 ms.
+const LEAST_SHARE: usize = 2_000;
+
+/// Threads that read monitors at most.
+const MOST_READERS: usize = 8;
+
 /// Parts of the contract that this version does not have.
 const LATER_TABLES: &[&str] =
     &["observer", "retention", "plans", "channel", "maintenance", "status_page", "slo", "auth"];
@@ -48,7 +54,7 @@ pub struct Settings {
 #[derive(Clone, Copy)]
 pub struct Environment<'a> {
     /// Looks up an environment variable.
-    pub variable: &'a dyn Fn(&str) -> Option<String>,
+    pub variable: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// `$CREDENTIALS_DIRECTORY`.
     pub credentials: Option<&'a Path>,
 }
@@ -138,16 +144,59 @@ pub(super) fn read_with(
     let sources = monitor::Sources { texts, broken: &broken, names: &names };
     let no_secrets: Arc<[Secret]> = Arc::from([]);
     let defaults = &*settings.defaults;
-    let context = monitor::Context { origin: &origin, findings, defaults, kinds, later, no_secrets };
-    let monitors = nodes.iter().filter_map(|node| match &node.value {
-        Value::Table(table) => monitor::read_file_monitor(table, node.span, &sources, &context),
-        _ => None,
+    let monitors = in_shares(nodes, findings, |share, findings| {
+        let no_secrets = Arc::clone(&no_secrets);
+        let context = monitor::Context { origin: &origin, findings, defaults, kinds, later, no_secrets };
+        let monitors = share.iter().filter_map(|node| match &node.value {
+            Value::Table(table) => monitor::read_file_monitor(table, node.span, &sources, &context),
+            _ => None,
+        });
+        monitors.collect()
     });
-    let monitors: Vec<Definition> = monitors.collect();
     let complete = !broken.contains(&true);
     graph::check(&named(nodes, &sources), &monitors, complete, findings);
     settings.monitors = monitors;
     settings
+}
+
+/// Reads nodes on several threads when there are many. What comes out, the findings included, is as if one had read them
+/// in their order.
+fn in_shares<'a>(
+    nodes: &'a [Node],
+    findings: &Findings,
+    read: impl Fn(&'a [Node], &Findings) -> Vec<Definition> + Sync,
+) -> Vec<Definition> {
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = threads.min(MOST_READERS).min(nodes.len() / LEAST_SHARE);
+    if threads < 2 {
+        return read(nodes, findings);
+    }
+    let read = &|share| {
+        let findings = Findings::default();
+        (read(share, &findings), findings)
+    };
+    let (first, rest) = nodes.split_at(nodes.len() / threads);
+    std::thread::scope(|scope| {
+        let begin = |share| {
+            let reader = std::thread::Builder::new().name("settings".to_owned());
+            // Without a thread it is read below, by this one.
+            (share, reader.spawn_scoped(scope, move || read(share)).ok())
+        };
+        let others: Vec<_> = rest.chunks(rest.len().div_ceil(threads - 1)).map(begin).collect();
+        let (mut all, found) = read(first);
+        findings.append(found);
+        for (share, reader) in others {
+            let (definitions, found) = match reader.map(std::thread::ScopedJoinHandle::join) {
+                Some(Ok(done)) => done,
+                // Only a bug's panic: it goes on here.
+                Some(Err(panic)) => std::panic::resume_unwind(panic),
+                None => read(share),
+            };
+            all.extend(definitions);
+            findings.append(found);
+        }
+        all
+    })
 }
 
 fn parse_all(texts: &[SourceText], findings: &Findings) -> (Table, Vec<bool>) {

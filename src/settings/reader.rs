@@ -19,7 +19,7 @@ pub struct Origin<'a> {
     /// A file may name environment variables, files and credentials; a row, which is data of other people, may not.
     pub trusted: bool,
     /// Looks up an environment variable.
-    pub env: &'a dyn Fn(&str) -> Option<String>,
+    pub env: &'a (dyn Fn(&str) -> Option<String> + Sync),
     /// The folder that relative paths start from.
     pub base: &'a Path,
     /// `$CREDENTIALS_DIRECTORY`.

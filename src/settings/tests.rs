@@ -72,6 +72,34 @@ c.toml:6:1: monitor.intervall: unknown key, did you mean "interval"?
 }
 
 #[test]
+fn many_monitors_read_by_several_threads_are_told_of_in_their_order() {
+    const COUNT: usize = 10_001;
+    let text = |bad: fn(usize) -> bool| -> String {
+        let interval = |number| if bad(number) { "5x" } else { "5s" };
+        let one = |number: usize| {
+            format!("[[monitor]]\nid = \"m{number}\"\nurl = \"http://a/\"\ninterval = \"{}\"\n", interval(number))
+        };
+        (0..COUNT).map(one).collect()
+    };
+    let monitors = read(&text(|_| false)).unwrap().monitors;
+    assert_eq!(monitors.len(), COUNT);
+    for (number, monitor) in monitors.iter().enumerate() {
+        assert_eq!(monitor.key.as_ref().unwrap().as_str(), format!("m{number}"));
+        assert_eq!(monitor.place.as_ref().unwrap().line as usize, number * 4 + 1);
+    }
+    for bad in [(|number| number % 4_000 == 1) as fn(usize) -> bool, |number| number % 3 == 0] {
+        let expected: Vec<usize> = (0..COUNT).filter(|number| bad(*number)).collect();
+        let refusal = read(&text(bad)).unwrap_err();
+        let shown = expected.len().min(1000);
+        assert_eq!((refusal.messages.len(), refusal.more), (shown, expected.len() - shown));
+        for (message, number) in refusal.messages.iter().zip(expected) {
+            let head = format!("c.toml:{}:12: monitor.interval: \"5x\" is not a duration", number * 4 + 4);
+            assert!(message.starts_with(&head), "{message}");
+        }
+    }
+}
+
+#[test]
 fn sections_have_bounds() {
     for (text, head) in [
         (

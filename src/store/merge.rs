@@ -49,8 +49,10 @@ const UPDATE: &str = "UPDATE monitors m SET user_id = n.user_id, name = n.name, 
     FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::integer[], $7::boolean[], $8::text[], \
         $9::jsonb[], $10::text[], $11::text[]) \
         AS n (id, user_id, name, url, interval_seconds, timeout_seconds, is_active, kind, spec, tags, key) \
-    WHERE m.id = n.id";
-const ARCHIVE: &str = "UPDATE monitors SET archived_at = now(), updated_at = now() WHERE id = ANY($1)";
+    WHERE m.id = n.id AND m.source = 'file'";
+/// What somebody has taken over since it was read is not the file's to archive.
+const ARCHIVE: &str = "UPDATE monitors SET archived_at = now(), updated_at = now() \
+    WHERE id = ANY($1) AND source = 'file' AND archived_at IS NULL RETURNING id";
 
 /// A row as it is to be.
 struct Wanted {
@@ -270,8 +272,8 @@ impl Store {
             merged.held = left;
         } else if !left.is_empty() {
             let ids: Vec<Uuid> = left.iter().map(|id| id.0).collect();
-            sqlx::query(ARCHIVE).bind(ids).execute(&mut *tx).await?;
-            merged.archived = left;
+            let archived: Vec<Uuid> = sqlx::query_scalar(ARCHIVE).bind(ids).fetch_all(&mut *tx).await?;
+            merged.archived = archived.into_iter().map(MonitorId).collect();
         }
         let written: Vec<Uuid> = changed.iter().chain(&fresh).map(|row| row.id).collect();
         let revisions: Vec<(Uuid, i64)> = match written.is_empty() {

@@ -22,6 +22,8 @@ struct World {
     home: Home,
     daemon: Daemon,
     version: usize,
+    /// Applied when the last good configuration was made: what is asked before its application has ended says nothing.
+    applied_before: usize,
 }
 
 impl World {
@@ -30,7 +32,7 @@ impl World {
         let home = Home::new(&on(&db.url, &monitor("steady", &target.url("/steady"))));
         let daemon = home.start();
         daemon.wait_status("steady", "up").await;
-        Self { db, target, home, daemon, version: 0 }
+        Self { db, target, home, daemon, version: 0, applied_before: 0 }
     }
 
     fn config(&self) -> PathBuf {
@@ -40,6 +42,7 @@ impl World {
     /// A good configuration that no other is like: its second monitor asks a path of its own.
     fn good(&mut self) -> (String, String) {
         self.version += 1;
+        self.applied_before = self.applied();
         let path = format!("/v{}", self.version);
         let monitors = monitor("steady", &self.target.url("/steady")) + &monitor("second", &self.target.url(&path));
         let state = self.home.state().display().to_string();
@@ -49,6 +52,9 @@ impl World {
 
     async fn asks(&self, what: &str, path: &str) {
         until(&format!("{what}: {path} is asked"), MOST, async || (self.target.hits(path) > 0).then_some(())).await;
+        // The monitors are told before the reload has ended and is logged.
+        let logged = async || (self.applied() > self.applied_before).then_some(());
+        until(&format!("{what}: its application is logged"), MOST, logged).await;
         self.daemon
             .wait_ready(&format!("{what}: nothing is refused"), |status, body| {
                 status == 200 && !has_code(body, "config_refused") && !has_code(body, "archive_held")
@@ -244,6 +250,19 @@ async fn every_way_of_spoiling_a_file_is_refused_and_heals() {
     for (what, why, spoil) in &ways {
         spoil();
         world.refused(what, why).await;
+        if *what == "deleted" {
+            // The command asks the daemon all the same, unless it is to force something.
+            for (arguments, exit, said) in
+                [(&["reload"][..], 1, "keeps its configuration"), (&["reload", "--force"], 78, why)]
+            {
+                let mut command = world.home.command(arguments);
+                let output = command.env("STATE_DIRECTORY", world.home.state()).output().unwrap();
+                let text = String::from_utf8(output.stderr).unwrap();
+                assert_eq!(output.status.code(), Some(exit), "{text}");
+                assert!(text.contains(said) && text.contains(why), "{text}");
+            }
+            assert_eq!(world.home.output(&["reload"]).status.code(), Some(78), "nobody is found");
+        }
         gone();
         fs::write(&file, &good).unwrap();
         world
