@@ -45,6 +45,16 @@ pub struct Auth {
 struct Known {
     grant: Grant,
     at: Instant,
+    /// When the store was last asked in vain.
+    unanswered: Option<Instant>,
+}
+
+impl Known {
+    /// Whether it counts without asking again.
+    fn holds(&self, now: Instant) -> bool {
+        let recent = |at: Instant| now.duration_since(at) < FRESH;
+        recent(self.at) || (self.unanswered.is_some_and(recent) && now.duration_since(self.at) < STALE)
+    }
 }
 
 impl Auth {
@@ -67,7 +77,7 @@ impl Auth {
             return Ok(Caller::ADMIN);
         }
         // Those that are known pass whatever others do at the same address, such as that of a proxy.
-        if let Some(known) = known.as_ref().filter(|known| now.duration_since(known.at) < FRESH) {
+        if let Some(known) = known.as_ref().filter(|known| known.holds(now)) {
             return self.checked(&known.grant, client);
         }
         if let Some(wait) = self.failures.wait(client) {
@@ -78,7 +88,7 @@ impl Auth {
         let Some(hash) = hash else { return Err(self.refuse(client)) };
         match (self.look_up(&hash).await, known) {
             (Ok(Some(grant)), _) => {
-                self.remember(hash, Known { grant: grant.clone(), at: now });
+                self.remember(hash, Known { grant: grant.clone(), at: now, unanswered: None });
                 self.checked(&grant, client)
             }
             (Ok(None), _) => {
@@ -86,6 +96,9 @@ impl Auth {
                 Err(self.refuse(client))
             }
             (Err(StoreFault::Away(_)), Some(known)) if now.duration_since(known.at) < STALE => {
+                // A store that hangs takes seconds to ask, and a scraper has not many.
+                let known = Known { unanswered: Some(Instant::now()), ..known };
+                self.remember(hash, known.clone());
                 self.checked(&known.grant, client)
             }
             (Err(fault), _) => Err(fault.into()),
@@ -104,7 +117,7 @@ impl Auth {
 
     fn refuse(&self, client: Client) -> Problem {
         if self.failures.failed(client) {
-            log::warn!("a request with a wrong, revoked or expired token was refused, from {client:?}");
+            log::warn!("a request from {client} with a wrong, revoked or expired token was refused");
         }
         unauthorized("the token is wrong, revoked or expired", Some("invalid_token"))
     }
