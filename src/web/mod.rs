@@ -76,23 +76,29 @@ pub trait Admin: Send + Sync + 'static {
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded>;
 }
 
+/// Large answers, with bounds for each kind of client: a crowd of strangers must not keep others from looking.
+#[derive(Default)]
+struct Larges {
+    /// Without a token, where `/metrics` is public.
+    public: large::Large,
+    token: large::Large,
+    /// Of `admin.sock`.
+    local: large::Large,
+}
+
 /// What every route has at hand.
 pub struct Site {
     admin: Arc<dyn Admin>,
     reads: Arc<dyn ReadStore>,
     auth: auth::Auth,
     hosts: hosts::Hosts,
-    /// Of `server.listen`.
-    large: large::Large,
-    /// Of `admin.sock`: a crowd of strangers must not keep the operator from looking.
-    large_local: large::Large,
+    large: Larges,
 }
 
 impl Site {
     /// The running daemon, committed rows, who may, and under which names we answer.
     #[must_use]
     pub fn new(admin: Arc<dyn Admin>, reads: Arc<dyn ReadStore>, auth: auth::Auth, hosts: hosts::Hosts) -> Self {
-        let (large, large_local) = (large::Large::default(), large::Large::default());
-        Self { admin, reads, auth, hosts, large, large_local }
+        Self { admin, reads, auth, hosts, large: Larges::default() }
     }
 }

@@ -182,8 +182,9 @@ impl Call {
     /// Makes a large answer.
     pub(super) async fn large(&self, make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Bytes, Problem> {
         let large = match self.trust {
-            Trust::Anonymous => &self.site.large,
-            Trust::Local => &self.site.large_local,
+            Trust::Local => &self.site.large.local,
+            Trust::Anonymous if self.caller.is_some() => &self.site.large.token,
+            Trust::Anonymous => &self.site.large.public,
         };
         large.make(make).await
     }
