@@ -21,6 +21,8 @@ use crate::model::StoreFault;
 const FRESH: Duration = Duration::from_secs(10);
 /// While the store is away, a token goes on working for so long after it was found.
 const STALE: Duration = Duration::from_secs(900);
+/// A store that takes so long to fail is not asked again for a while: a scraper has not many seconds.
+const SLOW: Duration = Duration::from_secs(1);
 /// Tokens that are remembered; when it is full all are forgotten.
 const MOST: usize = 1024;
 
@@ -45,7 +47,7 @@ pub struct Auth {
 struct Known {
     grant: Grant,
     at: Instant,
-    /// When the store was last asked in vain.
+    /// When the store was last asked in vain, and took long.
     unanswered: Option<Instant>,
 }
 
@@ -96,9 +98,11 @@ impl Auth {
                 Err(self.refuse(client))
             }
             (Err(StoreFault::Away(_)), Some(known)) if now.duration_since(known.at) < STALE => {
-                // A store that hangs takes seconds to ask, and a scraper has not many.
-                let known = Known { unanswered: Some(Instant::now()), ..known };
-                self.remember(hash, known.clone());
+                // Who is refused at once may ask again at once: a token that was revoked must not last longer for it.
+                let asked = Instant::now();
+                if asked.duration_since(now) >= SLOW {
+                    self.remember(hash, Known { unanswered: Some(asked), ..known.clone() });
+                }
                 self.checked(&known.grant, client)
             }
             (Err(fault), _) => Err(fault.into()),
