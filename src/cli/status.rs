@@ -89,9 +89,13 @@ fn table(overview: &Overview) -> String {
     }
     text.push('\n');
     if overview.monitors.is_empty() {
-        text.push_str(
-            "No monitors yet: add [[monitor]] tables to the configuration file, or rows to the table monitors.\n",
-        );
+        text.push_str(match overview.readiness.role.as_str() {
+            "active" => {
+                "No monitors yet: add [[monitor]] tables to the configuration file, or rows to the table monitors.\n"
+            }
+            "standby" => "A standby watches nothing: the active daemon has the table.\n",
+            _ => "It is starting and watches nothing yet.\n",
+        });
         return text;
     }
     let mut rows = vec![["MONITOR", "STATUS", "SINCE", "CHECKED", "TIME", "URL", "WHY"].map(str::to_owned)];
@@ -190,5 +194,18 @@ mod tests {
             "a\\u{a}b  down    -      1s       0 ms   tcp://127.0.0.1:1      overdue; connect_refused: nobody listens"
         );
         assert_eq!(lines[7], "1 up, 1 down");
+    }
+
+    #[test]
+    fn without_monitors_it_says_why() {
+        for (role, text) in [("active", "No monitors yet"), ("standby", "A standby"), ("starting", "It is starting")] {
+            let overview = serde_json::json!({
+                "version": "0.1.0", "started_at": "2026-01-01T00:00:00Z", "now": "2026-01-01T00:00:00Z",
+                "database": "external", "monitors": [],
+                "readiness": {"ready": role == "active", "role": role, "reasons": [], "notes": []},
+            });
+            let shown = table(&serde_json::from_value(overview).unwrap());
+            assert!(shown.lines().nth(2).unwrap().starts_with(text), "{shown}");
+        }
     }
 }

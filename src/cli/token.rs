@@ -46,6 +46,7 @@ pub(super) enum TokenCommand {
     /// End a token; a running daemon takes ten seconds to notice
     Revoke {
         /// Its id, as the list shows it
+        #[arg(value_parser = id)]
         id: Uuid,
     },
 }
@@ -53,6 +54,10 @@ pub(super) enum TokenCommand {
 fn name(text: &str) -> Result<String, String> {
     let good = !text.trim().is_empty() && text.chars().count() <= NAME_MOST && !text.chars().any(char::is_control);
     if good { Ok(text.to_owned()) } else { Err(format!("1 to {NAME_MOST} characters, no control characters")) }
+}
+
+fn id(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| "the id of a token, as `lamplighter token list` shows it".to_owned())
 }
 
 fn scope(text: &str) -> Result<Scope, String> {

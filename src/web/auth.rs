@@ -21,6 +21,8 @@ use crate::model::StoreFault;
 const FRESH: Duration = Duration::from_secs(10);
 /// While the store is away, a token goes on working for so long after it was found.
 const STALE: Duration = Duration::from_secs(900);
+/// A store that takes so long to fail is not asked again for a while: a scraper has not many seconds.
+const SLOW: Duration = Duration::from_secs(1);
 /// Tokens that are remembered; when it is full all are forgotten.
 const MOST: usize = 1024;
 
@@ -45,6 +47,16 @@ pub struct Auth {
 struct Known {
     grant: Grant,
     at: Instant,
+    /// When the store was last asked in vain, and took long.
+    unanswered: Option<Instant>,
+}
+
+impl Known {
+    /// Whether it counts without asking again.
+    fn holds(&self, now: Instant) -> bool {
+        let recent = |at: Instant| now.duration_since(at) < FRESH;
+        recent(self.at) || (self.unanswered.is_some_and(recent) && now.duration_since(self.at) < STALE)
+    }
 }
 
 impl Auth {
@@ -67,7 +79,7 @@ impl Auth {
             return Ok(Caller::ADMIN);
         }
         // Those that are known pass whatever others do at the same address, such as that of a proxy.
-        if let Some(known) = known.as_ref().filter(|known| now.duration_since(known.at) < FRESH) {
+        if let Some(known) = known.as_ref().filter(|known| known.holds(now)) {
             return self.checked(&known.grant, client);
         }
         if let Some(wait) = self.failures.wait(client) {
@@ -78,7 +90,7 @@ impl Auth {
         let Some(hash) = hash else { return Err(self.refuse(client)) };
         match (self.look_up(&hash).await, known) {
             (Ok(Some(grant)), _) => {
-                self.remember(hash, Known { grant: grant.clone(), at: now });
+                self.remember(hash, Known { grant: grant.clone(), at: now, unanswered: None });
                 self.checked(&grant, client)
             }
             (Ok(None), _) => {
@@ -86,6 +98,11 @@ impl Auth {
                 Err(self.refuse(client))
             }
             (Err(StoreFault::Away(_)), Some(known)) if now.duration_since(known.at) < STALE => {
+                // Who is refused at once may ask again at once: a token that was revoked must not last longer for it.
+                let asked = Instant::now();
+                if asked.duration_since(now) >= SLOW {
+                    self.remember(hash, Known { unanswered: Some(asked), ..known.clone() });
+                }
                 self.checked(&known.grant, client)
             }
             (Err(fault), _) => Err(fault.into()),
@@ -104,7 +121,7 @@ impl Auth {
 
     fn refuse(&self, client: Client) -> Problem {
         if self.failures.failed(client) {
-            log::warn!("a request with a wrong, revoked or expired token was refused, from {client:?}");
+            log::warn!("a request from {client} with a wrong, revoked or expired token was refused");
         }
         unauthorized("the token is wrong, revoked or expired", Some("invalid_token"))
     }

@@ -1,7 +1,8 @@
 //! Failed log-ins by address: guessing a token is hopeless, but must not keep the store or the log busy either.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::fmt::{self, Display, Formatter};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,6 +21,19 @@ pub(super) enum Client {
     V4([u8; 4]),
     V6([u8; 8]),
     Local,
+}
+
+impl Display for Client {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::V4(octets) => Ipv4Addr::from(*octets).fmt(f),
+            Self::V6(network) => {
+                let address = u128::from(u64::from_be_bytes(*network)) << 64;
+                write!(f, "{}/64", Ipv6Addr::from(address))
+            }
+            Self::Local => f.write_str("a unix socket"),
+        }
+    }
 }
 
 impl Client {
@@ -105,5 +119,8 @@ mod tests {
         assert_eq!(client("2001:db8::1"), client("2001:db8::ffff:1"));
         assert_ne!(client("2001:db8::1"), client("2001:db8:0:1::1"));
         assert_eq!(client("::ffff:10.0.0.1"), client("10.0.0.1"));
+        let shown = ["::ffff:10.0.0.1", "2001:db8::1"].map(|text| client(text).to_string());
+        assert_eq!(shown, ["10.0.0.1", "2001:db8::/64"]);
+        assert_eq!(Client::Local.to_string(), "a unix socket");
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 
 use crate::access::Viewer;
 use crate::access::read::ReadStore;
@@ -18,6 +17,7 @@ pub mod client;
 mod connection;
 mod health;
 pub mod hosts;
+mod large;
 mod limiter;
 mod metrics;
 pub mod openapi;
@@ -76,8 +76,15 @@ pub trait Admin: Send + Sync + 'static {
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded>;
 }
 
-/// Views of the running daemon that are made at once: each holds all monitors for a moment.
-const VIEWS: usize = 2;
+/// Large answers, with bounds for each kind of client: a crowd of strangers must not keep others from looking.
+#[derive(Default)]
+struct Larges {
+    /// Without a token, where `/metrics` is public.
+    public: large::Large,
+    token: large::Large,
+    /// Of `admin.sock`.
+    local: large::Large,
+}
 
 /// What every route has at hand.
 pub struct Site {
@@ -85,13 +92,13 @@ pub struct Site {
     reads: Arc<dyn ReadStore>,
     auth: auth::Auth,
     hosts: hosts::Hosts,
-    views: Semaphore,
+    large: Larges,
 }
 
 impl Site {
     /// The running daemon, committed rows, who may, and under which names we answer.
     #[must_use]
     pub fn new(admin: Arc<dyn Admin>, reads: Arc<dyn ReadStore>, auth: auth::Auth, hosts: hosts::Hosts) -> Self {
-        Self { admin, reads, auth, hosts, views: Semaphore::new(VIEWS) }
+        Self { admin, reads, auth, hosts, large: Larges::default() }
     }
 }

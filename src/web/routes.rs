@@ -170,11 +170,24 @@ pub const ROUTES: &[Route] = &[
 /// What a handler is given.
 pub(super) struct Call {
     pub(super) site: Arc<Site>,
+    pub(super) trust: Trust,
     pub(super) caller: Option<Caller>,
     pub(super) parts: Parts,
     /// What stands in place of `{name}`, decoded.
     pub(super) captures: Vec<String>,
     pub(super) query: Query,
+}
+
+impl Call {
+    /// Makes a large answer.
+    pub(super) async fn large(&self, make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Bytes, Problem> {
+        let large = match self.trust {
+            Trust::Local => &self.site.large.local,
+            Trust::Anonymous if self.caller.is_some() => &self.site.large.token,
+            Trust::Anonymous => &self.site.large.public,
+        };
+        large.make(make).await
+    }
 }
 
 /// Answers a request; also says whether its body was not read to the end, so that the connection cannot go on.
@@ -239,7 +252,7 @@ where
         drain(body).await?;
         *unread = false;
     }
-    let call = Call { site, caller, parts, captures, query };
+    let call = Call { site, trust: peer.trust, caller, parts, captures, query };
     timeout(route.deadline, run(call))
         .await
         .unwrap_or_else(|_| Err(Problem::unavailable("too_slow", "it took too long, and may be tried again")))

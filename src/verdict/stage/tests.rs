@@ -9,6 +9,8 @@ use crate::model::{Cadence, Failure, Fault, Flap, Gap, GapReason, Observation, S
 use crate::probe::{Prepared, Probe, ProbeContext};
 use crate::verdict::expectation::Expectations;
 
+mod board;
+
 struct NoProbe;
 
 impl Probe for NoProbe {

@@ -1,11 +1,13 @@
 //! The resources below `/api/v1`.
 
+use std::sync::Arc;
+
 use hyper::StatusCode;
 use hyper::header::{HeaderValue, LINK};
 use serde::Serialize;
 
 use super::query::Query;
-use super::reply::{Problem, json, tagged};
+use super::reply::{Problem, json, reply, tagged};
 use super::routes::{Answer, Call};
 use crate::access::read::{MonitorName, MonitorView};
 use crate::access::{Caller, Viewer};
@@ -50,18 +52,11 @@ fn part<T: Serialize>(call: &Call, items: &[T], next: Option<String>) -> Answer 
     Ok(reply)
 }
 
-/// The running daemon's view. Making it takes a while when there are very many monitors, so not on a thread that checks
-/// need.
+/// The running daemon's view.
 pub(super) async fn overview(call: Call) -> Answer {
-    let (admin, viewer) = (call.site.admin.clone(), viewer(&call));
-    // Never closed; more than a few at once wait here, up to the route's deadline.
-    let _turn = call.site.views.acquire().await;
-    let made = tokio::task::spawn_blocking(move || json(StatusCode::OK, &admin.overview(viewer)));
-    made.await.unwrap_or_else(|error| {
-        log::error!("the overview could not be made: {error}");
-        let text = "see the daemon's log";
-        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal error", text))
-    })
+    let (admin, viewer) = (Arc::clone(&call.site.admin), viewer(&call));
+    let body = call.large(move || format!("{}\n", admin.overview(viewer)).into_bytes()).await?;
+    Ok(reply(StatusCode::OK, "application/json", body))
 }
 
 /// Reads the configuration again and applies it, or says what is wrong with it.

@@ -124,6 +124,30 @@ async fn without_the_store_those_that_are_known_go_on_for_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_store_that_hangs_is_not_asked_by_every_request() {
+    let house = house();
+    assert!(house.bearer(&house.reader).await.is_ok());
+    *house.store.away.lock().unwrap() = true;
+    tokio::time::advance(FRESH).await;
+    // One that fails at once costs nothing.
+    for asked in 2..5 {
+        assert!(house.bearer(&house.reader).await.is_ok());
+        assert_eq!(house.asked(), asked);
+    }
+    *house.store.slow.lock().unwrap() = Duration::from_secs(3);
+    let began = Instant::now();
+    for _ in 0..5 {
+        assert!(house.bearer(&house.reader).await.is_ok());
+    }
+    assert_eq!((house.asked(), began.elapsed()), (5, Duration::from_secs(3)));
+    // Back again, and revoked meanwhile.
+    *house.store.away.lock().unwrap() = false;
+    house.store.grants.lock().unwrap().clear();
+    tokio::time::advance(FRESH).await;
+    assert_eq!(house.bearer(&house.reader).await, Err(401));
+}
+
+#[tokio::test(start_paused = true)]
 async fn wrong_tokens_are_slowed_down_and_right_ones_are_not() {
     let house = house();
     assert!(house.bearer(&house.reader).await.is_ok());
