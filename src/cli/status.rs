@@ -88,6 +88,10 @@ fn table(overview: &Overview) -> String {
         let _ = writeln!(text, "! {}: {}", reason.code, escape(detail));
     }
     text.push('\n');
+    if overview.monitors.is_empty() && overview.readiness.role == "standby" {
+        text.push_str("A standby checks nothing. Ask for the monitors where the active daemon runs.\n");
+        return text;
+    }
     if overview.monitors.is_empty() {
         text.push_str(match overview.readiness.role.as_str() {
             "active" => {
@@ -170,6 +174,18 @@ fn age(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_standby_is_not_told_to_add_monitors() {
+        let overview: Overview = serde_json::from_str(
+            r#"{"version":"0.1.0","started_at":"2026-01-01T00:00:00Z","now":"2026-01-01T01:00:00Z","database":"external",
+                "readiness":{"ready":false,"role":"standby","reasons":[{"code":"standby","detail":"x"}],"notes":[]},
+                "monitors":[]}"#,
+        )
+        .unwrap();
+        let text = table(&overview);
+        assert!(text.contains("A standby checks nothing") && !text.contains("No monitors yet"), "{text}");
+    }
 
     #[test]
     fn the_table_reads_well_and_hostile_names_stay_in_their_cell() {

@@ -84,7 +84,10 @@ fn keep(
     let _ = started.send(Ok(()));
     while staying.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         let Some(status) = cluster.exited() else { continue };
-        log::error!("the embedded PostgreSQL ended ({status}) and is started again");
+        // Of itself it never ends well.
+        let hint =
+            if status.success() { ": somebody else stopped it; a systemd unit needs KillMode=mixed" } else { "" };
+        log::error!("the embedded PostgreSQL ended ({status}) and is started again{hint}");
         match Cluster::start(lock, options) {
             Ok(again) => cluster = again,
             Err(error) => log::error!("the embedded PostgreSQL does not start, tried again: {error}"),

@@ -200,8 +200,9 @@ impl Keeper {
         let downtimes = self.journal_does(DiskJournal::downtimes).await;
         match self.store.record_downtime(checking, &downtimes).await {
             Ok(Some(gap)) => {
-                let (seconds, since) = ((gap.to_at - gap.from_at).num_seconds(), gap.from_at.format("%F %T UTC"));
-                log::info!("nothing was checked for {seconds} s, since {since}: noted as a gap");
+                let seconds = (gap.to_at - gap.from_at).as_seconds_f64();
+                let since = gap.from_at.format("%F %T UTC");
+                log::info!("nothing was checked for {seconds:.1} s, since {since}: noted as a gap");
             }
             Ok(None) => {}
             Err(fault) => return Ok(Seen::Away(fault.to_string())),
@@ -211,7 +212,10 @@ impl Keeper {
     }
 
     fn taken(&self, holder: &str, until: chrono::DateTime<chrono::Utc>) -> Seen {
-        self.role.set(Role::Standby(format!("daemon {holder} is active, its lease lasts until {until}")));
+        self.role.set(Role::Standby(format!(
+            "daemon {holder} is active, its lease lasts until {}",
+            until.format("%F %T UTC")
+        )));
         Seen::Taken
     }
 
@@ -267,9 +271,15 @@ impl Keeper {
     /// Renews the lease until another daemon has it, or until shutdown. A renewal that is under way is not cut off: the
     /// server might do it after the lease was given up.
     async fn hold(&self, shutdown: &mut Shutdown) {
-        let mut renewed_at = Instant::now();
+        let (mut renewed_at, mut told) = (Instant::now(), false);
         loop {
             let lapsed = renewed_at.elapsed() >= LEASE;
+            if lapsed && !told {
+                log::warn!(
+                    "the lease ran out: a daemon that reaches the database may be active by now; checks go on here"
+                );
+            }
+            told = lapsed;
             tokio::select! {
                 () = sleep(if lapsed { LOOK } else { RENEW }) => {}
                 () = self.suspect.notified() => {}
@@ -284,7 +294,7 @@ impl Keeper {
                 }
                 Err(fault @ StoreFault::Fenced(_)) => {
                     self.store.forget_lease();
-                    log::warn!("{fault}: this daemon steps down and waits as a standby");
+                    log::warn!("{fault}; this one steps down and waits as a standby");
                     self.role.set(Role::Standby(fault.to_string()));
                     tokio::select! {
                         () = self.tell(Event::Standby) => {}

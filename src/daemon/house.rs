@@ -259,9 +259,15 @@ impl House {
     /// 4. the embedded database, 8 s at the most.
     ///
     /// Nothing here hears signals: the main thread does, and ends the process at the second.
-    pub(super) async fn end(mut self) {
+    pub(super) async fn end(self) {
         log::info!("shutting down");
-        self.systemd.stopping();
+        let systemd = self.systemd.clone();
+        systemd.stopping();
+        systemd.while_ending(self.end_in_order()).await;
+        log::info!("ended");
+    }
+
+    async fn end_in_order(mut self) {
         if let Some(term) = &mut self.term {
             term.finish().await;
         }
@@ -278,7 +284,6 @@ impl House {
         if let Some(cluster) = self.cluster {
             cluster.stop().await;
         }
-        log::info!("ended");
     }
 }
 

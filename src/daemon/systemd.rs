@@ -88,6 +88,9 @@ impl Systemd {
 
     /// A shutdown begins.
     pub(super) fn stopping(&self) {
+        if let Some(inner) = &self.0 {
+            inner.ready.send_replace(false);
+        }
         self.send("STOPPING=1\nSTATUS=shutting down");
     }
 
@@ -116,6 +119,21 @@ impl Systemd {
             tokio::select! {
                 done = &mut starting => return done,
                 _ = ticks.tick() => self.send("EXTEND_TIMEOUT_USEC=30000000"),
+            }
+        }
+    }
+
+    /// Feeds the watchdog while `ending` goes on. The scheduler moves no more then, and systemd would end what is still
+    /// being recorded; each stage of the end has a deadline of its own.
+    pub(super) async fn while_ending<T>(&self, ending: impl Future<Output = T>) -> T {
+        let Some(every) = self.0.as_ref().and_then(|inner| inner.ping_every) else { return ending.await };
+        let mut ticks = interval(every);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::pin!(ending);
+        loop {
+            tokio::select! {
+                done = &mut ending => return done,
+                _ = ticks.tick() => self.send("WATCHDOG=1"),
             }
         }
     }
@@ -181,6 +199,10 @@ impl Systemd {
             tokio::select! {
                 () = stop.wait() => return,
                 _ = ticks.tick() => {}
+            }
+            if !*inner.ready.borrow() {
+                // The end is under way, and feeds it.
+                continue;
             }
             let since = Instant::now().saturating_duration_since(progress());
             if since < STILL {

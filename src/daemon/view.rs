@@ -147,7 +147,8 @@ impl View {
     fn tell_live(&self, live: &Live, active: bool, reasons: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
         let report = live.catalog.get();
         if active {
-            let fault = live.recorder.fault().or(report.store_fault).or_else(|| self.role.fault());
+            // The lease's first: it says when another daemon may be active.
+            let fault = self.role.fault().or_else(|| live.recorder.fault()).or(report.store_fault);
             reasons.extend(fault.map(|fault| reason("store_away", fault)));
         }
         let overdue = live.dispatch.overdue(Instant::now());

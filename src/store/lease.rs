@@ -153,7 +153,7 @@ impl Store {
                 .execute(&self.pool)
                 .await?;
             if done.rows_affected() == 0 {
-                return Err(Problem::Fault(StoreFault::Fenced("the lease was taken by another daemon".to_owned())));
+                return Err(Problem::Fault(StoreFault::Fenced("it has taken the lease".to_owned())));
             }
             Ok(())
         })

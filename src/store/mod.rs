@@ -205,9 +205,9 @@ fn pool(connections: u32, schema: &str, more: &str) -> PgPoolOptions {
         quoted(schema)
     )
     .into();
-    let options = PgPoolOptions::new().max_connections(connections).acquire_timeout(ACQUIRE_TIMEOUT);
-    // Who waits tells its own story when the store is slow or away.
-    options.acquire_slow_level(log::LevelFilter::Debug).after_connect(move |conn, _| {
+    // A slow database is told by whoever asked it, and in words that name it.
+    let options = PgPoolOptions::new().max_connections(connections).acquire_slow_level(log::LevelFilter::Debug);
+    options.acquire_timeout(ACQUIRE_TIMEOUT).after_connect(move |conn, _| {
         let setup = setup.to_string();
         Box::pin(async move {
             conn.execute(AssertSqlSafe(setup)).await?;

@@ -188,3 +188,20 @@ async fn a_watchdog_of_another_process_is_not_fed() {
     assert_eq!(manager.hears().await, "READY=1");
     assert!(!manager.hears_within(Duration::from_secs(5)).await);
 }
+
+#[tokio::test]
+async fn an_end_that_takes_long_feeds_the_watchdog() {
+    let (manager, address) = Manager::at_path();
+    let systemd_there = systemd(&[("NOTIFY_SOCKET", &address), ("WATCHDOG_USEC", "100000")]);
+    let (done, ended) = tokio::sync::oneshot::channel();
+    let hear = async {
+        for _ in 0..3 {
+            assert_eq!(manager.hears().await, "WATCHDOG=1");
+        }
+        done.send(7).unwrap();
+    };
+    let (heard, ()) = tokio::join!(systemd_there.while_ending(ended), hear);
+    assert_eq!(heard, Ok(7));
+    // Without a watchdog it only waits.
+    assert_eq!(systemd(&[]).while_ending(async { 8 }).await, 8);
+}
