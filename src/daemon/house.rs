@@ -15,7 +15,7 @@ use super::metrics::{Sources, Stamps};
 use super::pipeline::Shared;
 use super::readable::Readable;
 use super::role::SharedRole;
-use super::source::{ConfigSource, First, Links, net_of};
+use super::source::{ConfigSource, First, Links, net_of, watched};
 use super::systemd::Systemd;
 use super::tasks::{Ended, Restarts, Tasks};
 use super::term::Term;
@@ -388,15 +388,4 @@ async fn cluster_ended(cluster: &mut Option<Embedded>) -> Stop {
 
 fn unexpected(Ended { name, how }: Ended) -> Stop {
     Stop::new(Exit::Failure, format!("the task {name:?} {how} unexpectedly"))
-}
-
-/// What is watched, for the greeting.
-fn watched(first: &First) -> String {
-    let path = first.path.display();
-    match (first.sources.found, first.settings.monitors.len()) {
-        (false, _) => format!("no {path}, so built-in defaults: monitors come from the database only"),
-        (true, 0) => format!("{path}, which has no monitors yet"),
-        (true, 1) => format!("{path}, 1 monitor"),
-        (true, number) => format!("{path}, {number} monitors"),
-    }
 }

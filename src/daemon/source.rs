@@ -301,5 +301,16 @@ impl FileSource for ConfigSource {
     }
 }
 
+/// What is watched, for the greeting.
+pub(super) fn watched(first: &First) -> String {
+    let path = first.path.display();
+    match (first.sources.found, first.settings.monitors.len()) {
+        (false, _) => format!("no {path}, so built-in defaults: monitors come from the database only"),
+        (true, 0) => format!("{path}, which has no monitors yet"),
+        (true, 1) => format!("{path}, 1 monitor"),
+        (true, number) => format!("{path}, {number} monitors"),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::{Connection as _, PgConnection};
+use tokio::time::sleep;
 
 use super::{Problem, Store, finish, within};
 use crate::model::{Gap, GapReason, StoreFault};
@@ -96,14 +97,20 @@ impl Store {
         within(DEADLINE, async {
             let mut conn = self.pool.acquire().await?;
             let backend: i32 = sqlx::query_scalar(BACKEND).fetch_one(&mut *conn).await?;
-            let taking = sqlx::query_scalar(ACQUIRE)
-                .bind(&*self.region)
-                .bind(holder)
-                .bind(f64::from(LEASE_SECONDS))
-                .fetch_optional(&mut *conn);
-            let epoch: Option<i64> = tokio::select! {
-                epoch = taking => epoch?,
-                () = self.evict(backend) => None,
+            let epoch: Option<i64> = {
+                let taking = sqlx::query_scalar(ACQUIRE)
+                    .bind(&*self.region)
+                    .bind(holder)
+                    .bind(f64::from(LEASE_SECONDS))
+                    .fetch_optional(&mut *conn);
+                tokio::pin!(taking);
+                loop {
+                    tokio::select! {
+                        epoch = &mut taking => break epoch?,
+                        // Not cut off by its own success, which is to be told.
+                        () = sleep(EVICT_EVERY) => self.evict(backend).await,
+                    }
+                }
             };
             if let Some(epoch) = epoch {
                 self.epoch.store(epoch, Ordering::Release);
@@ -128,15 +135,12 @@ impl Store {
         .await
     }
 
-    /// Ends daemons that hold up this backend. Never returns.
+    /// Ends daemons that hold up this backend.
     async fn evict(&self, backend: i32) {
-        loop {
-            tokio::time::sleep(EVICT_EVERY).await;
-            match sqlx::query_scalar::<_, i64>(EVICT).bind(backend).fetch_one(&self.pool).await {
-                Ok(0) => {}
-                Ok(_) => log::warn!("a daemon that stands still held up the lease: its connection was ended"),
-                Err(error) => log::debug!("who holds up the lease cannot be asked: {error}"),
-            }
+        match sqlx::query_scalar::<_, i64>(EVICT).bind(backend).fetch_one(&self.pool).await {
+            Ok(0) => {}
+            Ok(_) => log::warn!("a daemon that stands still held up the lease: its connection was ended"),
+            Err(error) => log::debug!("who holds up the lease cannot be asked: {error}"),
         }
     }
 
