@@ -14,18 +14,33 @@ const GUARDED_FROM: usize = 20;
 /// How many keys of a list are shown.
 const SHOWN: usize = 5;
 
-/// How much a merge may archive.
+/// How much a merge may archive. `had` is how many monitors the file had when something came to be held: what is added
+/// since must not make what is lost look like little.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Guard {
     /// The daemon has just started: nobody has seen this configuration beside the running monitors. What is too much is
     /// held, all else is written. Without any monitor the configuration may be the wrong one: then all are held.
-    Start,
+    #[allow(missing_docs, reason = "above")]
+    Start { had: Option<usize> },
     /// The configuration has changed: what is too much is refused, and nothing is written.
-    Reload,
+    #[allow(missing_docs, reason = "above")]
+    Reload { had: Option<usize> },
     /// The configuration in force is brought to the rows once more. What is too much is held, all else is written.
-    Again,
+    #[allow(missing_docs, reason = "above")]
+    Again { had: Option<usize> },
     /// Somebody said that it is meant.
     Force,
+}
+
+impl Guard {
+    /// How many monitors the file had when something came to be held; none: nothing is.
+    #[must_use]
+    pub const fn had(self) -> Option<usize> {
+        match self {
+            Self::Start { had } | Self::Reload { had } | Self::Again { had } => had,
+            Self::Force => None,
+        }
+    }
 }
 
 /// What would be archived, and may not.
@@ -117,9 +132,10 @@ impl Assignment {
     /// What would be archived, if that is more than the guard lets through.
     #[must_use]
     pub fn guarded(&self, stored: &[StoredRow], guard: Guard) -> Option<Archiving> {
-        let (count, of) = (self.gone.len(), self.living);
+        let count = self.gone.len();
+        let of = guard.had().map_or(self.living, |had| had.clamp(count, self.living));
         let most = of >= GUARDED_FROM && count > of / 2;
-        let all = guard == Guard::Start && self.places.is_empty() && count > 0;
+        let all = matches!(guard, Guard::Start { .. }) && self.places.is_empty() && count > 0;
         if guard == Guard::Force || !(most || all) {
             return None;
         }
@@ -232,7 +248,7 @@ impl Plan {
         assignment: &Assignment,
         differing: impl Fn(usize) -> Vec<String>,
     ) -> Self {
-        let mut plan = Self { refused: assignment.guarded(stored, Guard::Reload), ..Self::default() };
+        let mut plan = Self { refused: assignment.guarded(stored, Guard::Reload { had: None }), ..Self::default() };
         for (index, (row, place)) in rows.iter().zip(&assignment.places).enumerate() {
             let key = row.key.to_string();
             let (Place::Own(at) | Place::Renamed(at)) = place else {

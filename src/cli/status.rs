@@ -1,6 +1,7 @@
 //! `lamplighter status`: the running daemon's view, as a table.
 
 use std::fmt::Write as _;
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -67,7 +68,8 @@ pub(super) fn run(arguments: &StatusArgs, config: Option<&Path>, environment: &E
             .map_err(|error| Stop::new(Exit::Failure, format!("the daemon's answer is not understood: {error}")))?;
         let text = if arguments.json { String::from_utf8_lossy(&body).into_owned() } else { table(&overview) };
         // Home and clear below, so that a redraw does not flicker.
-        let text = if arguments.watch && !arguments.json { format!("\x1b[H\x1b[J{text}") } else { text };
+        let redraw = arguments.watch && !arguments.json && std::io::stdout().is_terminal();
+        let text = if redraw { format!("\x1b[H\x1b[J{text}") } else { text };
         if !exit::say(&text) || !arguments.watch {
             let down = overview.monitors.iter().any(|row| row.status == "down");
             return Ok(if down { Exit::Failure } else { Exit::Ok });
@@ -85,7 +87,9 @@ fn table(overview: &Overview) -> String {
     );
     for reason in overview.readiness.reasons.iter().chain(&overview.readiness.notes) {
         let detail = reason.detail.as_deref().unwrap_or_default();
-        let _ = writeln!(text, "! {}: {}", reason.code, escape(detail));
+        // Findings about a configuration are several lines.
+        let detail: Vec<_> = detail.lines().map(escape).collect();
+        let _ = writeln!(text, "! {}: {}", reason.code, detail.join("\n    "));
     }
     text.push('\n');
     if overview.monitors.is_empty() && overview.readiness.role == "standby" {

@@ -244,7 +244,7 @@ impl Store {
         let found = users(tx, &rows).await?;
         let mut work = Work::plan(rows, existing, found, Arc::clone(&self.baseline)).await?;
         let guarded = work.assignment.guarded(&work.existing.stored, guard);
-        if let (Some(archiving), Guard::Reload) = (&guarded, guard) {
+        if let (Some(archiving), Guard::Reload { .. }) = (&guarded, guard) {
             return Ok((MergeAnswer::Refused(archiving.clone()), None));
         }
         if work.owners.contains(&None) {

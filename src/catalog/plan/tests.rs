@@ -30,21 +30,23 @@ fn rows_are_assigned_by_key_then_by_former_key_then_anew() {
 
 #[test]
 fn more_than_half_of_at_least_twenty_is_guarded() {
-    use Guard::{Again, Force, Reload, Start};
+    let had = None;
+    let (again, force, reload, start) =
+        (Guard::Again { had }, Guard::Force, Guard::Reload { had }, Guard::Start { had });
     for (living, left, guard, expected) in [
-        (19, 1, Reload, false),
-        (20, 10, Reload, false),
-        (20, 9, Reload, true),
-        (21, 11, Reload, false),
-        (21, 10, Reload, true),
-        (20, 9, Start, true),
-        (20, 9, Again, true),
-        (20, 0, Force, false),
-        (3, 0, Reload, false),
-        (3, 0, Again, false),
-        (3, 0, Start, true),
-        (3, 1, Start, false),
-        (0, 0, Start, false),
+        (19, 1, reload, false),
+        (20, 10, reload, false),
+        (20, 9, reload, true),
+        (21, 11, reload, false),
+        (21, 10, reload, true),
+        (20, 9, start, true),
+        (20, 9, again, true),
+        (20, 0, force, false),
+        (3, 0, reload, false),
+        (3, 0, again, false),
+        (3, 0, start, true),
+        (3, 1, start, false),
+        (0, 0, start, false),
     ] {
         let rows = many(living);
         let found = keep(&rows, left).guarded(&rows, guard);
@@ -56,23 +58,35 @@ fn more_than_half_of_at_least_twenty_is_guarded() {
 }
 
 #[test]
+fn what_is_added_since_does_not_outweigh_what_is_held() {
+    let rows = many(120);
+    let added = keep(&rows, 100);
+    assert_eq!(added.guarded(&rows, Guard::Again { had: None }), None);
+    for guard in [Guard::Again { had: Some(30) }, Guard::Reload { had: Some(30) }] {
+        let found = added.guarded(&rows, guard).unwrap();
+        assert_eq!((found.count, found.of), (20, 30));
+    }
+    assert_eq!(added.guarded(&rows, Guard::Reload { had: Some(40) }), None);
+}
+
+#[test]
 fn renaming_all_is_no_archiving_and_archived_rows_do_not_count() {
     let rows = many(40);
     let renamed: Vec<(String, &str)> = rows.iter().map(|row| (format!("new-{}", row.key), row.key.as_str())).collect();
     let found = assign(&rows, renamed.iter().map(|(key, former)| (key.as_str(), Some(*former))));
-    assert_eq!((found.gone.len(), found.guarded(&rows, Guard::Start)), (0, None));
+    assert_eq!((found.gone.len(), found.guarded(&rows, Guard::Start { had: None })), (0, None));
     let mut rows = many(40);
     rows.iter_mut().skip(15).for_each(|row| row.archived = true);
-    assert_eq!(keep(&rows, 0).guarded(&rows, Guard::Reload), None);
+    assert_eq!(keep(&rows, 0).guarded(&rows, Guard::Reload { had: None }), None);
 }
 
 #[test]
 fn what_is_held_is_told_in_one_sentence() {
     let rows = many(40);
-    let told = keep(&rows, 2).guarded(&rows, Guard::Reload).unwrap().to_string();
+    let told = keep(&rows, 2).guarded(&rows, Guard::Reload { had: None }).unwrap().to_string();
     assert_eq!(told, "38 of 40 monitors (m002, m003, m004, m005, m006 and 33 more)");
     let rows = many(2);
-    let told = keep(&rows, 0).guarded(&rows, Guard::Start).unwrap().to_string();
+    let told = keep(&rows, 0).guarded(&rows, Guard::Start { had: None }).unwrap().to_string();
     assert_eq!(told, "2 of 2 monitors (m000, m001)");
 }
 

@@ -112,7 +112,7 @@ impl<S: CatalogStore> Follower<S> {
             editions: 0,
             reload_began: None,
             candidate: None,
-            guard: Guard::Start,
+            guard: Guard::Start { had: None },
             merged_edition: None,
             held: HashSet::new(),
             guarded: None,

@@ -37,8 +37,9 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    pub(super) const fn guard(&self) -> Guard {
-        if self.force { Guard::Force } else { Guard::Reload }
+    /// Over it, when this guard is over what is in force.
+    pub(super) const fn guard(&self, in_force: Guard) -> Guard {
+        if self.force { Guard::Force } else { Guard::Reload { had: in_force.had() } }
     }
 }
 
@@ -163,7 +164,7 @@ impl<S: CatalogStore> Follower<S> {
     pub(super) async fn decide_without_store(&mut self) {
         let Some(candidate) = self.candidate.take() else { return };
         let (keys, definitions) = (Arc::clone(&self.keys), Arc::clone(&candidate.definitions));
-        let guard = candidate.guard();
+        let guard = candidate.guard(self.guard);
         match off_loop(move || merge::guarded_by_keys(&keys, &definitions, guard)).await {
             Some(archiving) => self.refuse(&archiving),
             None => self.accept(candidate, None).await,
@@ -183,12 +184,16 @@ impl<S: CatalogStore> Follower<S> {
             (report.file_error, report.needs_restart) = (None, needs_restart);
             report.reloaded(true, now);
         });
+        let guard = candidate.guard(self.guard);
         let before = std::mem::replace(&mut self.definitions, candidate.definitions);
         self.edition = candidate.edition;
         // Freeing 100,000 of them takes longer than a check may wait.
         drop(spawn_blocking(move || drop(before)));
         // Said once, for this content: what comes later is guarded again.
-        self.guard = if candidate.force { Guard::Force } else { Guard::Again };
+        self.guard = match guard {
+            Guard::Reload { had } => Guard::Again { had },
+            guard => guard,
+        };
         // The defaults may be others.
         let rows = self.rows.all();
         match merged {

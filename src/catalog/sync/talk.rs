@@ -67,10 +67,11 @@ impl<S: CatalogStore> Follower<S> {
     /// The next question of what must be known before the next publication.
     pub(super) fn next_question(&mut self) -> Option<Question> {
         let store = Arc::clone(&self.store);
+        let in_force = self.guard;
         let candidate = self.candidate.as_mut().filter(|candidate| !candidate.asked);
         let merge = if let Some(candidate) = candidate {
             candidate.asked = true;
-            Some((candidate.edition, Arc::clone(&candidate.definitions), candidate.guard()))
+            Some((candidate.edition, Arc::clone(&candidate.definitions), candidate.guard(in_force)))
         } else if self.candidate.is_none() && std::mem::take(&mut self.due.merge) {
             Some((self.edition, Arc::clone(&self.definitions), self.guard))
         } else {
@@ -225,9 +226,11 @@ impl<S: CatalogStore> Follower<S> {
             let forced = if self.guard == Guard::Force { " (forced)" } else { "" };
             log::info!(monitors = merged.archived.len(); "monitors left the configuration and are archived{forced}");
         }
-        if self.guard != Guard::Start {
-            self.guard = Guard::Again;
-        }
+        let had = merged.guarded.as_ref().map(|archiving| archiving.of);
+        self.guard = match self.guard {
+            Guard::Start { .. } => Guard::Start { had },
+            _ => Guard::Again { had },
+        };
         self.hold(&merged);
         (self.merged_at, self.merged_edition) = (Some(Instant::now()), Some(self.edition));
         self.stored = merged.ids.values().map(|(id, _)| *id).collect();

@@ -199,7 +199,7 @@ impl FakeStore {
         let keys = files.iter().map(|file| (file.key.as_str(), file.renamed_from.as_ref().map(MonitorKey::as_str)));
         let assignment = assign(&stored, keys);
         merged.guarded = assignment.guarded(&stored, guard);
-        if let (Some(archiving), Guard::Reload) = (&merged.guarded, guard) {
+        if let (Some(archiving), Guard::Reload { .. }) = (&merged.guarded, guard) {
             return MergeAnswer::Refused(archiving.clone());
         }
         for (file, place) in files.iter().zip(&assignment.places) {

@@ -34,7 +34,7 @@ async fn one_holder_and_fenced_writes() {
     let late = first.record(&batch(vec![Record::Check(check(id, true, now()))])).await;
     assert!(matches!(late, Err(StoreFault::Fenced(_))), "{late:?}");
     assert!(matches!(
-        first.merge(std::sync::Arc::from([]), lamplighter::catalog::plan::Guard::Start).await,
+        first.merge(std::sync::Arc::from([]), lamplighter::catalog::plan::Guard::Start { had: None }).await,
         Err(StoreFault::Fenced(_))
     ));
     assert!(matches!(first.write_status(&[]).await, Err(StoreFault::Fenced(_))));

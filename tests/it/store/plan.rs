@@ -72,7 +72,7 @@ async fn step(db: &TestDb, store: &Store, file: &BTreeMap<String, Generated>) {
     let before = table(db).await;
     let plan = store.plan(std::sync::Arc::clone(&rows)).await.unwrap();
     assert_eq!(table(db).await, before, "planning changes nothing");
-    let answer = store.merge(std::sync::Arc::clone(&rows), Guard::Reload).await.unwrap();
+    let answer = store.merge(std::sync::Arc::clone(&rows), Guard::Reload { had: None }).await.unwrap();
     let answer = match answer {
         MergeAnswer::Refused(archiving) => {
             assert_eq!(plan.refused.as_ref(), Some(&archiving));
@@ -141,12 +141,14 @@ async fn two_merges_at_once_never_archive_more_than_one_may() {
         file_rows(&only).remove(0)
     };
     let all: Vec<FileRow> = (0..40).map(row).collect();
-    assert!(matches!(store.merge(all.clone().into(), Guard::Start).await.unwrap(), MergeAnswer::Done(_)));
+    assert!(matches!(store.merge(all.clone().into(), Guard::Start { had: None }).await.unwrap(), MergeAnswer::Done(_)));
     // Each keeps half; together they would leave nothing.
     let other = store.clone();
     let (first, second) = (all[..20].to_vec(), all[20..].to_vec());
-    let (first, second) =
-        tokio::join!(store.merge(first.into(), Guard::Reload), other.merge(second.into(), Guard::Reload));
+    let (first, second) = tokio::join!(
+        store.merge(first.into(), Guard::Reload { had: None }),
+        other.merge(second.into(), Guard::Reload { had: None })
+    );
     let refused = [first.unwrap(), second.unwrap()].iter().filter(|a| matches!(a, MergeAnswer::Refused(_))).count();
     assert_eq!(refused, 1);
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE archived_at IS NULL").await, 20);

@@ -258,3 +258,27 @@ async fn sources_that_lose_a_monitor_unasked_must_stay_so() {
     let took = began.elapsed();
     assert!((Duration::from_secs(2)..Duration::from_secs(4)).contains(&took), "{took:?}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_stays_held_however_much_the_file_adds() {
+    let (rows, remembered) = left_behind(30).await;
+    let others = |from: usize, to: usize| {
+        let names: Vec<String> = (from..to).map(|number| format!("other{number:03}")).collect();
+        monitors(&names.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let mut world = World::start(Plan { toml: others(0, 100), rows, remembered: Some(remembered), ..Plan::default() });
+    assert_eq!(world.update().await.snapshot.monitors.len(), 130);
+    world.quiet().await;
+    world.minute().await;
+    assert_eq!(world.ids().len(), 130);
+    // Nor does an edit let them go.
+    world.write(&others(0, 101));
+    assert!(!world.reloaded().await.applied);
+    world.minute().await;
+    assert_eq!((world.ids().len(), world.report.get().archive_held.map(|held| held.count)), (130, Some(30)));
+
+    let answer = world.reloaded_with(true).await;
+    assert_eq!((answer.applied, answer.removed), (true, 30), "{answer:?}");
+    world.quiet_after_update().await;
+    assert_eq!((world.ids().len(), world.report.get().archive_held), (101, None));
+}
