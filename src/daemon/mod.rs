@@ -1,8 +1,8 @@
 //! The composition root: builds the parts, makes every channel, starts the tasks, and stops them in order.
 //!
-//! The main thread hears signals and nothing else ([`signals`]). The embedded database has a thread of its own
-//! ([`cluster`]). Everything else is tasks: those that stand from the start to the end ([`house`]), and those of a term
-//! ([`term`], built by [`pipeline`]), which begin when the lease is gained and end when it is lost ([`database`]).
+//! The main thread hears signals and nothing else (`signals`). The embedded database has a thread of its own
+//! (`cluster`). Everything else is tasks: those that stand from the start to the end (`house`), and those of a term
+//! (`term`, built by `pipeline`), which begin when the lease is gained and end when it is lost (`database`).
 
 mod chores;
 mod cluster;
