@@ -50,6 +50,7 @@ fn check_at(seconds: i64, verdict: Verdict) -> Check {
         address: None,
         http_version: None,
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: at(seconds),
     }
@@ -67,6 +68,7 @@ fn seen(check: &Check) -> Box<Evidence> {
         headers: Vec::new(),
         excerpt: None,
         certificate: None,
+        details: None,
     })
 }
 
