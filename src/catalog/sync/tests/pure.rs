@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::diff::diff;
-use crate::catalog::merge::{self, Entries, Ids};
+use crate::catalog::merge::{Entries, Ids};
 
 /// Also what the file's own checks refuse.
-fn definitions(pairs: &[(&str, Option<&str>)]) -> Vec<Definition> {
+fn definitions(pairs: &[(&str, Option<&str>)]) -> Vec<Located> {
     let names: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
     let mut definitions = settings(&monitors(&names)).monitors;
     for (definition, (_, from)) in definitions.iter_mut().zip(pairs) {
-        definition.renamed_from = from.map(key);
+        Arc::make_mut(&mut definition.definition).renamed_from = from.map(key);
     }
     definitions
 }
