@@ -198,13 +198,18 @@ impl ConfigSource {
 
     /// Everything that must be right before anything of it counts.
     fn validate(&self, sources: &Sources) -> Result<(Settings, Net), String> {
-        let (had_file, filled_before) = {
+        let (had_file, filled_before, in_force) = {
             let inner = self.lock();
-            (inner.mark.found, inner.mark.filled.clone())
+            (inner.mark.found, inner.mark.filled.clone(), Arc::clone(&inner.definitions))
         };
         let settings = {
             let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
-            read_settings(sources, &self.environment, &mut former).map_err(|refusal| refusal.to_string())?
+            let mut settings =
+                read_settings(sources, &self.environment, &mut former).map_err(|refusal| refusal.to_string())?;
+            // What is equal to what is in force is there once, whoever holds it.
+            definition::share(&in_force, &mut settings.monitors);
+            former.adopt(&settings.monitors);
+            settings
         };
         if had_file && !sources.found {
             return Err(format!("{}: the file is gone; restore it, or restart to run without it", self.path.display()));
@@ -235,11 +240,7 @@ impl ConfigSource {
             }
         }
         // What was refused is read again even if it is the same: what it refers to may be there now.
-        let in_force = Arc::clone(&self.lock().definitions);
-        let validated = self.validate(sources).map(|(mut settings, net)| {
-            definition::share(&in_force, &mut settings.monitors);
-            (settings, net)
-        });
+        let validated = self.validate(sources);
         let mut inner = self.lock();
         match validated {
             Ok((mut settings, net)) => {

@@ -28,6 +28,15 @@ pub struct Former {
 }
 
 impl Former {
+    /// Keeps these definitions instead of those that are equal to them: `monitors` are of the reading that left this.
+    pub fn adopt(&mut self, monitors: &[Located]) {
+        if self.monitors.len() == monitors.len() {
+            for (former, located) in self.monitors.iter_mut().zip(monitors) {
+                former.1 = Arc::clone(&located.definition);
+            }
+        }
+    }
+
     /// The definitions of pieces that are as they were, in the order of the pieces.
     fn same(&self, pieces: &[Piece<'_>], defaults: &Defaults) -> Vec<Option<Arc<Definition>>> {
         if !self.defaults.say_the_same(defaults) {

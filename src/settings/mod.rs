@@ -1,7 +1,7 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
 //!
-//! Rules (pure, but for files that references name): `tree`, `document`, `reader`, `diagnostic`, `duration`, `size`.
-//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`. Reading from disk: `file`.
+//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`.
+//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`. Reading from disk: `file`.
 
 pub mod again;
 mod common;
