@@ -17,6 +17,7 @@ use super::tasks::Restarts;
 use crate::access::Viewer;
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadCount, ReloadRequest, SharedReport};
+use crate::cli::counted;
 use crate::clock::Wall;
 use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::RecorderStats;
@@ -133,7 +134,7 @@ impl View {
             let of_down = tally.monitors.iter().filter(|((status, _), _)| *status == Status::Down);
             let down: usize = of_down.map(|(_, count)| count).sum();
             let all: usize = tally.monitors.values().sum();
-            parts.insert(1, format!("{all} monitors, {down} down"));
+            parts.insert(1, format!("{}, {down} down", counted(all, "monitor")));
         }
         parts.join("; ")
     }
@@ -156,8 +157,10 @@ impl View {
             reasons.push(reason("scheduler_stuck", format!("nothing was fired for {} s", overdue.silent.as_secs())));
         } else if overdue.count > 0 {
             let example = overdue.example.as_deref().unwrap_or_default();
-            reasons
-                .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
+            reasons.push(reason(
+                "overdue",
+                format!("{} by three intervals, such as {example}", counted(overdue.count, "monitor")),
+            ));
         }
         notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
         notes.extend(report.archive_held.map(|archiving| {

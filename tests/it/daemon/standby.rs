@@ -62,6 +62,10 @@ async fn a_standby_says_so_and_checks_nothing() {
     let asked = one.hits("/");
     until("the active one goes on", MOST, async || (one.hits("/") > asked + 2).then_some(())).await;
     assert_eq!(other.hits("/"), 0);
+    let status = homes[1].output(&["status"]);
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert_eq!(status.status.code(), Some(3), "nothing is known of the monitors here: {text}");
+    assert!(text.contains("! standby: ") && text.contains("A standby checks nothing"), "{text}");
     let reload = homes[1].output(&["reload"]);
     assert_eq!(reload.status.code(), Some(1), "a standby reads the file when it takes over");
     // SIGTERM, also of a standby, is a clean end; the active one does not notice.
@@ -134,6 +138,8 @@ async fn a_frozen_one_is_replaced_and_steps_down_when_it_thaws() {
     first.signal(Signal::CONT);
     wait_role(&first, "standby").await;
     assert!(!first.log().contains("panicked"), "{}", first.log());
+    let promises = |line: &str| line.contains("another daemon is active") && line.contains("checks go on");
+    assert!(!first.log().lines().any(promises), "{}", first.log());
     // It is the same process, and checks no more.
     let asked = one.hits("/");
     let seen = other.answers("/");
