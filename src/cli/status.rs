@@ -52,6 +52,15 @@ struct Row {
     #[serde(default)]
     overdue: bool,
     last: Option<Last>,
+    /// Why it is down, when no check of this daemon's life says it.
+    #[serde(default)]
+    first_bad: Option<Bad>,
+}
+
+#[derive(Deserialize)]
+struct Bad {
+    failure: Option<String>,
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -171,11 +180,12 @@ fn table(overview: &Overview, width: Option<usize>) -> String {
 fn cells(row: &Row, now: DateTime<Utc>) -> [String; 7] {
     let ago = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), |at| age(at, now));
     let last = row.last.as_ref();
-    let why = last.and_then(|last| match (&last.failure, &last.message) {
-        (Some(failure), Some(message)) => Some(format!("{failure}: {message}")),
-        (Some(failure), None) => Some(failure.clone()),
+    let bad = row.first_bad.as_ref().map(|bad| (&bad.failure, &bad.message));
+    let why = match last.map(|last| (&last.failure, &last.message)).or(bad) {
+        Some((Some(failure), Some(message))) => Some(format!("{failure}: {message}")),
+        Some((Some(failure), None)) => Some(failure.clone()),
         _ => None,
-    });
+    };
     let why = match (row.overdue, why) {
         (true, Some(why)) => Some(format!("overdue; {why}")),
         (true, None) => Some("overdue".to_owned()),
@@ -240,6 +250,8 @@ mod tests {
                 "monitors":[
                   {"monitor":"shop","url":"https://shop.example/","status":"up","since":"2026-01-01T00:00:01Z",
                    "last":{"checked_at":"2026-01-01T00:59:55Z","response_time_ms":41,"failure":null,"message":null}},
+                  {"monitor":"old","url":"tcp://127.0.0.1:2","status":"down","since":null,"last":null,
+                   "first_bad":{"checked_at":"2026-01-01T00:00:00.000Z","failure":"dns_nxdomain","message":"no such name"}},
                   {"monitor":"a\nb","url":"tcp://127.0.0.1:1","status":"down","since":null,"overdue":true,
                    "last":{"checked_at":"2026-01-01T00:59:59Z","response_time_ms":0,"failure":"connect_refused","message":"nobody listens"}}]}"#,
         )
@@ -251,16 +263,17 @@ mod tests {
         assert_eq!(lines[1], "! store_away: refused");
         assert_eq!(lines[3], "MONITOR  STATUS  SINCE  CHECKED  TIME   URL                    WHY");
         assert_eq!(lines[4], "shop     up      59m    5s       41 ms  https://shop.example/");
+        assert!(lines[5].starts_with("old ") && lines[5].ends_with("dns_nxdomain: no such name"), "{text}");
         assert_eq!(
-            lines[5],
+            lines[6],
             "a\\u{a}b  down    -      1s       0 ms   tcp://127.0.0.1:1      overdue; connect_refused: nobody listens"
         );
-        assert_eq!(lines[7], "1 up, 1 down");
+        assert_eq!(lines[8], "1 up, 2 down");
         let narrow = table(&overview, Some(88));
-        let row = narrow.lines().nth(5).unwrap();
+        let row = narrow.lines().nth(6).unwrap();
         assert!(row.ends_with("overdue; connect_refused: nobod…") && row.chars().count() == 88, "{row}");
         let narrower = table(&overview, Some(20));
-        assert!(narrower.lines().nth(5).unwrap().ends_with("  overdue; connect_refuse…"), "{narrower}");
+        assert!(narrower.lines().nth(6).unwrap().ends_with("  overdue; connect_refuse…"), "{narrower}");
     }
 
     #[test]

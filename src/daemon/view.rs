@@ -22,7 +22,7 @@ use crate::clock::Wall;
 use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::RecorderStats;
 use crate::metrics::text::Format;
-use crate::model::{MonitorId, Status};
+use crate::model::{MonitorId, Status, check_time};
 use crate::schedule::dispatch::DispatchStats;
 use crate::verdict::board::{Board, Row};
 use crate::web::{Admin, Readiness, Reason};
@@ -66,12 +66,20 @@ fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
     let monitor = &row.entry.monitor;
     let last = row.latest.as_ref().map(|latest| {
         json!({
-            "checked_at": latest.checked_at,
+            "checked_at": check_time(latest.checked_at),
             "verdict": latest.verdict,
             "failure": latest.failure,
             "message": latest.message.as_deref(),
             "status_code": latest.status_code,
             "response_time_ms": latest.response_time_ms,
+        })
+    });
+    let before = row.before.as_ref().map(|before| {
+        json!({
+            "checked_at": check_time(before.checked_at),
+            "failure": before.failure,
+            "message": before.message,
+            "status_code": before.status_code,
         })
     });
     json!({
@@ -86,6 +94,7 @@ fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
         "incident": row.incident,
         "overdue": overdue.contains(&monitor.id),
         "last": last,
+        "first_bad": before,
     })
 }
 

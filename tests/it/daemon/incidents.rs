@@ -114,7 +114,7 @@ async fn an_incident_resolved_by_a_person_stays_resolved_until_a_good_check() {
         i64::from(resolved.duration_seconds.unwrap()),
         (resolved.resolved_at.unwrap() - open.started_at).num_seconds()
     );
-    until("the daemon lets go", MOST, async || daemon.log().contains("a person resolved the incident").then_some(()))
+    until("the daemon lets go", MOST, async || daemon.log().contains("the incident was closed in the database").then_some(()))
         .await;
     let bad = target.hits("/shop");
     until("it fails on", MOST, async || (target.hits("/shop") > bad + 4).then_some(())).await;
