@@ -269,9 +269,9 @@ mod tests {
             "a\\u{a}b  down    -      1s       0 ms   tcp://127.0.0.1:1      overdue; connect_refused: nobody listens"
         );
         assert_eq!(lines[8], "1 up, 2 down");
-        let narrow = table(&overview, Some(88));
+        let narrow = table(&overview, Some(94));
         let row = narrow.lines().nth(6).unwrap();
-        assert!(row.ends_with("overdue; connect_refused: nobod…") && row.chars().count() == 88, "{row}");
+        assert!(row.ends_with("overdue; connect_refused: nobo…") && row.chars().count() == 94, "{row}");
         let narrower = table(&overview, Some(20));
         assert!(narrower.lines().nth(6).unwrap().ends_with("  overdue; connect_refuse…"), "{narrower}");
     }

@@ -45,8 +45,18 @@ macro_rules! sane {
 macro_rules! cut {
     ($text:literal, $most:literal, $name:literal) => {
         concat!(
-            "CASE WHEN length(", $text, ") > ", $most, " THEN left(", $text, ", ", $most, " - 1) || '…' ELSE ", $text,
-            " END AS ", $name
+            "CASE WHEN length(",
+            $text,
+            ") > ",
+            $most,
+            " THEN left(",
+            $text,
+            ", ",
+            $most,
+            " - 1) || '…' ELSE ",
+            $text,
+            " END AS ",
+            $name
         )
     };
 }
@@ -94,16 +104,26 @@ macro_rules! incidents {
     ($long:literal, $more:literal, $rest:literal) => {
         concat!(
             "SELECT i.id, i.monitor_id, i.duration_seconds, i.caused_by, ",
-            cut!("coalesce(m.key, m.name)", "500", "monitor"), ", ",
-            cut!("i.title", "500", "title"), ", ",
-            cut!("i.description", $long, "description"), ", ",
-            cut!("coalesce(i.status, 'open')", "500", "status"), ", ",
-            cut!("i.severity", "500", "severity"), ", ",
-            cut!("coalesce(i.source, 'manual')", "500", "source"), ", ",
-            cut!("i.cause", "500", "cause"), ", ",
-            cut!("i.resolve_reason", "500", "resolve_reason"), ", ",
-            cut!("i.acknowledged_by", "500", "acknowledged_by"), ", ",
-            cut!("i.acknowledge_note", $long, "acknowledge_note"), ", ",
+            cut!("coalesce(m.key, m.name)", "500", "monitor"),
+            ", ",
+            cut!("i.title", "500", "title"),
+            ", ",
+            cut!("i.description", $long, "description"),
+            ", ",
+            cut!("coalesce(i.status, 'open')", "500", "status"),
+            ", ",
+            cut!("i.severity", "500", "severity"),
+            ", ",
+            cut!("coalesce(i.source, 'manual')", "500", "source"),
+            ", ",
+            cut!("i.cause", "500", "cause"),
+            ", ",
+            cut!("i.resolve_reason", "500", "resolve_reason"),
+            ", ",
+            cut!("i.acknowledged_by", "500", "acknowledged_by"),
+            ", ",
+            cut!("i.acknowledge_note", $long, "acknowledge_note"),
+            ", ",
             "greatest('1970-01-01 00:00+00', least(i.started_at, '9999-12-31 00:00+00')) AS started_at, ",
             sane!("i.resolved_at", "resolved_at"),
             ", ",

@@ -1,5 +1,7 @@
 //! What is kept of a check for a person who asks why: bounded, and without secrets.
 
+use chrono::SubsecRound as _;
+
 use super::judge::Judgement;
 use super::redact::Redactor;
 use super::text;
@@ -26,7 +28,8 @@ pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Red
     let bounds = if matches!(judgement.verdict, Verdict::Down | Verdict::Unknown) { BAD } else { GOOD };
     let http = observation.http.as_ref();
     Evidence {
-        checked_at: observation.started_at,
+        // As it is stored: what is read back is the same.
+        checked_at: observation.started_at.trunc_subsecs(3),
         verdict: judgement.verdict,
         failure: judgement.failure,
         message: judgement.message.clone(),

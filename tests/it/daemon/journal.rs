@@ -194,8 +194,10 @@ async fn a_first_start_without_a_database_survives_a_kill() {
     assert_eq!(daemon.stop().await.code(), Some(0));
     // Its monitor had no row when they were seen.
     for (_, at) in &seen {
-        let found = format!("SELECT count(*) FROM monitor_checks WHERE date_trunc('milliseconds', checked_at) = '{}'",
-            at.format("%F %T%.3f+00"));
+        let found = format!(
+            "SELECT count(*) FROM monitor_checks WHERE date_trunc('milliseconds', checked_at) = '{}'",
+            at.format("%F %T%.3f+00")
+        );
         assert_eq!(server.get::<i64>(&found).await, 1, "{at}");
     }
     assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_gaps WHERE reason = 'not_running'").await, 1);
