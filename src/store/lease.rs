@@ -29,8 +29,10 @@ const EVICT_EVERY: Duration = Duration::from_millis(300);
 const ACQUIRE: &str = "INSERT INTO daemon_lease AS l (scope, holder, epoch, expires_at) \
     VALUES ($1, $2, 1, clock_timestamp() + make_interval(secs => $3)) \
     ON CONFLICT (scope) DO UPDATE SET holder = excluded.holder, epoch = l.epoch + 1, \
-        down_since = coalesce(l.down_since, l.renewed_at), acquired_at = clock_timestamp(), \
-        renewed_at = clock_timestamp() - make_interval(secs => $4), expires_at = excluded.expires_at, \
+        down_since = coalesce(l.down_since, \
+            CASE WHEN l.holder = excluded.holder THEN l.renewed_at ELSE least(l.renewed_at, l.recorded_to) END), \
+        acquired_at = clock_timestamp(), renewed_at = clock_timestamp(), expires_at = excluded.expires_at, \
+        recorded_to = clock_timestamp() - make_interval(secs => $4), \
         lost = CASE WHEN l.holder = excluded.holder THEN l.lost ELSE l.lost || l.waiting END, \
         lost_since = CASE WHEN l.holder = excluded.holder THEN l.lost_since ELSE l.lost_since || l.waiting_since END, \
         waiting = $5, waiting_since = ARRAY(SELECT clock_timestamp() - make_interval(secs => age) \
@@ -43,8 +45,9 @@ const BACKEND: &str = "SELECT pg_backend_pid()";
 /// Only daemons: a person who holds the row is a person's business.
 const EVICT: &str = "SELECT count(*) FILTER (WHERE pg_terminate_backend(pid)) FROM pg_stat_activity \
     WHERE pid = ANY (pg_blocking_pids($1)) AND application_name = current_setting('application_name')";
-/// Not the time of the renewal but up to when everything seen is recorded: who takes over begins its gap there.
-const RENEW: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp() - make_interval(secs => $4), \
+/// With it, up to when everything seen is recorded: another one that takes over begins its gap there.
+const RENEW: &str = "UPDATE daemon_lease SET renewed_at = clock_timestamp(), \
+    recorded_to = clock_timestamp() - make_interval(secs => $4), \
     expires_at = clock_timestamp() + make_interval(secs => $3), waiting = $5, \
     waiting_since = ARRAY(SELECT clock_timestamp() - make_interval(secs => age) \
         FROM unnest($6::float8[]) WITH ORDINALITY AS w (age, n) ORDER BY n) WHERE scope = $1 AND epoch = $2";
@@ -64,7 +67,8 @@ const GAP: &str = "INSERT INTO monitor_gaps AS g (region, from_at, to_at, reason
     DO UPDATE SET to_at = greatest(g.to_at, excluded.to_at)";
 /// It is a sign of life as well: the next gap begins after this one.
 const FORGET_DOWN: &str = "UPDATE daemon_lease SET down_since = NULL, lost = '{}', lost_since = '{}', \
-    renewed_at = clock_timestamp() - make_interval(secs => $3) WHERE scope = $1 AND epoch = $2";
+    renewed_at = clock_timestamp(), recorded_to = clock_timestamp() - make_interval(secs => $3) \
+    WHERE scope = $1 AND epoch = $2";
 
 /// What asking for the lease gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
