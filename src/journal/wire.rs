@@ -128,6 +128,7 @@ impl From<Read> for Record {
                 address: check.address,
                 http_version: check.http.and_then(|name| HTTP_VERSIONS.iter().copied().find(|known| **known == *name)),
                 certificate: check.certificate.map(Arc::new),
+                details: None,
                 attempt: check.attempt,
                 checked_at: DateTime::<Utc>::from_timestamp_nanos(check.at_ns),
             }),

@@ -51,6 +51,8 @@ pub struct Check {
     pub http_version: Option<&'static str>,
     /// Certificate facts.
     pub certificate: Option<Arc<CertificateFacts>>,
+    /// What else the probe found out, made safe to show; for who asked for this one check: not kept in the history.
+    pub details: Option<Box<serde_json::Map<String, serde_json::Value>>>,
     /// 1 for a check in its phase, 2 and up for re-checks while confirming or recovering, saturating.
     pub attempt: u16,
     /// Wall-clock start.

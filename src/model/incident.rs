@@ -40,6 +40,9 @@ pub struct Evidence {
     /// Certificate facts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateFacts>,
+    /// What else the kind of probe found out: at most 32 facts, texts cut at 256 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<serde_json::Map<String, serde_json::Value>>>,
 }
 
 mod timings {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Failure;
+use super::{Failure, Verdict};
 
 /// A phase of a check, in the order they happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,6 +154,33 @@ pub struct HttpFacts {
     pub redirects: u16,
 }
 
+/// What a kind of probe found out besides: round-trip times, answers, a banner. For people and programs to read, in this
+/// order; nothing is judged by it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details(Vec<(&'static str, serde_json::Value)>);
+
+impl Details {
+    /// Adds a fact, or replaces the one of this name (lower case, words joined by `_`, the unit last).
+    pub fn put(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
+        let value = value.into();
+        match self.0.iter_mut().find(|(there, _)| *there == name) {
+            Some(slot) => slot.1 = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// Every fact.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &serde_json::Value)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+}
+
+impl Serialize for Details {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
 /// Everything that one attempt saw.
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -163,18 +190,37 @@ pub struct Observation {
     pub timings: Timings,
     /// What went wrong below the expectations.
     pub fault: Option<Fault>,
+    /// The verdict that goes with the fault, where the far side grades itself (a plugin's exit code, the members of a
+    /// group); none: the failure's own.
+    pub graded: Option<Verdict>,
     /// The last address dialled.
     pub address: Option<SocketAddr>,
     /// HTTP, when a response head arrived.
     pub http: Option<HttpFacts>,
     /// TLS, when a chain was presented (that of the last hop, or of the hop that failed).
     pub certificate: Option<Arc<CertificateFacts>>,
+    /// What else the kind found out; boxed, because most checks have none.
+    pub details: Option<Box<Details>>,
 }
 
 impl Observation {
     /// Nothing seen yet.
     #[must_use]
     pub fn new(started_at: DateTime<Utc>) -> Self {
-        Self { started_at, timings: Timings::default(), fault: None, address: None, http: None, certificate: None }
+        Self {
+            started_at,
+            timings: Timings::default(),
+            fault: None,
+            graded: None,
+            address: None,
+            http: None,
+            certificate: None,
+            details: None,
+        }
+    }
+
+    /// Adds a fact to the details; see [`Details::put`].
+    pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
+        self.details.get_or_insert_default().put(name, value);
     }
 }

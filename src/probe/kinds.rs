@@ -101,6 +101,7 @@ pub(in crate::probe) mod testing {
 
     use crate::model::Secret;
     use crate::probe::Kind;
+    use crate::probe::form::Form;
     use crate::settings::diagnostic::Findings;
     use crate::settings::reader::{Origin, TableReader};
     use crate::settings::tree::{Entry, Node, Table, Value};
@@ -151,7 +152,11 @@ pub(in crate::probe) mod testing {
         let origin = Origin { trusted, env: &env, base: Path::new("/nowhere"), credentials: None };
         let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
         let mut reader = TableReader::new(&own, None, "", &origin, &findings, &secrets);
-        let url = Url::parse(&reader.string("url").unwrap()).unwrap();
+        let text = reader.string("url").unwrap();
+        let kind = text.split_once(':').and_then(|(scheme, _)| super::by_scheme(&scheme.to_ascii_lowercase()));
+        let url = kind.map_or(Form::Authority, |kind| kind.form).parse(&text);
+        // What is wrong with a form is the settings' to say; a kind is asked all the same.
+        let url = url.unwrap_or_else(|_| Url::parse(&text).unwrap());
         for common in ["id", "name", "interval", "timeout"] {
             reader.node(common);
         }
@@ -197,6 +202,14 @@ mod tests {
             for key in kind.keys {
                 assert!(kind.example.contains(key), "{}: the example does not show {key}", kind.name);
             }
+        }
+    }
+
+    #[test]
+    fn every_example_url_is_of_its_form_and_accepted() {
+        for kind in KINDS {
+            let url = kind.form.parse(kind.example_url).unwrap();
+            assert!(kind.schemes.contains(&url.scheme()), "{}", kind.name);
         }
     }
 

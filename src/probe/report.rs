@@ -12,7 +12,8 @@ use crate::model::{CertificateFacts, Check, MonitorId, Phase, Timings, check_tim
 const BAR_COLUMNS: usize = 48;
 
 /// One check as JSON, in the shape and order of the contract, section 2. `label` is the monitor's key or name, or the
-/// URL of a check without a monitor, which has no `id`.
+/// URL of a check without a monitor, which has no `id`. A kind that found out more than the contract names has a key
+/// `details` behind it all.
 #[must_use]
 pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &str) -> Value {
     let certificate = check.certificate.as_deref().map(|facts| {
@@ -25,7 +26,7 @@ pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &st
             "fingerprint_sha256": facts.fingerprint_sha256,
         })
     });
-    json!({
+    let mut text = json!({
         "monitor": label,
         "monitor_id": id,
         "verdict": check.verdict,
@@ -40,7 +41,11 @@ pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &st
         "attempt": check.attempt,
         "region": region,
         "checked_at": check_time(check.checked_at),
-    })
+    });
+    if let (Some(details), Value::Object(object)) = (&check.details, &mut text) {
+        object.insert("details".to_owned(), Value::Object((**details).clone()));
+    }
+    text
 }
 
 fn seconds(time: DateTime<Utc>) -> String {
@@ -75,7 +80,22 @@ pub fn waterfall(check: &Check, label: &str) -> String {
     if let Some(certificate) = check.certificate.as_deref() {
         certificate_facts(certificate, &mut fact);
     }
+    for (name, value) in check.details.iter().flat_map(|details| details.iter()) {
+        fact(&name.replace('_', " "), detail(value));
+    }
     out
+}
+
+/// A fact of the kind's own as people write it: lists with commas, texts without quotes.
+fn detail(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(detail).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", detail(value))).collect::<Vec<_>>().join(" ")
+        }
+        scalar => scalar.to_string(),
+    }
 }
 
 fn certificate_facts(facts: &CertificateFacts, fact: &mut dyn FnMut(&str, String)) {
@@ -166,6 +186,7 @@ mod tests {
             address: Some("203.0.113.7:443".parse().unwrap()),
             http_version: None,
             certificate: Some(Arc::new(certificate)),
+            details: None,
             attempt: 1,
             checked_at: time("2026-11-22T12:00:00.123456Z"),
         }
@@ -191,6 +212,16 @@ mod tests {
         );
         let bare = check_json(&Check { certificate: None, ..expired() }, "https://h/", None, "r");
         assert!(bare["monitor_id"].is_null() && bare["certificate"].is_null());
+        let details = json!({"packets_sent": 3, "answers": ["192.0.2.1", "192.0.2.2"], "rtt_ms": {"min": 0.1}});
+        let details = details.as_object().cloned().map(Box::new);
+        let full = Check { details, ..expired() };
+        assert_eq!(check_json(&full, "x", None, "r")["details"]["packets_sent"], 3);
+        let text = waterfall(&full, "x");
+        assert!(text.contains("packets sent  3\n"), "{text}");
+        assert!(
+            text.contains("answers      192.0.2.1, 192.0.2.2\n") && text.contains("rtt ms       min=0.1\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! What is kept of a check for a person who asks why: bounded, and without secrets.
 
 use chrono::SubsecRound as _;
+use serde_json::Value;
 
 use super::judge::Judgement;
 use super::redact::Redactor;
 use super::text;
-use crate::model::{CertificateFacts, Evidence, HttpFacts, Observation, Phase, Verdict};
+use crate::model::{CertificateFacts, Details, Evidence, HttpFacts, Observation, Phase, Verdict};
 
 /// Bounds of what is kept, in characters and headers. Of a good check less is kept: every monitor holds one in memory.
 struct Bounds {
@@ -21,6 +22,10 @@ const VALUE_MAX: usize = 256;
 const NAME_MAX: usize = 128;
 /// Characters of a distinguished name.
 const SUBJECT_MAX: usize = 512;
+/// Facts of the details, entries of a list in them, fields of an object in them.
+const DETAILS_MAX: usize = 32;
+/// Lists and objects in each other.
+const DETAILS_DEPTH: usize = 2;
 
 /// The evidence of a judged observation.
 #[must_use]
@@ -39,6 +44,29 @@ pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Red
         headers: http.map(|http| headers(http, &bounds, redactor)).unwrap_or_default(),
         excerpt: http.and_then(|http| excerpt(&http.body, bounds.excerpt, redactor)),
         certificate: observation.certificate.as_deref().map(certificate),
+        details: observation.details.as_deref().map(|details| Box::new(self::details(details, redactor))),
+    }
+}
+
+fn details(details: &Details, redactor: &Redactor) -> serde_json::Map<String, Value> {
+    details.iter().take(DETAILS_MAX).map(|(name, value)| (name.to_owned(), cleaned(value, 0, redactor))).collect()
+}
+
+fn cleaned(value: &Value, depth: usize, redactor: &Redactor) -> Value {
+    match value {
+        Value::String(text) => Value::String(shown(text, VALUE_MAX, true, redactor).into()),
+        Value::Array(items) if depth < DETAILS_DEPTH => {
+            items.iter().take(DETAILS_MAX).map(|item| cleaned(item, depth + 1, redactor)).collect()
+        }
+        Value::Object(object) if depth < DETAILS_DEPTH => {
+            let fields = object.iter().take(DETAILS_MAX);
+            let fields = fields.map(|(name, value)| {
+                (shown(name, NAME_MAX, false, redactor).into(), cleaned(value, depth + 1, redactor))
+            });
+            Value::Object(fields.collect())
+        }
+        Value::Array(_) | Value::Object(_) => Value::Null,
+        scalar => scalar.clone(),
     }
 }
 

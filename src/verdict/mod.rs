@@ -43,7 +43,10 @@ impl Finished {
     fn by(entry: Arc<Entry>, attempt: u16, observation: &Observation, redactor: &redact::Redactor) -> Self {
         let judgement = judge::judge(observation, &entry.prepared.expect, redactor);
         let evidence = Box::new(evidence::evidence(observation, &judgement, redactor));
-        let check = judge::check(entry.monitor.id, attempt, observation, judgement);
+        let check = Check {
+            details: evidence.details.clone(),
+            ..judge::check(entry.monitor.id, attempt, observation, judgement)
+        };
         Self { entry, check, evidence }
     }
 }

@@ -32,6 +32,7 @@ fn check(monitor: u128, second: i64) -> Record {
         address: None,
         http_version: Some("HTTP/1.1"),
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: at(second),
     })

@@ -76,6 +76,7 @@ fn check(monitor: u128, second: i64) -> Record {
         address: None,
         http_version: None,
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: chrono::DateTime::from_timestamp(second, 0).unwrap(),
     })

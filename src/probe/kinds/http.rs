@@ -17,9 +17,9 @@ use url::Url;
 
 use self::exchange::{Plan, exchange};
 use self::spec::Spec;
-use self::wire::Stream;
 use crate::model::{Failure, Fault, Observation};
-use crate::probe::net::Destination;
+use crate::probe::form::Form;
+use crate::probe::net::{Destination, Stream};
 use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 
@@ -34,6 +34,8 @@ mod wire;
 pub(super) const KIND: Kind = Kind {
     name: "http",
     schemes: &["http", "https"],
+    form: Form::Authority,
+    example_url: "https://example.com/path",
     keys: &[
         "method",
         "headers",

@@ -19,9 +19,11 @@ mod dial;
 mod guard;
 mod resolve;
 mod special;
+mod stream;
 mod tls;
 mod trust;
 
+pub use stream::Stream;
 pub use tls::{TlsOptions, tls_fault};
 
 /// Who asked for a connection: monitors of the file are the operator's, rows and the API are other people's.

@@ -50,6 +50,7 @@ fn check_at(seconds: i64, verdict: Verdict) -> Check {
         address: None,
         http_version: None,
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: at(seconds),
     }
@@ -72,6 +73,7 @@ fn seen(check: &Check) -> Box<Evidence> {
         headers: Vec::new(),
         excerpt: None,
         certificate: None,
+        details: None,
     })
 }
 

@@ -27,6 +27,7 @@ fn opening(monitor: MonitorId, started_at: DateTime<Utc>) -> Opening {
         headers: vec![("x\0y".into(), "\0".into())],
         excerpt: Some("a\0b".into()),
         certificate: None,
+        details: None,
     };
     Opening {
         uid: IncidentUid(Uuid::new_v4()),

@@ -35,8 +35,10 @@ pub fn prepare(monitor: &Value) -> Prepared {
     let origin = Origin { trusted: true, env: &|_| None, base: Path::new("/"), credentials: None };
     let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
     let mut reader = TableReader::new(&own, None, "", &origin, &findings, &secrets);
-    let url = url::Url::parse(&reader.string("url").unwrap()).unwrap();
-    let prepared = (kinds::by_scheme(url.scheme()).unwrap().prepare)(&url, &mut reader);
+    let text = reader.string("url").unwrap();
+    let kind = kinds::by_scheme(text.split_once(':').unwrap().0).unwrap();
+    let url = kind.form.parse(&text).unwrap();
+    let prepared = (kind.prepare)(&url, &mut reader);
     reader.finish(&|_| None);
     let found: Vec<String> = findings.into_sorted().0.iter().map(|finding| render(finding, &[])).collect();
     assert!(found.is_empty(), "{monitor}: {found:?}");

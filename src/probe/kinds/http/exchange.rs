@@ -17,8 +17,9 @@ use url::Url;
 use super::body::{Body, Broken, EXCERPT_BYTES, Fed};
 use super::fault::{self, Stage};
 use super::redirect;
-use super::wire::{MAX_HEAD_BYTES, Stream, Wire, WireIo};
+use super::wire::{MAX_HEAD_BYTES, Wire, WireIo};
 use crate::model::{Failure, Fault, HttpFacts, Timings};
+use crate::probe::net::Stream;
 
 /// What is done with the response.
 pub(super) struct Plan<'a> {

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 
 use crate::model::{Phase, Timings};
+use crate::probe::net::Stream;
 
 /// A response head of this size or more is `http_protocol`.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -18,12 +17,6 @@ pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 /// Bytes accepted before hyper reports a head: interim (1xx) heads, one head, and the two body frames that hyper may
 /// read ahead in the same poll, each at most [`MAX_HEAD_BYTES`]. It ends an endless run of interim responses.
 const MAX_BEFORE_HEAD_BYTES: u64 = 4 * MAX_HEAD_BYTES as u64;
-
-/// What the network layer gave.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
 
 /// Marks of one exchange, shared by the two halves of one task; atomics only because futures must be `Send`.
 pub(super) struct Wire {
@@ -137,10 +130,7 @@ impl AsyncRead for WireIo<'_> {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
+        let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         let wire = self.wire;
         if let Some(new) = buf.filled().get(before..)
             && let Some(first) = new.first()
@@ -166,10 +156,7 @@ impl AsyncRead for WireIo<'_> {
 
 impl AsyncWrite for WireIo<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        };
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
         self.wrote(result, buf.len())
     }
 
@@ -178,26 +165,17 @@ impl AsyncWrite for WireIo<'_> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        };
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
         self.wrote(result, bufs.iter().map(|buf| buf.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
     /// hyper flushes when it has handed over the whole request.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        };
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
         let wire = self.wire;
         if self.wrote && result.is_ready() && wire.sent_ns.load(Relaxed) == 0 {
             wire.stamp(&wire.sent_ns);
@@ -220,7 +198,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
