@@ -273,7 +273,8 @@ impl House {
         }
         self.ends.0.fire();
         self.services.join_one(Instant::now() + RELEASE, "lease keeper").await;
-        let _ = timeout(RELEASE, self.shared.store.release()).await;
+        let unrecorded = self.shared.journal.unrecorded(self.shared.wall.now());
+        let _ = timeout(RELEASE, self.shared.store.release(&unrecorded)).await;
         self.ends.1.fire();
         if let Some(term) = &mut self.term {
             term.cut_off().await;

@@ -215,7 +215,7 @@ impl ConfigSource {
             return Err(format!("{}: the file is gone; restore it, or restart to run without it", self.path.display()));
         }
         // Also what a reader sees while somebody writes the file anew.
-        let is_empty = |source: &&SourceText| !says_something(source) && filled_before.contains(&source.name);
+        let is_empty = |source: &&SourceText| !source.says_something() && filled_before.contains(&source.name);
         if let Some(emptied) = sources.texts.iter().find(is_empty) {
             return Err(format!(
                 "{}: the file was emptied; fill it, or restart to run without its content",
@@ -262,12 +262,7 @@ impl ConfigSource {
 }
 
 fn filled(sources: &Sources) -> HashSet<String> {
-    sources.texts.iter().filter(|source| says_something(source)).map(|source| source.name.clone()).collect()
-}
-
-/// Comments and blank lines say nothing.
-fn says_something(source: &SourceText) -> bool {
-    source.text.lines().map(str::trim_start).any(|line| !line.is_empty() && !line.starts_with('#'))
+    sources.texts.iter().filter(|source| source.says_something()).map(|source| source.name.clone()).collect()
 }
 
 impl FileSource for ConfigSource {
@@ -323,7 +318,7 @@ pub(super) fn watched(first: &First) -> String {
         (false, _) => format!("no {path}, so built-in defaults: monitors come from the database only"),
         (true, 0) => format!("{path}, which has no monitors yet"),
         (true, 1) => format!("{path}, 1 monitor"),
-        (true, number) => format!("{path}, {number} monitors"),
+        (true, number) => format!("{path}, {}", cli::counted(number, "monitor")),
     }
 }
 
