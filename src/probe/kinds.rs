@@ -10,11 +10,12 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
+mod exec;
 mod http;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&exec::KIND, &http::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -53,7 +54,6 @@ pub const LATER: &[&str] = &[
     "domain",
     "heartbeat",
     "group",
-    "exec",
 ];
 
 /// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.

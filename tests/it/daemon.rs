@@ -1,6 +1,7 @@
 //! The real daemon: the main job end to end, and how it begins, is told, fails and ends.
 
 mod away;
+mod commands;
 mod embedded;
 mod ends;
 mod faults;

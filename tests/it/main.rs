@@ -4,6 +4,7 @@
 
 mod cli;
 mod daemon;
+mod exec;
 mod http;
 mod layers;
 mod net;
