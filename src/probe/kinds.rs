@@ -12,10 +12,11 @@ use crate::settings::tree::Value;
 
 mod exec;
 mod http;
+mod ssh;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&exec::KIND, &http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&exec::KIND, &http::KIND, &ssh::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -50,7 +51,6 @@ pub const LATER: &[&str] = &[
     "mongodb",
     "amqp",
     "mqtt",
-    "ssh",
     "domain",
     "heartbeat",
     "group",

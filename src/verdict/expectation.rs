@@ -10,7 +10,7 @@ use self::status::StatusSet;
 use crate::settings::reader::TableReader;
 
 pub mod json;
-mod pattern;
+pub(crate) mod pattern;
 pub mod status;
 
 /// Which expectations a kind can meet; `latency_below` and `latency_down_above` every kind can.

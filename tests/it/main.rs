@@ -9,6 +9,7 @@ mod http;
 mod layers;
 mod net;
 mod settings;
+mod ssh;
 mod store;
 mod support;
 mod tcp;
