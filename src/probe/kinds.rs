@@ -10,13 +10,14 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
+mod domain;
 mod exec;
 mod http;
 mod ssh;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&exec::KIND, &http::KIND, &ssh::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&domain::KIND, &exec::KIND, &http::KIND, &ssh::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -51,7 +52,6 @@ pub const LATER: &[&str] = &[
     "mongodb",
     "amqp",
     "mqtt",
-    "domain",
     "heartbeat",
     "group",
 ];

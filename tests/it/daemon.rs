@@ -16,6 +16,7 @@ mod overdue;
 mod plan;
 mod punctual;
 mod refusals;
+mod registries;
 mod reload;
 mod rows;
 mod server;

@@ -4,6 +4,7 @@
 
 mod cli;
 mod daemon;
+mod domain;
 mod exec;
 mod http;
 mod layers;
