@@ -311,9 +311,10 @@ fn share(
 ) -> Result<Shared, Stop> {
     let settings = &first.settings;
     let net = net_of(settings, own.clone()).map_err(|error| Stop::new(Exit::Config, error))?;
-    let net = Arc::new(ArcSwap::from_pointee(net));
+    let rdap = state.join("rdap");
+    let net = Arc::new(ArcSwap::from_pointee(net.with_rdap_folder(rdap.clone())));
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
-    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own };
+    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own, rdap };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
     Ok(Shared {

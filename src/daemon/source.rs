@@ -41,6 +41,8 @@ pub(super) struct Links {
     pub(super) max_in_flight: watch::Sender<usize>,
     /// Our own listeners and the store's address.
     pub(super) own: Vec<SocketAddr>,
+    /// Where answers of domain registries are kept.
+    pub(super) rdap: PathBuf,
 }
 
 struct Inner {
@@ -114,7 +116,7 @@ fn read_settings(sources: &Sources, environment: &cli::Environment, former: &mut
 
 /// The network layer of a configuration. An error names the setting or the file.
 pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, String> {
-    Net::new(NetOptions {
+    let net = Net::new(NetOptions {
         resolvers: settings.probe.resolvers.clone(),
         ca_files: settings.probe.ca_files.clone(),
         egress: EgressOptions {
@@ -125,7 +127,8 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
         },
         user_agent: settings.probe.user_agent.clone(),
         max_body: settings.probe.max_body,
-    })
+    })?;
+    Ok(net.with_rdap_bootstrap(settings.probe.rdap_bootstrap.clone()))
 }
 
 /// The parts of a configuration that hold until the next start, each with a hash over all that it says, in hex (JSON's
@@ -222,7 +225,7 @@ impl ConfigSource {
                 emptied.name
             ));
         }
-        let net = net_of(&settings, self.links.own.clone())?;
+        let net = net_of(&settings, self.links.own.clone())?.with_rdap_folder(self.links.rdap.clone());
         Ok((settings, net))
     }
 

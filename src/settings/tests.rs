@@ -184,6 +184,10 @@ fn sections_have_bounds() {
         ),
         ("[probe]\nproxy = \"x\"", "c.toml:2:1: probe.proxy: not built yet in this version, remove it"),
         (
+            "[probe]\nrdap_bootstrap = \"ftp://x/\"",
+            "c.toml:2:18: probe.rdap_bootstrap: not a file, nor a URL, such as \"https://data.iana.org/rdap/dns.json\"",
+        ),
+        (
             "[probe]\nca_files = [\"none.pem\"]",
             "c.toml:2:12: probe.ca_files: /nowhere/none.pem: No such file or directory (os error 2), PEM files of certificates",
         ),
