@@ -11,11 +11,13 @@ use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
 mod http;
+mod starttls;
 mod tcp;
 mod tls;
+mod udp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND, &starttls::KIND, &udp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -31,12 +33,6 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
 pub const LATER: &[&str] = &[
-    "starttls+smtp",
-    "starttls+imap",
-    "starttls+pop3",
-    "starttls+ftp",
-    "starttls+xmpp",
-    "udp",
     "icmp",
     "dns",
     "ws",
