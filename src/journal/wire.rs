@@ -63,8 +63,34 @@ struct WrittenCheck<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    certificate: Option<&'a CertificateFacts>,
+    certificate: Option<WrittenCertificate<'a>>,
     attempt: u16,
+}
+
+/// The leaf's facts: the chain is the same with every check, and would be most of the journal.
+#[derive(Serialize)]
+struct WrittenCertificate<'a> {
+    subject: &'a str,
+    issuer: &'a str,
+    not_before: DateTime<Utc>,
+    not_after: DateTime<Utc>,
+    days_left: i64,
+    fingerprint_sha256: &'a str,
+    chain_length: usize,
+}
+
+impl<'a> From<&'a CertificateFacts> for WrittenCertificate<'a> {
+    fn from(facts: &'a CertificateFacts) -> Self {
+        Self {
+            subject: &facts.subject,
+            issuer: &facts.issuer,
+            not_before: facts.not_before,
+            not_after: facts.not_after,
+            days_left: facts.days_left,
+            fingerprint_sha256: &facts.fingerprint_sha256,
+            chain_length: facts.chain_length,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -104,7 +130,7 @@ impl<'a> From<&'a Record> for Written<'a> {
                 total_us: u64::try_from(check.timings.total.as_micros()).unwrap_or(u64::MAX),
                 address: check.address,
                 http: check.http_version,
-                certificate: check.certificate.as_deref(),
+                certificate: check.certificate.as_deref().map(Into::into),
                 attempt: check.attempt,
             }),
             Record::State(monitor, state) => Self::State { monitor: *monitor, state },

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
 
 mod certificate;
+mod chain;
 mod connect;
 mod datagram;
 mod dial;
