@@ -12,5 +12,6 @@ mod starttls;
 mod store;
 mod support;
 mod tcp;
+mod tls;
 mod udp;
 mod web;

@@ -3,4 +3,5 @@
 pub mod dialogue;
 pub mod dns;
 pub mod http;
+pub mod openssl;
 pub mod tls;
