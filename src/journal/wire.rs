@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::model::{
     CertificateFacts, Check, Failure, Gap, MonitorId, MonitorState, Opening, Record, Resolution, Timings, Verdict,
@@ -62,8 +62,8 @@ struct WrittenCheck<'a> {
     address: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    certificate: Option<WrittenCertificate<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "leaf_only")]
+    certificate: Option<&'a CertificateFacts>,
     attempt: u16,
 }
 
@@ -79,18 +79,17 @@ struct WrittenCertificate<'a> {
     chain_length: usize,
 }
 
-impl<'a> From<&'a CertificateFacts> for WrittenCertificate<'a> {
-    fn from(facts: &'a CertificateFacts) -> Self {
-        Self {
-            subject: &facts.subject,
-            issuer: &facts.issuer,
-            not_before: facts.not_before,
-            not_after: facts.not_after,
-            days_left: facts.days_left,
-            fingerprint_sha256: &facts.fingerprint_sha256,
-            chain_length: facts.chain_length,
-        }
-    }
+fn leaf_only<S: Serializer>(facts: &Option<&CertificateFacts>, serializer: S) -> Result<S::Ok, S::Error> {
+    let written = facts.map(|facts| WrittenCertificate {
+        subject: &facts.subject,
+        issuer: &facts.issuer,
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        days_left: facts.days_left,
+        fingerprint_sha256: &facts.fingerprint_sha256,
+        chain_length: facts.chain_length,
+    });
+    written.serialize(serializer)
 }
 
 #[derive(Deserialize)]
@@ -130,7 +129,7 @@ impl<'a> From<&'a Record> for Written<'a> {
                 total_us: u64::try_from(check.timings.total.as_micros()).unwrap_or(u64::MAX),
                 address: check.address,
                 http: check.http_version,
-                certificate: check.certificate.as_deref().map(Into::into),
+                certificate: check.certificate.as_deref(),
                 attempt: check.attempt,
             }),
             Record::State(monitor, state) => Self::State { monitor: *monitor, state },

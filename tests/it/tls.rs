@@ -372,7 +372,8 @@ async fn an_exchange_under_tls() {
 async fn openssl_of_every_age() {
     let room = room().await;
     let files = Files::make(&room.folder).await;
-    let rows: Vec<(&str, &[&str], &str, Value, Option<Failure>, &str)> = vec![
+    type Row = (&'static str, &'static [&'static str], &'static str, Value, Option<Failure>, &'static str);
+    let rows: Vec<Row> = vec![
         ("1.0", &["-tls1"], "rsa2048", json!({}), Some(TlsVersion), "does not"),
         ("1.1", &["-tls1_1"], "rsa2048", json!({}), Some(TlsVersion), "does not"),
         ("1.2", &["-tls1_2"], "rsa2048", json!({}), None, ""),
