@@ -14,10 +14,14 @@ mod domain;
 mod exec;
 mod http;
 mod ssh;
+mod starttls;
 mod tcp;
+mod tls;
+mod udp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&domain::KIND, &exec::KIND, &http::KIND, &ssh::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] =
+    &[&domain::KIND, &exec::KIND, &http::KIND, &ssh::KIND, &starttls::KIND, &tcp::KIND, &tls::KIND, &udp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -33,13 +37,6 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
 pub const LATER: &[&str] = &[
-    "tls",
-    "starttls+smtp",
-    "starttls+imap",
-    "starttls+pop3",
-    "starttls+ftp",
-    "starttls+xmpp",
-    "udp",
     "icmp",
     "dns",
     "ws",

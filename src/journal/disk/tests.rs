@@ -145,6 +145,7 @@ async fn every_kind_of_record_is_read_as_it_was_written() {
             days_left: -3,
             fingerprint_sha256: "00".into(),
             chain_length: 2,
+            more: None,
         })),
         attempt: 7,
         ..plain.clone()

@@ -38,6 +38,7 @@ fn answered(status: u16, headers: &[(&str, &str)], body: &str) -> Observation {
         days_left: 10,
         fingerprint_sha256: String::new(),
         chain_length: 1,
+        more: None,
     }));
     observation
 }
