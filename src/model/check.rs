@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 
-use super::{CertificateFacts, Failure, MonitorId, Timings, Verdict};
+use super::{CertificateFacts, Failure, MonitorId, Phase, Timings, Verdict};
 
 /// A judged attempt: one row of `monitor_checks`, or (when unknown) part of a row of `monitor_gaps`.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,4 +34,14 @@ pub struct Check {
     pub attempt: u16,
     /// Wall-clock start.
     pub checked_at: DateTime<Utc>,
+}
+
+impl Check {
+    /// When the daemon was last at work on it, as far as the phases tell. A heartbeat's run, which is all that its total
+    /// is, lies before `checked_at` and not after it.
+    #[must_use]
+    pub fn ended_at(&self) -> DateTime<Utc> {
+        let phases: std::time::Duration = Phase::ALL.iter().filter_map(|phase| self.timings.get(*phase)).sum();
+        self.checked_at + phases
+    }
 }

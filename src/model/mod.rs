@@ -21,5 +21,5 @@ pub use monitor::{Cadence, Flap, Monitor, Source};
 pub use observation::{CertificateFacts, Details, Fault, HttpFacts, Observation, Phase, Timings};
 pub use record::{Batch, Record};
 pub use secret::Secret;
-pub use state::{MonitorState, Status, Unobserved, Verdict};
+pub use state::{Heard, MonitorState, Run, Status, Unobserved, Verdict};
 pub use store::StoreFault;

@@ -10,11 +10,12 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
+mod heartbeat;
 mod http;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&heartbeat::KIND, &http::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -51,7 +52,6 @@ pub const LATER: &[&str] = &[
     "mqtt",
     "ssh",
     "domain",
-    "heartbeat",
     "group",
     "exec",
 ];

@@ -10,6 +10,8 @@ pub mod evidence;
 pub mod expectation;
 pub mod judge;
 pub mod machine;
+pub mod pings;
+pub mod pulse;
 pub mod redact;
 pub mod stage;
 pub mod text;
