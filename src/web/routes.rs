@@ -143,7 +143,9 @@ const fn later(methods: &'static [Method], scope: Scope, pattern: &'static str) 
 
 /// Open when `server.metrics_public` says so.
 const METRICS: &str = "/metrics";
-const PUSH: &str = "/api/push/{token}";
+/// What the paths of pings begin with.
+const PINGS: &str = "/ping/";
+const PUSHES: &str = "/api/push/";
 const CHECKS: &[&str] = &["from", "to", "verdict", "error_type", "limit", "cursor"];
 const INCIDENTS: &[&str] = &["status", "from", "to", "limit", "cursor"];
 
@@ -203,7 +205,7 @@ pub const ROUTES: &[Route] = &[
     later(GET, Scope::Admin, "/api/v1/audit"),
     later(GET, Scope::Read, "/api/v1/events"),
     later(GET, Scope::Read, "/api/v2/summary.json"),
-    pinged(PUSH, ANY, &["status", "msg", "ping"], |call| Box::pin(ping::push(call))),
+    pinged("/api/push/{token}", ANY, &["status", "msg", "ping"], |call| Box::pin(ping::push(call))),
     later(GET, Scope::Write, "/probe"),
     later(GET, Scope::Read, "/status/*"),
     later(GET, Scope::Read, "/badge/*"),
@@ -287,9 +289,6 @@ where
     {
         return Err(forbidden(scope));
     }
-    if route.keeps.is_none() && length(&parts).is_some_and(|length| length > BODY_MOST as u64) {
-        return Err(too_large());
-    }
     let Some(run) = route.run else {
         let text = "this version does not have this route yet";
         return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "not_built_yet", "not built yet", text));
@@ -314,6 +313,13 @@ fn check_head(parts: &Parts) -> Result<(), Problem> {
         let text = "path and query may have 8192 characters";
         return Err(Problem::new(StatusCode::URI_TOO_LONG, "uri_too_long", "the address is too long", text));
     }
+    let length = parts.headers.get(CONTENT_LENGTH);
+    let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
+    // No ping is lost because its job said too much: see `Route::keeps`.
+    let kept = [PINGS, PUSHES].iter().any(|prefix| parts.uri.path().starts_with(prefix));
+    if length.is_some_and(|length| length > BODY_MOST as u64) && !kept {
+        return Err(too_large());
+    }
     if !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !is_same_origin(parts) {
         let text = "a page of another site may not send this";
         return Err(Problem::new(StatusCode::FORBIDDEN, "cross_site", "forbidden", text));
@@ -334,10 +340,6 @@ fn is_same_origin(parts: &Parts) -> bool {
 
 fn too_large() -> Problem {
     Problem::too_large("a body may have 65536 bytes here")
-}
-
-fn length(parts: &Parts) -> Option<u64> {
-    parts.headers.get(CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 /// Reads a body to its end, so that the connection can go on, and keeps the first bytes of it where somebody wants them.
