@@ -10,12 +10,13 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
+mod group;
 mod heartbeat;
 mod http;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&heartbeat::KIND, &http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&group::KIND, &heartbeat::KIND, &http::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -52,7 +53,6 @@ pub const LATER: &[&str] = &[
     "mqtt",
     "ssh",
     "domain",
-    "group",
     "exec",
 ];
 

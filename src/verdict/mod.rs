@@ -8,6 +8,7 @@ use crate::model::{Check, Evidence, Observation};
 pub mod board;
 pub mod evidence;
 pub mod expectation;
+pub mod gathering;
 pub mod judge;
 pub mod machine;
 pub mod pings;

@@ -7,7 +7,8 @@
 //! for nothing: no row, no step, and [`Totals::discarded`](super::board::Totals) grows. Any other change of the
 //! definition keeps it, and the rules that hold now judge what it confirms.
 //!
-//! Checks of monitors that no schedule drives are made here, see `driven`: heartbeats, when a ping comes in or does not.
+//! Checks of monitors that no schedule drives are made here, see `driven`: heartbeats, when a ping comes in or does not,
+//! and groups, at their interval and when a member changes.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use self::driven::{Clock, Driver};
+use self::driven::{Clock, Driver, Groups};
 
 use super::Finished;
 use super::board::{Board, Glance, Latest};
@@ -82,6 +83,7 @@ impl Stage {
             board: self.board,
             pings: self.pings,
             alarms: BTreeSet::new(),
+            groups: Groups::default(),
         };
         let (mut updates_open, mut states_open, mut pings_open) = (true, true, true);
         let (mut finished, mut done) = (Vec::with_capacity(AT_ONCE), Vec::with_capacity(AT_ONCE));
@@ -162,6 +164,7 @@ struct Watch {
     pings: Arc<Pings>,
     /// When monitors want to be asked that no schedule drives.
     alarms: BTreeSet<(Instant, MonitorId)>,
+    groups: Groups,
 }
 
 impl Watch {
@@ -204,6 +207,7 @@ impl Watch {
         };
         let monitor = &watched.entry.monitor;
         let new_uid = || IncidentUid(Uuid::new_v4());
+        let before = watched.state.shown();
         let step = machine::step(&mut watched.state, monitor, &check, evidence, || cause, new_uid);
         shown.push((monitor.kind, id, Latest::of(&check), Glance::of(&watched.state)));
         let (next, attempt) = (step.retry.map_or(Next::Phase, Next::Retry), step.next_attempt);
@@ -211,6 +215,9 @@ impl Watch {
         let records = records(check, step, store.then(|| Box::new(watched.state.clone())));
         if !records.is_empty() {
             groups.push((Arc::clone(&watched.entry), records));
+        }
+        if watched.state.shown() != before {
+            self.stir_groups(id);
         }
         Done { monitor: id, next, attempt }
     }
@@ -253,6 +260,7 @@ impl Watch {
         for (id, uid) in &changes.dismissed {
             self.dismissed(*id, *uid);
         }
+        self.gather();
         self.pings.filled();
     }
 
@@ -316,6 +324,7 @@ impl Watch {
         let watched = self.monitors.remove(&id);
         self.disarm(id, watched.as_ref().and_then(|watched| watched.alarm));
         self.pings.close(id);
+        self.groups.forget(id);
         let watched = watched.map(|watched| (watched.entry, watched.state));
         let Some((entry, mut state)) = watched.or_else(|| self.unpark(id)) else { return };
         let reason = match removal {

@@ -1,5 +1,6 @@
 //! Checks that no schedule calls for. A heartbeat is asked when a ping comes in and at its next deadline, to the moment:
-//! the stage sleeps until the earliest of all, and does not wake for them when there are none.
+//! the stage sleeps until the earliest of all, and does not wake for them when there are none. A group is looked at in its
+//! turn, and soon after the status of a member has changed.
 
 use std::time::Duration;
 
@@ -7,8 +8,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::*;
-use crate::probe::driven::{Driven, Heartbeat};
+use crate::model::{Cadence, MonitorKey, Source, UserId};
+use crate::probe::driven::{Driven, Heartbeat, Member};
 use crate::schedule::plan::Timing;
+use crate::verdict::gathering::{self, Gathering, Turn};
 use crate::verdict::pulse::{Beat, Now, Pulse, Rhythm, Signal};
 
 /// Called so late, we stood still, and so did the pings that wait in the sockets.
@@ -26,6 +29,21 @@ pub(super) enum Driver {
     Elsewhere,
     /// Pings and their absence.
     Pulse(Box<Pulse>),
+    /// The statuses of others.
+    Gathering(Box<Gathering>),
+}
+
+/// The groups, and whose members they wait for.
+#[derive(Default)]
+pub(super) struct Groups {
+    all: BTreeSet<MonitorId>,
+    of_member: HashMap<MonitorId, Vec<MonitorId>>,
+}
+
+impl Groups {
+    pub(super) fn forget(&mut self, id: MonitorId) {
+        self.all.remove(&id);
+    }
 }
 
 /// The wall clock as it was last seen, and when.
@@ -81,9 +99,16 @@ impl Watch {
         old: Option<(Arc<Entry>, Driver)>,
     ) -> Driver {
         let monitor = &entry.monitor;
-        let Driven::Pings(rules) = entry.prepared.probe.driven() else {
-            self.pings.close(monitor.id);
-            return Driver::Elsewhere;
+        self.groups.forget(monitor.id);
+        let rules = match entry.prepared.probe.driven() {
+            Driven::Pings(rules) => rules,
+            driven => {
+                self.pings.close(monitor.id);
+                return match driven {
+                    Driven::Members(_) if monitor.active => self.gathering(monitor, old),
+                    _ => Driver::Elsewhere,
+                };
+            }
         };
         self.pings.open(monitor.id, rules.token, monitor.active);
         if !monitor.active {
@@ -98,6 +123,112 @@ impl Watch {
         pulse.map_or(Driver::Elsewhere, |pulse| Driver::Pulse(Box::new(pulse)))
     }
 
+    /// A group goes on as it is when its turns did not change; who is in it is found out for all groups together.
+    fn gathering(&mut self, monitor: &Monitor, old: Option<(Arc<Entry>, Driver)>) -> Driver {
+        self.groups.all.insert(monitor.id);
+        if let Some((before, driver @ Driver::Gathering(_))) = old
+            && before.monitor.cadence == monitor.cadence
+        {
+            return driver;
+        }
+        let turn = match (Timing::of(monitor), &monitor.cadence) {
+            (Ok(Timing::Cron(cron)), _) => Turn::Cron(cron),
+            (_, Cadence::Every(interval)) => Turn::Every(*interval),
+            (_, Cadence::Cron { .. }) => return Driver::Elsewhere,
+        };
+        let now = self.now();
+        Driver::Gathering(Box::new(Gathering::new(turn, monitor.id, now.at, now.instant)))
+    }
+
+    /// After the catalogue changed: finds the members of all groups, and looks at them soon.
+    pub(super) fn gather(&mut self) {
+        if self.groups.all.is_empty() {
+            self.groups.of_member.clear();
+            return;
+        }
+        let mut by_key: HashMap<(Source, &MonitorKey), MonitorId> = HashMap::with_capacity(self.monitors.len());
+        for (id, watched) in &self.monitors {
+            // Keys are unique within a source, so that nothing is hidden here.
+            let monitor = &watched.entry.monitor;
+            by_key.extend(monitor.key.as_ref().map(|key| ((monitor.source, key), *id)));
+        }
+        let owner_of = |id: &MonitorId| self.monitors.get(id).map(|watched| watched.entry.monitor.owner);
+        let mut found: Vec<(MonitorId, Vec<(String, Option<MonitorId>)>)> = Vec::new();
+        for id in &self.groups.all {
+            let Some(watched) = self.monitors.get(id) else { continue };
+            let Driven::Members(group) = watched.entry.prepared.probe.driven() else { continue };
+            let own = &watched.entry.monitor;
+            let may_name =
+                |other: &MonitorId, owner: UserId| own.source == Source::File || owner == own.owner && other != id;
+            let members = group.members.iter().map(|member| match member {
+                Member::Key(key) => {
+                    let other = by_key.get(&(own.source, key)).copied();
+                    (key.to_string(), other.filter(|other| owner_of(other).is_some_and(|owner| may_name(other, owner))))
+                }
+                Member::Id(other) => {
+                    let known = owner_of(other).is_some_and(|owner| may_name(other, owner));
+                    let label = self.monitors.get(other).filter(|_| known);
+                    let label = label.map_or_else(|| other.to_string(), |w| w.entry.monitor.label().to_owned());
+                    (label, known.then_some(*other))
+                }
+            });
+            found.push((*id, members.collect()));
+        }
+        let mut of_member: HashMap<MonitorId, Vec<MonitorId>> = HashMap::new();
+        let now = Instant::now();
+        for (id, members) in found {
+            for other in members.iter().filter_map(|(_, other)| *other) {
+                of_member.entry(other).or_default().push(id);
+            }
+            if let Some(Driver::Gathering(group)) = self.monitors.get_mut(&id).map(|watched| &mut watched.driver) {
+                group.members = members;
+                group.stir(now);
+            }
+            self.arm(id);
+        }
+        self.groups.of_member = of_member;
+    }
+
+    /// The status of a monitor changed: the groups that it is in are looked at soon.
+    pub(super) fn stir_groups(&mut self, member: MonitorId) {
+        let Some(groups) = self.groups.of_member.get(&member).cloned() else { return };
+        let now = Instant::now();
+        for id in groups {
+            if let Some(Driver::Gathering(group)) = self.monitors.get_mut(&id).map(|watched| &mut watched.driver) {
+                group.stir(now);
+            }
+            self.arm(id);
+        }
+    }
+
+    /// Looks at a group if that is due.
+    fn look(&mut self, id: MonitorId, now: Now, groups: &mut Vec<Group>, shown: &mut Vec<Shown>) {
+        let Some(watched) = self.monitors.get_mut(&id) else { return };
+        let Driver::Gathering(group) = &mut watched.driver else { return };
+        let Some(look) = group.due(now.at, now.instant) else { return };
+        let (entry, members) = (Arc::clone(&watched.entry), group.members.clone());
+        let status = |id: &Option<MonitorId>| Some(self.monitors.get(&(*id)?)?.state.shown());
+        let standing: Vec<_> = members.iter().map(|(name, id)| (name.as_str(), status(id))).collect();
+        let Driven::Members(rules) = entry.prepared.probe.driven() else { return };
+        let Some(seen) = gathering::observe(rules, &standing, now.at) else { return };
+        let attempt = if let gathering::Look::Check(attempt) = look { attempt } else { 1 };
+        let finished = Finished::of(Arc::clone(&entry), attempt, &seen);
+        let verdict = finished.check.verdict;
+        let Some(Driver::Gathering(group)) = self.monitors.get_mut(&id).map(|watched| &mut watched.driver) else {
+            return;
+        };
+        if !group.counts(look, verdict) {
+            return;
+        }
+        let done = self.step(finished, groups, shown, false);
+        if let Some(Driver::Gathering(group)) = self.monitors.get_mut(&id).map(|watched| &mut watched.driver) {
+            match done.next {
+                Next::Retry(after) => group.again(after, done.attempt, now.instant),
+                Next::Phase => group.settled(),
+            }
+        }
+    }
+
     /// When to look at those that no schedule drives.
     pub(super) fn next_alarm(&self) -> Option<Instant> {
         self.alarms.first().map(|(at, _)| *at)
@@ -110,6 +241,7 @@ impl Watch {
             Driver::Elsewhere => None,
             Driver::Pulse(pulse) if pulse.follows_the_wall() => pulse.due().map(|due| due.min(Instant::now() + LOOK)),
             Driver::Pulse(pulse) => pulse.due(),
+            Driver::Gathering(group) => Some(group.wake()),
         };
         if watched.alarm == due {
             return;
@@ -179,6 +311,7 @@ impl Watch {
                 let Some(beat) = pulse.expire(&mut watched.state.heard, now) else { break };
                 self.beat(id, beat, now, &mut groups, &mut shown);
             }
+            self.look(id, now, &mut groups, &mut shown);
             self.arm(id);
         }
         self.commit(groups, shown);

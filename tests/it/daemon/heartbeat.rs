@@ -5,10 +5,10 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use tokio::process::Command;
 
-use super::{MOST, incidents, on, wait_incident};
+use super::{MOST, incidents, monitor, on, wait_incident};
 use crate::support::daemon::{Daemon, Home};
 use crate::support::postgres::{OwnPostgres, TestDb};
-use crate::support::target::until;
+use crate::support::target::{Target, until};
 
 const TOKEN: &str = "u0Jm3oYt9Qe4Kx7w";
 
@@ -252,4 +252,66 @@ async fn a_standby_does_not_take_what_it_cannot_record() {
     second.wait_status("job", "up").await;
     assert_eq!(second.stop().await.code(), Some(0));
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 2);
+}
+
+#[tokio::test]
+async fn a_group_is_what_its_members_are() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let group = |id: &str, members: &str, require: &str| {
+        format!(
+            "[[monitor]]\nid = {id:?}\nurl = \"group:\"\ninterval = \"1h\"\nmembers = {members}\nrequire = {require}\n"
+        )
+    };
+    let member = |id: &str, url: &str| monitor(id, url) + "confirmations = 1\n";
+    let config = group("all", r#"["one", "two"]"#, "\"all\"")
+        + &group("nested", r#"["any", "job"]"#, "2")
+        + &group("any", r#"["one", "two"]"#, "\"any\"")
+        + &member("one", &one.url("/"))
+        + &member("two", &other.url("/"))
+        + &heartbeat("job", "period = \"1h\"");
+    let home = Home::new(&on(&db.url, &config));
+    let mut daemon = home.start();
+    for id in ["all", "any", "nested"] {
+        daemon.wait_status(id, "up").await;
+    }
+    one.answer(500);
+    let row = daemon.wait_status("all", "down").await;
+    assert_eq!(row["last"]["failure"], "member_down");
+    assert_eq!(row["last"]["message"], "down: one (2 of 2 must work)");
+    let at = |row: &serde_json::Value| row["since"].as_str().unwrap().parse::<DateTime<Utc>>().unwrap();
+    let late = at(&row) - at(&daemon.wait_status("one", "down").await);
+    assert!(late >= TimeDelta::zero() && late < TimeDelta::seconds(2), "{late}");
+    assert_eq!(daemon.wait_status("any", "up").await["last"]["verdict"], "up");
+    let job = id_of(&daemon, "job").await;
+    ping(&format!("{}/ping/{job}/fail", daemon.address().await)).await;
+    let row = daemon.wait_status("nested", "down").await;
+    assert_eq!(row["last"]["message"], "down: job (2 of 2 must work)");
+    one.answer(200);
+    daemon.wait_status("all", "up").await;
+    assert_eq!(daemon.readiness().await.unwrap().0, 200);
+
+    // Without a daemon: groups from the checks of the run, in the order of the file; heartbeats are left out.
+    other.answer(500);
+    let output = home.output(&["probe", "--all", "--json"]);
+    assert_eq!(output.status.code(), Some(1));
+    let verdicts: Vec<String> = String::from_utf8(output.stdout)
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .map(|check| format!("{} {}", check["monitor"].as_str().unwrap(), check["verdict"].as_str().unwrap()))
+        .collect();
+    assert_eq!(verdicts, ["all down", "nested up", "any up", "one up", "two down"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("job: left out, a heartbeat is pinged by its job"));
+    let output = home.output(&["probe", "--monitor", "nested", "--json"]);
+    let lines = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.code() == Some(0) && lines.lines().count() == 1 && lines.contains("\"nested\""), "{lines}");
+    let output = home.output(&["probe", "--monitor", "job"]);
+    assert_eq!(output.status.code(), Some(64), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(daemon.stop().await.code(), Some(0));
+
+    home.write(&on(&db.url, &(group("a", r#"["b"]"#, "1") + &group("b", r#"["a"]"#, "1"))));
+    let output = home.output(&["check-config"]);
+    let told = String::from_utf8_lossy(&output.stderr) + String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.code() == Some(78) && told.contains("monitor.members: is a cycle: "), "{told}");
 }

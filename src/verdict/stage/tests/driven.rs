@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::probe::driven::{Driven, Heartbeat, PingToken};
+use crate::probe::driven::{Driven, Group, Heartbeat, Member, PingToken, Require};
 use crate::verdict::pulse::{Ping, Signal};
 
 use super::*;
@@ -232,4 +232,93 @@ async fn whoever_stood_still_does_not_accuse() {
     assert_eq!(bench.records(), [""; 0]);
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(bench.records(), ["down open:160 state:down"]);
+}
+
+struct Members(Group);
+
+impl Probe for Members {
+    fn driven(&self) -> Driven<'_> {
+        Driven::Members(&self.0)
+    }
+
+    fn probe<'a>(&'a self, _: &'a ProbeContext<'a>) -> BoxFuture<'a, Observation> {
+        unreachable!("nobody probes a group")
+    }
+}
+
+fn group(number: u128, members: &[&str], require: Require, change: impl FnOnce(&mut Monitor)) -> Arc<Entry> {
+    let key = |text: &&str| Member::Key(text.parse().unwrap());
+    let rules = Group { members: members.iter().map(key).collect(), require };
+    let mut own = Monitor { kind: "group", url: "group:".into(), confirmations: 1, ..keyed(number) };
+    own.cadence = Cadence::Every(MINUTE * 5);
+    change(&mut own);
+    let prepared = Prepared { probe: Arc::new(Members(rules)), expect: Expectations::default().shared() };
+    Arc::new(Entry { monitor: own, prepared, fingerprint: 0, secrets: Arc::default() })
+}
+
+fn keyed(number: u128) -> Monitor {
+    Monitor { key: Some(format!("m{number}").parse().unwrap()), confirmations: 1, ..monitor(number) }
+}
+
+fn status(bench: &Bench, number: u128) -> Status {
+    bench.board.row(id(number)).unwrap().shown
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_group_follows_its_members_within_two_seconds() {
+    let (a, b) = (entry(keyed(1)), entry(keyed(2)));
+    let any = group(3, &["m1", "m2"], Require::Any, |_| {});
+    // A group of a group.
+    let all = group(4, &["m3", "m1"], Require::All, |_| {});
+    let (mut bench, _) = bench(&[&a, &b, &any, &all]).await;
+    tokio::time::sleep(MINUTE * 10).await;
+    assert_eq!(bench.records(), [""; 0], "no member counts yet");
+    let settle = || tokio::time::sleep(Duration::from_secs(2));
+    bench.check(result(&a, 700, None)).await;
+    bench.check(result(&b, 700, None)).await;
+    settle().await;
+    assert_eq!((status(&bench, 3), status(&bench, 4)), (Status::Up, Status::Up));
+    bench.check(result(&a, 710, DOWN)).await;
+    settle().await;
+    assert_eq!((status(&bench, 3), status(&bench, 4)), (Status::Up, Status::Down));
+    let latest = bench.board.row(id(4)).unwrap().latest.unwrap();
+    assert_eq!(latest.failure, Some(Failure::MemberDown));
+    assert_eq!(latest.message.as_deref(), Some("down: m1 (2 of 2 must work)"));
+    bench.records();
+    bench.check(result(&a, 720, DOWN)).await;
+    settle().await;
+    assert_eq!(bench.records(), ["down"], "what does not change the group is no check of it");
+    bench.check(result(&b, 730, DOWN)).await;
+    settle().await;
+    assert_eq!((status(&bench, 3), status(&bench, 4)), (Status::Down, Status::Down));
+    bench.records();
+    tokio::time::sleep(MINUTE * 5).await;
+    assert_eq!(bench.records().len(), 2, "each has a check at its interval");
+    // Paused ones are left out, removed ones are unknown.
+    let paused = entry(Monitor { active: false, ..keyed(1) });
+    bench.update(Changes { changed: vec![paused], ..Changes::default() }).await;
+    bench.check(result(&b, 1200, None)).await;
+    settle().await;
+    assert_eq!((status(&bench, 3), status(&bench, 4)), (Status::Up, Status::Up));
+    bench.update(Changes { removed: vec![(id(1), Removal::Archived)], ..Changes::default() }).await;
+    settle().await;
+    assert_eq!((status(&bench, 3), status(&bench, 4)), (Status::Up, Status::Unknown));
+    let (changed, removed) = (vec![], vec![(id(3), Removal::Deleted), (id(4), Removal::Deleted)]);
+    bench.update(Changes { changed, removed, ..Changes::default() }).await;
+    bench.records();
+    tokio::time::sleep(MINUTE * 60).await;
+    assert_eq!(bench.records(), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_names_monitors_of_its_owner_only() {
+    let own = |number| Monitor { source: Source::Database, ..keyed(number) };
+    let (a, b) = (entry(own(1)), entry(Monitor { owner: crate::model::UserId(Uuid::from_u128(9)), ..own(2) }));
+    let mine = group(3, &["m1"], Require::All, |monitor| monitor.source = Source::Database);
+    let other = group(4, &["m2"], Require::All, |monitor| monitor.source = Source::Database);
+    let (mut bench, _) = bench(&[&a, &b, &mine, &other]).await;
+    bench.check(result(&a, 0, None)).await;
+    bench.check(result(&b, 0, None)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((status(&bench, 3), status(&bench, 4)), (Status::Up, Status::Unknown));
 }
