@@ -293,7 +293,9 @@ async fn a_group_is_what_its_members_are() {
 
     // Without a daemon: groups from the checks of the run, in the order of the file; heartbeats are left out.
     other.answer(500);
-    let output = home.output(&["probe", "--all", "--json"]);
+    // The targets answer on this thread.
+    let run = async |arguments: &[&str]| Command::from(home.command(arguments)).output().await.unwrap();
+    let output = run(&["probe", "--all", "--json"]).await;
     assert_eq!(output.status.code(), Some(1));
     let verdicts: Vec<String> = String::from_utf8(output.stdout)
         .unwrap()
@@ -303,10 +305,10 @@ async fn a_group_is_what_its_members_are() {
         .collect();
     assert_eq!(verdicts, ["all down", "nested up", "any up", "one up", "two down"]);
     assert!(String::from_utf8_lossy(&output.stderr).contains("job: left out, a heartbeat is pinged by its job"));
-    let output = home.output(&["probe", "--monitor", "nested", "--json"]);
+    let output = run(&["probe", "--monitor", "nested", "--json"]).await;
     let lines = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.code() == Some(0) && lines.lines().count() == 1 && lines.contains("\"nested\""), "{lines}");
-    let output = home.output(&["probe", "--monitor", "job"]);
+    let output = run(&["probe", "--monitor", "job"]).await;
     assert_eq!(output.status.code(), Some(64), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(daemon.stop().await.code(), Some(0));
 
