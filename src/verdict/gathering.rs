@@ -26,6 +26,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// A member as it stands: its name, and its status or none when there is no such monitor.
 pub type Standing<'a> = (&'a str, Option<Status>);
 
+/// What members are called, and who they are; none for one that is not there.
+pub type Members = Vec<(String, Option<MonitorId>)>;
+
 /// What is seen of a group; none when no member counts.
 #[must_use]
 pub fn observe(group: &Group, members: &[Standing<'_>], now: DateTime<Utc>) -> Option<Observation> {
@@ -96,8 +99,8 @@ pub enum Turn {
 /// A group and when it is to be looked at.
 pub struct Gathering {
     turn: Turn,
-    /// Who its members are; none for one that is not there.
-    pub members: Vec<(String, Option<MonitorId>)>,
+    /// Its members, as they are known now.
+    pub members: Members,
     next: Instant,
     next_at: Option<DateTime<Utc>>,
     /// A member has changed.

@@ -8,10 +8,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::time::Instant;
 
 use super::*;
-use crate::model::{Cadence, MonitorKey, Source, UserId};
+use crate::model::{Cadence, MonitorKey, Source};
 use crate::probe::driven::{Driven, Heartbeat, Member};
 use crate::schedule::plan::Timing;
-use crate::verdict::gathering::{self, Gathering, Turn};
+use crate::verdict::gathering::{self, Gathering, Members, Turn};
 use crate::verdict::pulse::{Beat, Now, Pulse, Rhythm, Signal};
 
 /// Called so late, we stood still, and so did the pings that wait in the sockets.
@@ -146,36 +146,8 @@ impl Watch {
             self.groups.of_member.clear();
             return;
         }
-        let mut by_key: HashMap<(Source, &MonitorKey), MonitorId> = HashMap::with_capacity(self.monitors.len());
-        for (id, watched) in &self.monitors {
-            // Keys are unique within a source, so that nothing is hidden here.
-            let monitor = &watched.entry.monitor;
-            by_key.extend(monitor.key.as_ref().map(|key| ((monitor.source, key), *id)));
-        }
-        let owner_of = |id: &MonitorId| self.monitors.get(id).map(|watched| watched.entry.monitor.owner);
-        let mut found: Vec<(MonitorId, Vec<(String, Option<MonitorId>)>)> = Vec::new();
-        for id in &self.groups.all {
-            let Some(watched) = self.monitors.get(id) else { continue };
-            let Driven::Members(group) = watched.entry.prepared.probe.driven() else { continue };
-            let own = &watched.entry.monitor;
-            let may_name =
-                |other: &MonitorId, owner: UserId| own.source == Source::File || owner == own.owner && other != id;
-            let members = group.members.iter().map(|member| match member {
-                Member::Key(key) => {
-                    let other = by_key.get(&(own.source, key)).copied();
-                    (key.to_string(), other.filter(|other| owner_of(other).is_some_and(|owner| may_name(other, owner))))
-                }
-                Member::Id(other) => {
-                    let known = owner_of(other).is_some_and(|owner| may_name(other, owner));
-                    let label = self.monitors.get(other).filter(|_| known);
-                    let label = label.map_or_else(|| other.to_string(), |w| w.entry.monitor.label().to_owned());
-                    (label, known.then_some(*other))
-                }
-            });
-            found.push((*id, members.collect()));
-        }
         let mut of_member: HashMap<MonitorId, Vec<MonitorId>> = HashMap::new();
-        let now = Instant::now();
+        let (found, now) = (self.members(), Instant::now());
         for (id, members) in found {
             for other in members.iter().filter_map(|(_, other)| *other) {
                 of_member.entry(other).or_default().push(id);
@@ -187,6 +159,38 @@ impl Watch {
             self.arm(id);
         }
         self.groups.of_member = of_member;
+    }
+
+    /// Every group with its members: what they are called, and who they are if there is such a monitor.
+    fn members(&self) -> Vec<(MonitorId, Members)> {
+        let mut by_key: HashMap<(Source, &MonitorKey), MonitorId> = HashMap::with_capacity(self.monitors.len());
+        for (id, watched) in &self.monitors {
+            // Keys are unique within a source, so that nothing is hidden here.
+            let monitor = &watched.entry.monitor;
+            by_key.extend(monitor.key.as_ref().map(|key| ((monitor.source, key), *id)));
+        }
+        let of_group = |id: &MonitorId| {
+            let watched = self.monitors.get(id)?;
+            let Driven::Members(group) = watched.entry.prepared.probe.driven() else { return None };
+            let own = &watched.entry.monitor;
+            let known = |other: MonitorId| {
+                let monitor = &self.monitors.get(&other)?.entry.monitor;
+                let may_name = own.source == Source::File || (monitor.owner == own.owner && other != own.id);
+                may_name.then_some((monitor.label(), other))
+            };
+            let members = group.members.iter().map(|member| match member {
+                Member::Key(key) => {
+                    let other = by_key.get(&(own.source, key)).and_then(|other| known(*other));
+                    (key.to_string(), other.map(|(_, other)| other))
+                }
+                Member::Id(other) => match known(*other) {
+                    Some((label, other)) => (label.to_owned(), Some(other)),
+                    None => (other.to_string(), None),
+                },
+            });
+            Some((*id, members.collect()))
+        };
+        self.groups.all.iter().filter_map(of_group).collect()
     }
 
     /// The status of a monitor changed: the groups that it is in are looked at soon.
