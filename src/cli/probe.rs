@@ -251,7 +251,7 @@ fn of_file(
 /// A monitor of the file and, when it is a group, everything that it is made of.
 fn with_members(settings: &Settings, id: &str) -> HashSet<MonitorKey> {
     let by_key: HashMap<&MonitorKey, &Definition> =
-        settings.monitors.iter().filter_map(|definition| Some((definition.key.as_ref()?, definition))).collect();
+        settings.monitors.iter().filter_map(|definition| Some((definition.key.as_ref()?, &**definition))).collect();
     let mut found = HashSet::new();
     let mut ahead: Vec<MonitorKey> = id.parse().into_iter().collect();
     while let Some(key) = ahead.pop() {

@@ -13,8 +13,9 @@ use crate::catalog::MonitorRow;
 use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource, NewContent};
 use crate::cli::{self, Exit, Stop};
 use crate::probe::net::{EgressOptions, Net, NetOptions};
+use crate::settings::again::Former;
 use crate::settings::defaults::Defaults;
-use crate::settings::definition::Definition;
+use crate::settings::definition::{self, Definition, Located};
 use crate::settings::diagnostic::SourceText;
 use crate::settings::file::{self, Presence, Sources};
 use crate::settings::model::{Refusal, Settings};
@@ -27,6 +28,8 @@ pub(super) struct ConfigSource {
     presence: Presence,
     environment: cli::Environment,
     links: Links,
+    /// What the last reading of valid sources has left. Readings do not overlap.
+    former: Mutex<Former>,
     inner: Mutex<Inner>,
 }
 
@@ -52,7 +55,7 @@ struct Inner {
     /// Without its monitors.
     settings: Arc<Settings>,
     /// The monitors in force; the catalogue shares them.
-    definitions: Arc<[Definition]>,
+    definitions: Arc<[Located]>,
     /// Folders to watch.
     folders: Vec<PathBuf>,
     /// Read, and neither applied nor refused yet.
@@ -64,7 +67,7 @@ struct Next {
     mark: Mark,
     settings: Arc<Settings>,
     net: Net,
-    definitions: Arc<[Definition]>,
+    definitions: Arc<[Located]>,
 }
 
 /// What is remembered of sources.
@@ -89,21 +92,24 @@ pub(super) struct First {
     pub(super) presence: Presence,
     pub(super) sources: Sources,
     pub(super) settings: Settings,
+    /// For the next reading.
+    pub(super) former: Former,
 }
 
 /// Reads the configuration that `run` starts with. Bad: exit code 78 with every finding.
 pub(super) fn first(config: Option<&std::path::Path>, environment: &cli::Environment) -> Result<First, Stop> {
     let (path, presence) = cli::locate(config, environment);
     let sources = file::read(&path, presence);
-    let settings = read_settings(&sources, environment).map_err(|refusal| {
+    let mut former = Former::default();
+    let settings = read_settings(&sources, environment, &mut former).map_err(|refusal| {
         let count = refusal.count();
         Stop::new(Exit::Config, format!("the configuration is invalid ({count} found)\n{refusal}"))
     })?;
-    Ok(First { path, presence, sources, settings })
+    Ok(First { path, presence, sources, settings, former })
 }
 
-fn read_settings(sources: &Sources, environment: &cli::Environment) -> Result<Settings, Refusal> {
-    cli::with_environment(environment, |environment| sources.settings(environment))
+fn read_settings(sources: &Sources, environment: &cli::Environment, former: &mut Former) -> Result<Settings, Refusal> {
+    cli::with_environment(environment, |environment| sources.settings_again(environment, former))
 }
 
 /// The network layer of a configuration. An error names the setting or the file.
@@ -165,6 +171,7 @@ impl ConfigSource {
             presence: first.presence,
             environment: environment.clone(),
             links,
+            former: Mutex::new(first.former),
             inner: Mutex::new(inner),
         }
     }
@@ -191,11 +198,19 @@ impl ConfigSource {
 
     /// Everything that must be right before anything of it counts.
     fn validate(&self, sources: &Sources) -> Result<(Settings, Net), String> {
-        let (had_file, filled_before) = {
+        let (had_file, filled_before, in_force) = {
             let inner = self.lock();
-            (inner.mark.found, inner.mark.filled.clone())
+            (inner.mark.found, inner.mark.filled.clone(), Arc::clone(&inner.definitions))
         };
-        let settings = read_settings(sources, &self.environment).map_err(|refusal| refusal.to_string())?;
+        let settings = {
+            let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut settings =
+                read_settings(sources, &self.environment, &mut former).map_err(|refusal| refusal.to_string())?;
+            // What is equal to what is in force is there once, whoever holds it.
+            definition::share(&in_force, &mut settings.monitors);
+            former.adopt(&settings.monitors);
+            settings
+        };
         if had_file && !sources.found {
             return Err(format!("{}: the file is gone; restore it, or restart to run without it", self.path.display()));
         }
@@ -229,7 +244,7 @@ impl ConfigSource {
         let mut inner = self.lock();
         match validated {
             Ok((mut settings, net)) => {
-                let definitions: Arc<[Definition]> = std::mem::take(&mut settings.monitors).into();
+                let definitions: Arc<[Located]> = std::mem::take(&mut settings.monitors).into();
                 let mark = Mark::of(sources);
                 let unfinished = |source: &SourceText| !source.text.is_empty() && !source.text.ends_with('\n');
                 let cut = mark.bytes < inner.mark.bytes || sources.texts.iter().any(unfinished);

@@ -148,6 +148,11 @@ impl SourceText {
         u32::try_from(self.line_starts.partition_point(|start| *start <= byte)).unwrap_or(u32::MAX)
     }
 
+    /// Where every line begins, in bytes.
+    pub(super) fn line_starts(&self) -> impl Iterator<Item = usize> {
+        self.line_starts.iter().map(|start| *start as usize)
+    }
+
     fn place(&self, span: Span) -> Place<'_> {
         let at = |byte: u32| self.text.floor_char_boundary(byte as usize);
         let start = at(span.start);

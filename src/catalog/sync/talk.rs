@@ -14,6 +14,7 @@ use super::rows::{self, Asked, Read};
 use crate::catalog::plan::Guard;
 use crate::catalog::{CatalogStore, MergeAnswer, Merged, MonitorRow, merge};
 use crate::model::{IncidentUid, MonitorId, StoreFault};
+use crate::settings::definition::Located;
 
 /// Rows of the file that others wrote to are set right at most so often, the minute's comparison apart: two daemons
 /// whose files differ must not keep undoing each other.
@@ -199,7 +200,7 @@ impl<S: CatalogStore> Follower<S> {
                     fault => return Err(fault),
                 }
             }
-            (None, Ok(MergeAnswer::Done(merged))) if edition == self.edition => self.merged(merged, false).await,
+            (None, Ok(MergeAnswer::Done(merged))) if edition == self.edition => self.merged(merged, None).await,
             // It was applied before the store refused it, or was never applied: what is in force is merged.
             (None, Ok(_)) => self.due.merge = true,
             (None, Err(StoreFault::Refused(why))) => self.merge_refused(why),
@@ -220,8 +221,9 @@ impl<S: CatalogStore> Follower<S> {
         self.links.report.edit(|report| (report.unmerged, report.rows_known) = (Arc::default(), true));
     }
 
-    /// The rows of what is in force have been brought to what it says; `anew` when it has just come into force.
-    pub(super) async fn merged(&mut self, merged: Merged, anew: bool) {
+    /// The rows of what is in force have been brought to what it says. When it has just come into force, `before` is what
+    /// was there before.
+    pub(super) async fn merged(&mut self, merged: Merged, before: Option<Arc<[Located]>>) {
         if !merged.archived.is_empty() {
             let forced = if self.guard == Guard::Force { " (forced)" } else { "" };
             log::info!(monitors = merged.archived.len(); "monitors left the configuration and are archived{forced}");
@@ -232,22 +234,31 @@ impl<S: CatalogStore> Follower<S> {
             _ => Guard::Again { had },
         };
         self.hold(&merged);
+        let is_first = self.merged_at.is_none();
         (self.merged_at, self.merged_edition) = (Some(Instant::now()), Some(self.edition));
-        self.stored = merged.ids.values().map(|(id, _)| *id).collect();
         self.merge_fault = None;
         self.due.merge_later = false;
         // What was written has other revisions now, and what returned has a state. What others wrote is heard of.
         self.due.load.extend(merged.written);
-        if !self.loaded || !anew {
+        if !self.loaded || before.is_none() {
             self.due.look();
         }
-        let same_keys = merged.ids == *self.keys;
-        if same_keys && !anew {
+        // The store gives the same allocation as long as nothing of it changes.
+        let same_keys = Arc::ptr_eq(&merged.ids, &self.keys) || merged.ids == self.keys;
+        if !same_keys || is_first {
+            self.stored = merged.ids.values().map(|(id, _)| *id).collect();
+        }
+        if same_keys && before.is_none() {
             return self.tell_unmerged();
         }
-        self.keys = Arc::new(merged.ids);
+        let former = std::mem::replace(&mut self.keys, merged.ids);
+        if same_keys && !is_first {
+            return self.make_file_entries(before).await;
+        }
         self.rows.own(&self.keys);
-        self.make_file_entries().await;
+        self.make_file_entries(None).await;
+        // As with definitions: not where checks wait.
+        drop(tokio::task::spawn_blocking(move || drop((former, before))));
         if !same_keys {
             let dependent = self.rows.dependent();
             self.reread_rows(dependent).await;
