@@ -12,6 +12,8 @@ use crate::settings::tree::Value;
 
 mod domain;
 mod exec;
+mod group;
+mod heartbeat;
 mod http;
 mod ssh;
 mod starttls;
@@ -20,8 +22,18 @@ mod tls;
 mod udp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] =
-    &[&domain::KIND, &exec::KIND, &http::KIND, &ssh::KIND, &starttls::KIND, &tcp::KIND, &tls::KIND, &udp::KIND];
+pub const KINDS: &[&Kind] = &[
+    &domain::KIND,
+    &exec::KIND,
+    &group::KIND,
+    &heartbeat::KIND,
+    &http::KIND,
+    &ssh::KIND,
+    &starttls::KIND,
+    &tcp::KIND,
+    &tls::KIND,
+    &udp::KIND,
+];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -51,6 +63,9 @@ pub const LATER: &[&str] = &[
     "mqtt",
     "heartbeat",
     "group",
+    "ssh",
+    "domain",
+    "exec",
 ];
 
 /// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.
