@@ -15,6 +15,7 @@ use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
 
 mod certificate;
 mod connect;
+mod datagram;
 mod dial;
 mod guard;
 mod resolve;
@@ -23,6 +24,7 @@ mod stream;
 mod tls;
 mod trust;
 
+pub use datagram::{DialledUdp, datagram_fault};
 pub use stream::Stream;
 pub use tls::{TlsOptions, tls_fault};
 
