@@ -10,11 +10,12 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
+mod dns;
 mod http;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&dns::KIND, &http::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -38,7 +39,6 @@ pub const LATER: &[&str] = &[
     "starttls+xmpp",
     "udp",
     "icmp",
-    "dns",
     "ws",
     "wss",
     "grpc",

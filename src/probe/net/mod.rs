@@ -17,6 +17,7 @@ mod certificate;
 mod connect;
 mod datagram;
 mod dial;
+pub mod dns;
 mod guard;
 mod resolve;
 mod special;
