@@ -12,10 +12,11 @@ use crate::settings::tree::Value;
 
 mod dns;
 mod http;
+mod icmp;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&dns::KIND, &http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&dns::KIND, &http::KIND, &icmp::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -38,7 +39,6 @@ pub const LATER: &[&str] = &[
     "starttls+ftp",
     "starttls+xmpp",
     "udp",
-    "icmp",
     "ws",
     "wss",
     "grpc",

@@ -4,7 +4,9 @@
 
 mod cli;
 mod daemon;
+mod dns;
 mod http;
+mod icmp;
 mod layers;
 mod net;
 mod settings;

@@ -95,8 +95,8 @@ impl DnsProbe {
         let Ok(end) = records else { return };
         let texts: Vec<String> =
             end.records.iter().take(SHOWN_ANSWERS).filter_map(|record| record::text(&record.data)).collect();
-        seen.note("answers", texts);
-        if !end.records.is_empty() {
+        if !texts.is_empty() {
+            seen.note("answers", texts);
             seen.note("ttl_seconds", end.ttl.as_secs());
         }
         if let Some(RData::SOA(soa)) = end.records.first().map(|record| &record.data) {

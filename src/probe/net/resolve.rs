@@ -129,11 +129,7 @@ impl Resolver {
 
     /// A whole answer by one of the servers, whatever it says, never from the cache: for checks of the name itself. An
     /// error has the owner that silence has for every check, see [`health`].
-    pub(super) async fn ask(
-        &self,
-        question: &Question,
-        deadline: Instant,
-    ) -> Result<(SocketAddr, Message), Fault> {
+    pub(super) async fn ask(&self, question: &Question, deadline: Instant) -> Result<(SocketAddr, Message), Fault> {
         let (settings, asked) = (self.system.settings().await, Instant::now());
         let name = question.name.to_ascii();
         let walked = timeout_at(deadline, walk(question, &name, &settings, &self.wire)).await;

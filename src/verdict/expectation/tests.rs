@@ -106,7 +106,7 @@ fn each_mistake_is_named() {
             "nested more than 8",
         ),
         (json!({ "certificate_days_left": -1 }), "certificate_days_left: -1 is out of range"),
-        (json!({ "rcode": "NOERROR" }), "not built yet"),
+        (json!({ "rcode": "NOERROR" }), "only dns probes"),
         (json!({ "stauts": ["2xx"] }), "did you mean \"status\""),
         (json!("up"), "monitor.expect: found a string"),
     ];

@@ -104,7 +104,9 @@ async fn stream(
     let mut talk = Talk::new(stream, context.deadline, &mut seen.timings, STREAM_BYTES);
     let bytes = converse(&mut talk, &framed.bytes).await.map_err(|end| fault(end, authority))?;
     let garbage = || {
-        let what = format!("the name server {authority} sent what is no answer to the question: broken, or of another id or question");
+        let what = format!(
+            "the name server {authority} sent what is no answer to the question: broken, or of another id or question"
+        );
         Fault::new(Failure::DnsError, what)
     };
     let message = framed.read(&bytes).ok_or_else(garbage)?;

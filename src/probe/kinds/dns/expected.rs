@@ -65,8 +65,13 @@ impl Expected {
     /// Reads its keys of `expect`; the others are read, and the table is closed, by
     /// [`crate::verdict::expectation::Expectations::read`].
     pub(super) fn read(reader: &mut TableReader<'_>, record: RecordType) -> Self {
-        let mut expected =
-            Self { codes: Box::new([ResponseCode::NoError]), answers: None, exact: false, authenticated: false, serial_at_least: None };
+        let mut expected = Self {
+            codes: Box::new([ResponseCode::NoError]),
+            answers: None,
+            exact: false,
+            authenticated: false,
+            serial_at_least: None,
+        };
         // One that is no table is complained about there as well.
         if !reader.node("expect").is_some_and(|node| matches!(node.value, Value::Table(_))) {
             return expected;
@@ -120,9 +125,10 @@ impl Expected {
         let told = extended_error(message).map(|told| format!(" ({told})")).unwrap_or_default();
         let (failure, what) = match code {
             ResponseCode::NXDomain => (Failure::DnsNxdomain, format!("the name {name} does not exist")),
-            ResponseCode::ServFail => {
-                (Failure::DnsServfail, format!("{by} could not find out about {name}: its zone or DNSSEC may be broken"))
-            }
+            ResponseCode::ServFail => (
+                Failure::DnsServfail,
+                format!("{by} could not find out about {name}: its zone or DNSSEC may be broken"),
+            ),
             ResponseCode::Refused => (Failure::DnsRefused, format!("{by} refuses to answer for {name}")),
             ResponseCode::NoError => (Failure::DnsAnswerMismatch, format!("{by} has an answer for {name}")),
             _ => (Failure::DnsError, format!("{by} cannot answer for {name}")),
@@ -151,7 +157,8 @@ impl Expected {
         if let Some(other) = other.filter(|_| self.exact) {
             return mismatch(format!("{name} {kind} has {other:?}, which is not expected (answers_exact)"));
         }
-        if let (Some(least), Some(RData::SOA(soa))) = (self.serial_at_least, end.records.first().map(|record| &record.data))
+        if let (Some(least), Some(RData::SOA(soa))) =
+            (self.serial_at_least, end.records.first().map(|record| &record.data))
             && is_before(soa.serial, least)
         {
             return mismatch(format!("the serial of {name} is {}, expected at least {least}", soa.serial));
@@ -173,7 +180,9 @@ fn nothing(question: &Question, message: &Message, end: &ChainEnd<'_>) -> String
     }
     let refers = message.authorities.iter().any(|record| matches!(record.data, RData::NS(_)));
     if refers && !message.metadata.authoritative {
-        return format!("{name} {kind}: the name server only refers to others: it is neither an authority for it nor a resolver");
+        return format!(
+            "{name} {kind}: the name server only refers to others: it is neither an authority for it nor a resolver"
+        );
     }
     format!("{name} has no {kind} records")
 }

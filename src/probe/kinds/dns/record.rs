@@ -78,7 +78,9 @@ pub(super) fn canonical(record: RecordType, written: &str) -> Result<String, &'s
     match record {
         RecordType::A => written.parse::<Ipv4Addr>().map(|ip| ip.to_string()).map_err(|_| "an IPv4 address"),
         RecordType::AAAA => written.parse::<Ipv6Addr>().map(|ip| ip.to_string()).map_err(|_| "an IPv6 address"),
-        RecordType::CNAME | RecordType::NS | RecordType::PTR => name(written).ok_or("a name, such as \"ns.example.com\""),
+        RecordType::CNAME | RecordType::NS | RecordType::PTR => {
+            name(written).ok_or("a name, such as \"ns.example.com\"")
+        }
         RecordType::MX => numbers_and_name(&fields, 1).ok_or("such as \"10 mail.example.com\""),
         RecordType::SRV => numbers_and_name(&fields, 3).ok_or("such as \"10 5 5060 sip.example.com\""),
         RecordType::SOA => soa(&fields).ok_or("such as \"ns.example.com root.example.com 1 7200 3600 1209600 300\""),
@@ -109,7 +111,8 @@ fn numbers_and_name(fields: &[&str], numbers: usize) -> Option<String> {
     if fields.len() != numbers {
         return None;
     }
-    let mut parts = fields.iter().map(|field| field.parse::<u16>().ok().map(|n| n.to_string())).collect::<Option<Vec<_>>>()?;
+    let mut parts =
+        fields.iter().map(|field| field.parse::<u16>().ok().map(|n| n.to_string())).collect::<Option<Vec<_>>>()?;
     parts.push(name(target)?);
     Some(parts.join(" "))
 }
@@ -119,7 +122,8 @@ fn soa(fields: &[&str]) -> Option<String> {
     if numbers.len() != 5 {
         return None;
     }
-    let numbers = numbers.iter().map(|field| field.parse::<u32>().ok().map(|n| n.to_string())).collect::<Option<Vec<_>>>()?;
+    let numbers =
+        numbers.iter().map(|field| field.parse::<u32>().ok().map(|n| n.to_string())).collect::<Option<Vec<_>>>()?;
     Some(format!("{} {} {}", name(mname)?, name(rname)?, numbers.join(" ")))
 }
 
@@ -157,7 +161,10 @@ mod tests {
         ] {
             assert_eq!(Some(canonical(record, written).unwrap()), text(&data), "{written}");
         }
-        assert_eq!(canonical(RecordType::CAA, "0 ISSUE ca.example"), canonical(RecordType::CAA, "0 issue \"ca.example\""));
+        assert_eq!(
+            canonical(RecordType::CAA, "0 ISSUE ca.example"),
+            canonical(RecordType::CAA, "0 issue \"ca.example\"")
+        );
     }
 
     #[test]

@@ -8,8 +8,7 @@ use crate::probe::authority::Authority;
 use crate::probe::net::{IpVersion, TlsOptions};
 use crate::settings::reader::TableReader;
 
-const ALLOWED: &str =
-    "such as \"192.0.2.53\", \"[2001:db8::53]:5353\", \"ns.example.com\", \"tcp://192.0.2.53\" or \"tls://dns.example.net\"";
+const ALLOWED: &str = "such as \"192.0.2.53\", \"[2001:db8::53]:5353\", \"ns.example.com\", \"tcp://192.0.2.53\" or \"tls://dns.example.net\"";
 
 /// Who is asked.
 pub(super) enum Server {
@@ -54,7 +53,11 @@ pub(super) fn read(reader: &mut TableReader<'_>) -> Option<Server> {
 /// Where TLS is not spoken its options would be ignored; those of `[defaults]` are for others.
 fn without_tls(reader: &mut TableReader<'_>) {
     if reader.has_own("tls") {
-        reader.error("tls", "this resolver is not asked over TLS", "remove it, or use resolver = \"tls://…\"".to_owned());
+        reader.error(
+            "tls",
+            "this resolver is not asked over TLS",
+            "remove it, or use resolver = \"tls://…\"".to_owned(),
+        );
     }
 }
 
@@ -64,7 +67,8 @@ fn authority(text: &str, default_port: u16) -> Option<Authority> {
         Ok(ip) => format!("[{ip}]"),
         Err(_) => text.to_owned(),
     };
-    if bracketed.contains(['/', '?', '#', '@', '\\']) || bracketed.chars().any(|c| c.is_whitespace() || c.is_control()) {
+    if bracketed.contains(['/', '?', '#', '@', '\\']) || bracketed.chars().any(|c| c.is_whitespace() || c.is_control())
+    {
         return None;
     }
     let url = Url::parse(&format!("dns://{bracketed}")).ok()?;
@@ -89,7 +93,8 @@ pub(super) fn check_version(server: Option<&Server>, version: IpVersion, reader:
         _ => None,
     };
     if let Some(clash) = clash {
-        let way_out = "remove it, or name a resolver of this version; the records of a version are record = \"A\" and \"AAAA\"";
+        let way_out =
+            "remove it, or name a resolver of this version; the records of a version are record = \"A\" and \"AAAA\"";
         reader.error("ip_version", clash, way_out.to_owned());
     }
 }

@@ -95,8 +95,8 @@ fn negative_ttl(message: &Message) -> Duration {
 mod tests {
     use std::net::Ipv4Addr;
 
-    use hickory_proto::rr::{Name, RecordType};
     use hickory_proto::rr::rdata::{A, CNAME, SOA};
+    use hickory_proto::rr::{Name, RecordType};
     use proptest::prelude::*;
 
     use super::*;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use rustix::io::Errno;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 
@@ -152,7 +153,7 @@ async fn hear(
     let (mut alive, mut strays, mut ticks) = (false, 0u32, 0u32);
     let mut next = Instant::now() + TICK;
     loop {
-        match timeout_at(next.min(until), socket.recv(buffer)).await {
+        match timeout_at(next.min(until), datagram(socket, buffer)).await {
             Ok(Ok(length)) => match receive(buffer.get(..length).unwrap_or_default(), message, &control) {
                 Received::Answer(answer) => {
                     health.inspect(|health| health.answered());
@@ -178,6 +179,28 @@ async fn hear(
                 sent.map_err(NoAnswer::Socket)?;
             }
         }
+    }
+}
+
+/// The next datagram, or what ICMP said: that alone does not wake who only reads.
+async fn datagram(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    let said = async {
+        loop {
+            socket.ready(Interest::ERROR).await?;
+            let taken = socket.try_io(Interest::ERROR, || match SockRef::from(socket).take_error()? {
+                Some(error) => Ok(error),
+                // Woken too early: the next wake-up is waited for.
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            });
+            if let Ok(error) = taken {
+                return Err(error);
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        received = socket.recv(buffer) => received,
+        error = said => error,
     }
 }
 
