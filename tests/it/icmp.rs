@@ -75,7 +75,7 @@ timeout = "3s"'
 max_loss = \"50%\""
         configured "$half
 max_loss = \"49%\""
-        far nft add rule inet t i meta l4proto '{{ icmp, ipv6-icmp }}' icmpv6 type echo-request drop
+        far nft add rule inet t i icmpv6 type echo-request drop
         far nft add rule inet t i icmp type echo-request drop
         ping icmp:192.0.2.2 1s; ping 'icmp:[2001:db8::2]' 1s"#
     );

@@ -54,6 +54,7 @@ impl Knot {
     async fn start() -> Self {
         assert!(std::path::Path::new(PROGRAM).exists(), "there is no {PROGRAM}: tests/run installs it");
         let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("db")).unwrap();
         let root = folder.path().display();
         let address = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
         // More than a datagram of 1232 octets may hold.

@@ -24,6 +24,6 @@ pub fn checks(test: &str, script: &str) -> Option<Vec<serde_json::Value>> {
     let output = in_namespace(test, script)?;
     let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let checks: Vec<serde_json::Value> = out.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
-    assert!(!checks.is_empty(), "{test}: {out}\n{err}");
+    assert!(output.status.success() && !checks.is_empty(), "{test}: {out}\n{err}");
     Some(checks)
 }
