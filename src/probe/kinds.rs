@@ -11,12 +11,15 @@ use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
 mod dns;
+mod domain;
+mod exec;
 mod http;
 mod icmp;
+mod ssh;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&dns::KIND, &http::KIND, &icmp::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&dns::KIND, &domain::KIND, &exec::KIND, &http::KIND, &icmp::KIND, &ssh::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -49,11 +52,8 @@ pub const LATER: &[&str] = &[
     "mongodb",
     "amqp",
     "mqtt",
-    "ssh",
-    "domain",
     "heartbeat",
     "group",
-    "exec",
 ];
 
 /// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.

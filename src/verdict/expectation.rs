@@ -28,6 +28,8 @@ pub struct Accepts {
     pub certificate: bool,
     /// [`DNS_KEYS`], which the kind reads and judges itself.
     pub dns: bool,
+    /// `domain_days_left`, which the kind reads and judges itself.
+    pub domain: bool,
 }
 
 /// What only probes of name servers can meet.
@@ -120,6 +122,7 @@ impl Expectations {
         for key in DNS_KEYS {
             accepted(&mut table, key, of_monitor, accepts.dns);
         }
+        accepted(&mut table, "domain_days_left", of_monitor, accepts.domain);
         table.finish(&|_| None);
         Self { rules: written.then(|| Box::new(rules)) }
     }
@@ -152,6 +155,7 @@ fn accepted(table: &mut TableReader<'_>, key: &'static str, of_monitor: bool, ac
         let who = match key {
             "certificate_days_left" => "only probes over TLS see a certificate",
             key if DNS_KEYS.contains(&key) => "only dns probes get answers of name servers",
+            "domain_days_left" => "only domain probes ask a registry",
             "status" | "headers" => "only http and https probes see a response head",
             _ => "only http and https probes read a body",
         };

@@ -5,11 +5,14 @@
 mod cli;
 mod daemon;
 mod dns;
+mod domain;
+mod exec;
 mod http;
 mod icmp;
 mod layers;
 mod net;
 mod settings;
+mod ssh;
 mod store;
 mod support;
 mod tcp;

@@ -234,11 +234,12 @@ fn read_answers(table: &mut TableReader<'_>, record: RecordType) -> Option<Box<[
         table.error("answers", format!("{} answers", nodes.len()), format!("at most {MOST_WANTED}"));
         return None;
     }
-    let wanted: Option<Vec<Wanted>> = nodes.iter().map(|node| read_wanted(table, node, record)).collect();
+    let wanted: Option<Vec<Wanted>> =
+        nodes.iter().enumerate().map(|(index, node)| read_wanted(table, index, node, record)).collect();
     wanted.map(Into::into)
 }
 
-fn read_wanted(table: &TableReader<'_>, node: &Node, record: RecordType) -> Option<Wanted> {
+fn read_wanted<'a>(table: &TableReader<'a>, index: usize, node: &'a Node, record: RecordType) -> Option<Wanted> {
     let complain = |what: String, allowed: &str| table.error_at(node.span, "answers", what, allowed.to_owned());
     let bounded = |text: String| {
         let fits = (1..=MOST_TEXT).contains(&text.len());
@@ -247,7 +248,7 @@ fn read_wanted(table: &TableReader<'_>, node: &Node, record: RecordType) -> Opti
         }
         fits.then_some(text)
     };
-    let Value::Table(entry) = &node.value else {
+    let Some(mut entry) = table.table_of("answers", index, node) else {
         let written = bounded(table.string_of("answers", node)?)?;
         return match record::canonical(record, &written) {
             Ok(text) => Some(Wanted::Equals(text)),
@@ -257,23 +258,20 @@ fn read_wanted(table: &TableReader<'_>, node: &Node, record: RecordType) -> Opti
             }
         };
     };
-    let [entry] = &*entry.entries else {
+    let (contains, matches) = (entry.string("contains"), entry.string("matches"));
+    if entry.has_own("contains") == entry.has_own("matches") {
         complain("not one test".to_owned(), "either { contains = \"…\" } or { matches = \"…\" }");
-        return None;
-    };
-    let text = bounded(table.string_of("answers", &entry.node)?)?;
-    match &*entry.key {
-        "contains" => Some(Wanted::Contains(text)),
-        "matches" => {
-            let built = pattern::compile(&text);
+    }
+    entry.finish(&|_| None);
+    match (contains, matches) {
+        (Some(text), None) => bounded(text).map(Wanted::Contains),
+        (None, Some(text)) => {
+            let built = pattern::compile(&bounded(text)?);
             if built.is_err() {
                 complain("not a regular expression, or too large a one".to_owned(), "syntax of the regex crate");
             }
             built.ok().map(Wanted::Matches)
         }
-        _ => {
-            complain("unknown test".to_owned(), "either { contains = \"…\" } or { matches = \"…\" }");
-            None
-        }
+        _ => None,
     }
 }
