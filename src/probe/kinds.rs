@@ -10,11 +10,13 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
+mod dns;
 mod domain;
 mod exec;
 mod group;
 mod heartbeat;
 mod http;
+mod icmp;
 mod ssh;
 mod starttls;
 mod tcp;
@@ -23,11 +25,13 @@ mod udp;
 
 /// Every kind that this version has.
 pub const KINDS: &[&Kind] = &[
+    &dns::KIND,
     &domain::KIND,
     &exec::KIND,
     &group::KIND,
     &heartbeat::KIND,
     &http::KIND,
+    &icmp::KIND,
     &ssh::KIND,
     &starttls::KIND,
     &tcp::KIND,
@@ -48,25 +52,7 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] = &[
-    "icmp",
-    "dns",
-    "ws",
-    "wss",
-    "grpc",
-    "grpcs",
-    "postgres",
-    "mysql",
-    "redis",
-    "mongodb",
-    "amqp",
-    "mqtt",
-    "heartbeat",
-    "group",
-    "ssh",
-    "domain",
-    "exec",
-];
+pub const LATER: &[&str] = &["ws", "wss", "grpc", "grpcs", "postgres", "mysql", "redis", "mongodb", "amqp", "mqtt"];
 
 /// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.
 fn read_ip_version(reader: &mut TableReader<'_>) -> IpVersion {

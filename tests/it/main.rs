@@ -4,9 +4,11 @@
 
 mod cli;
 mod daemon;
+mod dns;
 mod domain;
 mod exec;
 mod http;
+mod icmp;
 mod layers;
 mod net;
 mod settings;

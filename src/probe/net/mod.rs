@@ -19,7 +19,9 @@ mod chain;
 mod connect;
 mod datagram;
 mod dial;
+pub mod dns;
 mod guard;
+mod icmp;
 mod resolve;
 mod special;
 mod stream;
@@ -27,6 +29,7 @@ mod tls;
 mod trust;
 
 pub use datagram::{DialledUdp, datagram_fault};
+pub use icmp::{Pinged, Pinger};
 pub use stream::Stream;
 pub use tls::{TlsOptions, tls_fault};
 
