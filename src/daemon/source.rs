@@ -108,7 +108,7 @@ fn read_settings(sources: &Sources, environment: &cli::Environment) -> Result<Se
 
 /// The network layer of a configuration. An error names the setting or the file.
 pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, String> {
-    Net::new(NetOptions {
+    let net = Net::new(NetOptions {
         resolvers: settings.probe.resolvers.clone(),
         ca_files: settings.probe.ca_files.clone(),
         egress: EgressOptions {
@@ -119,7 +119,8 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
         },
         user_agent: settings.probe.user_agent.clone(),
         max_body: settings.probe.max_body,
-    })
+    })?;
+    Ok(net.with_proxy(settings.probe.proxy.clone()))
 }
 
 /// The parts of a configuration that hold until the next start, each with a hash over all that it says, in hex (JSON's

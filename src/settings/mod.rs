@@ -1,6 +1,6 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
 //!
-//! Rules (pure, but for files that references name): `tree`, `document`, `reader`, `diagnostic`, `duration`, `size`.
+//! Rules (pure, but for files that references name): `tree`, `document`, `reader`, `diagnostic`, `duration`, `size`, `proxy`.
 //! Above the registration table of probe kinds: `defaults`, `monitor`, `model`. Reading from disk: `file`.
 
 mod common;
@@ -15,6 +15,7 @@ mod graph;
 pub mod limited;
 pub mod model;
 pub mod monitor;
+pub mod proxy;
 pub mod reader;
 pub mod sections;
 pub mod size;

@@ -13,6 +13,11 @@ use crate::support::nginx::Nginx;
 use crate::support::probing::{MAX_BODY, check, phases};
 use crate::support::servers::http::{Act, Request, Server, answer, closed_port, text};
 
+mod bounds;
+mod curl;
+mod http2;
+mod proxies;
+
 /// Enough for what succeeds or fails by itself, also on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 /// For what can only end by the deadline.

@@ -12,19 +12,24 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
+use crate::settings::proxy::Proxy;
 
 mod certificate;
 mod connect;
 mod dial;
 mod guard;
+mod proxy;
 mod resolve;
 mod special;
 mod stream;
 mod tls;
 mod trust;
+mod via;
 
+pub use proxy::{authorization as proxy_authorization, told as proxy_told};
 pub use stream::Stream;
 pub use tls::{TlsOptions, tls_fault};
+pub use via::Via;
 
 /// Who asked for a connection: monitors of the file are the operator's, rows and the API are other people's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,6 +125,7 @@ pub struct Net {
     tls: tls::Tls,
     user_agent: String,
     max_body: usize,
+    proxy: Option<Proxy>,
 }
 
 impl Net {
@@ -131,7 +137,21 @@ impl Net {
             tls: tls::Tls::new(&options.ca_files)?,
             user_agent: options.user_agent,
             max_body: options.max_body,
+            proxy: None,
         })
+    }
+
+    /// The same with `probe.proxy`.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    /// `probe.proxy`.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// `probe.user_agent`.

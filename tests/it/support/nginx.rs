@@ -6,12 +6,14 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::servers::http::closed_port;
+use super::servers::tls::{leaf_params, pem, self_signed};
 
 const PROGRAM: &str = "/usr/sbin/nginx";
 
 /// Killed when dropped.
 pub struct Nginx {
     address: SocketAddr,
+    tls_address: SocketAddr,
     process: Child,
     _folder: tempfile::TempDir,
 }
@@ -33,6 +35,10 @@ impl Nginx {
         std::fs::write(root.join("www/large"), "x".repeat(10_000_000)).unwrap();
         std::fs::write(root.join("www/slow"), "x".repeat(60_000)).unwrap();
         let address = closed_port().await;
+        let tls_address = closed_port().await;
+        let made = self_signed(&leaf_params(&["localhost", "127.0.0.1"]));
+        std::fs::write(root.join("tls.pem"), pem(&made.chain[0])).unwrap();
+        std::fs::write(root.join("tls.key"), made.key_pem()).unwrap();
         let shown = root.display();
         let config = format!(
             "daemon off; master_process off; pid {shown}/pid; error_log {shown}/error.log;
@@ -43,10 +49,17 @@ impl Nginx {
                uwsgi_temp_path {shown}/uwsgi; scgi_temp_path {shown}/scgi;
                server {{
                  listen {address}; root {shown}/www;
+                 location = /taken {{ return 200; }}
                  location = /silent {{ return 444; }}
                  location = /turn {{ return 301 /turn2; }}
                  location = /turn2 {{ return 301 /turn; }}
                  location = /slow {{ limit_rate 1k; }}
+               }}
+               server {{
+                 listen {tls_address} ssl http2; root {shown}/www; client_max_body_size 2m;
+                 ssl_certificate {shown}/tls.pem; ssl_certificate_key {shown}/tls.key;
+                 location = /echo {{ return 200 '$host $server_protocol'; }}
+                 location = /upload {{ proxy_pass http://{address}/taken; }}
                }}
              }}"
         );
@@ -55,7 +68,7 @@ impl Nginx {
         let mut command = Command::new(PROGRAM);
         command.arg("-p").arg(root).arg("-c").arg(&path).arg("-e").arg(root.join("error.log"));
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let nginx = Self { address, process, _folder: folder };
+        let nginx = Self { address, tls_address, process, _folder: folder };
         let begin = Instant::now();
         while tokio::net::TcpStream::connect(address).await.is_err() {
             assert!(begin.elapsed() < Duration::from_secs(20), "nginx did not come up");
@@ -66,5 +79,10 @@ impl Nginx {
 
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// The same over TLS and, to those who ask for it, HTTP/2.
+    pub fn tls_url(&self, path: &str) -> String {
+        format!("https://{}{path}", self.tls_address)
     }
 }

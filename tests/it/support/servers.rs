@@ -2,4 +2,6 @@
 
 pub mod dns;
 pub mod http;
+pub mod http2;
+pub mod proxy;
 pub mod tls;
