@@ -166,7 +166,7 @@ mod tests {
             assert_eq!(proxy.credentials, None);
         }
         let socks = Proxy::parse("socks5://127.0.0.1:1").unwrap();
-        assert_eq!(socks.host, Host::Ipv4([127, 0, 0, 1].into()));
+        assert_eq!(socks.host, Host::<String>::Ipv4([127, 0, 0, 1].into()));
     }
 
     #[test]

@@ -118,7 +118,7 @@ async fn no_server_costs_a_mebibyte() {
         ("h2 PING in a body", vec![Act::Send(ok.clone()), Act::Endless(ping())], "body_timeout"),
         ("h2 SETTINGS in a body", vec![Act::Send(ok.clone()), Act::Endless(settings())], "body_timeout"),
         ("h2 empty DATA", vec![Act::Send(ok.clone()), Act::Endless(data(0, b""))], "http_protocol"),
-        ("h2 beyond its window", vec![Act::Send(ok), Act::Endless(data(0, &[b'x'; 16_000]))], ""),
+        ("h2 beyond its window", vec![Act::Send(ok), Act::Endless(data(0, &[b'x'; 16_000]))], "http_protocol"),
     ] {
         let server = Http2Server::start(move |_| acts.clone()).await;
         within(name, &server.url(), false, wanted, base).await;

@@ -49,7 +49,7 @@ impl Proxy {
         let address = closed_port().await;
         let port = address.port().to_string();
         let mut command = Command::new("/usr/bin/microsocks");
-        command.args(["-q", "-i", "127.0.0.1", "-p", &port]);
+        command.args(["-i", "127.0.0.1", "-p", &port]);
         if let Some((user, password)) = login {
             command.args(["-u", user, "-P", password]);
         }
