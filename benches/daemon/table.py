@@ -78,7 +78,7 @@ def render(shown):
     for run in results:
         groups.setdefault((run["name"], run["monitors"]), []).append(run)
     lines = [
-        f"{options['monitors']:,} http monitors every {options['interval']} s, {options['window']} s measured after "
+        f"{options['monitors']:,} {options.get('kind', 'http')} monitors every {options['interval']} s, {options['window']} s measured after "
         f"{options['warmup']} s, {options['rounds']} rounds by turns:",
         "",
         HEAD,
