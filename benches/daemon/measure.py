@@ -87,6 +87,7 @@ def run(kind, number, monitors, options, folder):
     found = access_log.judge(times, monitors, options.interval, begin, end)
     return {
         "name": kind.name,
+        "kind": options.kind,
         "stores": kind.stores,
         "monitors": monitors,
         "round": number,
