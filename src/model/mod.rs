@@ -12,7 +12,8 @@ mod secret;
 mod state;
 mod store;
 
-pub use check::Check;
+pub use check::{Check, check_time};
+pub(crate) use check::{serialize_check_time, serialize_some_check_time};
 pub use failure::{Failure, Layer, Owner};
 pub use gap::{Gap, GapReason};
 pub use ids::{BatchId, IncidentUid, MonitorId, MonitorKey, SYSTEM_USER, UserId};

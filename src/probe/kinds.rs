@@ -10,11 +10,14 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 
+mod domain;
+mod exec;
 mod http;
+mod ssh;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&domain::KIND, &exec::KIND, &http::KIND, &ssh::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -49,11 +52,8 @@ pub const LATER: &[&str] = &[
     "mongodb",
     "amqp",
     "mqtt",
-    "ssh",
-    "domain",
     "heartbeat",
     "group",
-    "exec",
 ];
 
 /// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.

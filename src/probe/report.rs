@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{CertificateFacts, Check, MonitorId, Phase, Timings};
+use crate::model::{CertificateFacts, Check, MonitorId, Phase, Timings, check_time};
 
 /// Columns that the total time fills.
 const BAR_COLUMNS: usize = 48;
@@ -40,7 +40,7 @@ pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &st
         "certificate": certificate,
         "attempt": check.attempt,
         "region": region,
-        "checked_at": check.checked_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        "checked_at": check_time(check.checked_at),
     });
     if let (Some(details), Value::Object(object)) = (&check.details, &mut text) {
         object.insert("details".to_owned(), Value::Object((**details).clone()));

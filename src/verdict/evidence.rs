@@ -1,5 +1,6 @@
 //! What is kept of a check for a person who asks why: bounded, and without secrets.
 
+use chrono::SubsecRound as _;
 use serde_json::Value;
 
 use super::judge::Judgement;
@@ -32,7 +33,8 @@ pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Red
     let bounds = if matches!(judgement.verdict, Verdict::Down | Verdict::Unknown) { BAD } else { GOOD };
     let http = observation.http.as_ref();
     Evidence {
-        checked_at: observation.started_at,
+        // As it is stored: what is read back is the same.
+        checked_at: observation.started_at.trunc_subsecs(3),
         verdict: judgement.verdict,
         failure: judgement.failure,
         message: judgement.message.clone(),

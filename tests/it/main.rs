@@ -4,10 +4,13 @@
 
 mod cli;
 mod daemon;
+mod domain;
+mod exec;
 mod http;
 mod layers;
 mod net;
 mod settings;
+mod ssh;
 mod store;
 mod support;
 mod tcp;
