@@ -10,9 +10,10 @@ use crate::model::{Observation, Phase};
 
 mod http;
 mod tcp;
+mod tls;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -28,7 +29,6 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
 pub const LATER: &[&str] = &[
-    "tls",
     "starttls+smtp",
     "starttls+imap",
     "starttls+pop3",

@@ -10,6 +10,7 @@ use crate::settings::reader::TableReader;
 use crate::verdict::expectation::Expectations;
 
 pub mod authority;
+pub mod exchange;
 pub mod form;
 pub mod kinds;
 pub mod login;

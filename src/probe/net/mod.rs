@@ -15,6 +15,7 @@ use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
 
 mod certificate;
 mod connect;
+mod datagram;
 mod dial;
 mod guard;
 mod resolve;
@@ -23,6 +24,7 @@ mod stream;
 mod tls;
 mod trust;
 
+pub use datagram::{DialledUdp, datagram_fault};
 pub use stream::Stream;
 pub use tls::{TlsOptions, tls_fault};
 
@@ -111,6 +113,8 @@ pub struct Handshaken {
     pub result: Result<tokio_rustls::client::TlsStream<TcpStream>, Fault>,
     /// Facts of the chain that was presented, also on failure.
     pub certificate: Option<Arc<CertificateFacts>>,
+    /// The server asked for a client's certificate.
+    pub wants_client: bool,
 }
 
 /// The way out. Idle it costs nothing; make one and share it.
@@ -217,6 +221,20 @@ impl Net {
         if !is_blocked {
             timings.add(Phase::Connect, start.elapsed());
         }
+        result
+    }
+
+    /// With TLS 1.3, after a handshake in which the server asked for a client's certificate: waits for its answer to
+    /// what it got, in [`Phase::Tls`]. Only where nothing is read afterwards.
+    pub async fn refusal(
+        &self,
+        stream: &mut tokio_rustls::client::TlsStream<TcpStream>,
+        deadline: Instant,
+        timings: &mut Timings,
+    ) -> Result<(), Fault> {
+        let start = Instant::now();
+        let result = tls::refusal(stream, timings.get(Phase::Tls).unwrap_or_default(), deadline).await;
+        timings.add(Phase::Tls, start.elapsed());
         result
     }
 

@@ -2,15 +2,17 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use chrono::{DateTime, Utc};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{ResolvesClientCert, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::certificate;
@@ -121,8 +123,11 @@ pub(super) struct Witness {
     trust: Arc<Trust>,
     /// `tls.verify`.
     verify: bool,
+    /// What is shown to a server that asks for a client's certificate.
+    client: Option<Arc<CertifiedKey>>,
     now: UnixTime,
     seen: OnceLock<Seen>,
+    wants_client: AtomicBool,
 }
 
 /// What the witness saw.
@@ -134,10 +139,11 @@ pub(super) struct Seen {
 }
 
 impl Witness {
-    pub(super) fn new(trust: Arc<Trust>, verify: bool, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(trust: Arc<Trust>, verify: bool, client: Option<Arc<CertifiedKey>>, now: DateTime<Utc>) -> Self {
         // Before 1970 nothing is valid anyway.
         let since_epoch = std::time::Duration::from_secs(u64::try_from(now.timestamp()).unwrap_or(0));
-        Self { trust, verify, now: UnixTime::since_unix_epoch(since_epoch), seen: OnceLock::new() }
+        let now = UnixTime::since_unix_epoch(since_epoch);
+        Self { trust, verify, client, now, seen: OnceLock::new(), wants_client: AtomicBool::new(false) }
     }
 
     /// webpki reads the certificate before it checks a signature with its key, and refuses what `verify = false` is
@@ -167,6 +173,27 @@ impl Witness {
     /// What was presented, once the certificate message arrived.
     pub(super) fn seen(&self) -> Option<&Seen> {
         self.seen.get()
+    }
+
+    /// The server asked for a client's certificate.
+    pub(super) fn wants_client(&self) -> bool {
+        self.wants_client.load(Ordering::Relaxed)
+    }
+
+    /// It asked, and there was none to show.
+    pub(super) fn came_without_client(&self) -> bool {
+        self.client.is_none() && self.wants_client()
+    }
+}
+
+impl ResolvesClientCert for Witness {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.wants_client.store(true, Ordering::Relaxed);
+        self.client.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.client.is_some()
     }
 }
 

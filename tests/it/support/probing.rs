@@ -1,7 +1,8 @@
 //! Makes one check of a monitor given as JSON, with a network layer of its own.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -19,9 +20,14 @@ use tokio::time::Instant;
 pub const MAX_BODY: usize = 64 * 1024;
 
 pub fn net() -> Net {
+    net_with("127.0.0.1:9".parse().unwrap(), Vec::new())
+}
+
+/// A network layer that asks this name server, and trusts these roots besides the system's.
+pub fn net_with(resolver: SocketAddr, ca_files: Vec<PathBuf>) -> Net {
     Net::new(NetOptions {
-        resolvers: vec!["127.0.0.1:9".parse().unwrap()],
-        ca_files: Vec::new(),
+        resolvers: vec![resolver],
+        ca_files,
         egress: EgressOptions::default(),
         user_agent: "lamplighter-test/1".to_owned(),
         max_body: MAX_BODY,
@@ -47,9 +53,14 @@ pub fn prepare(monitor: &Value) -> Prepared {
 
 /// One attempt. What must hold of every observation is looked at here.
 pub async fn check(monitor: &Value, timeout: Duration) -> Observation {
-    let (net, prepared) = (net(), prepare(monitor));
+    check_by(&net(), monitor, timeout).await
+}
+
+/// The same through a given network layer.
+pub async fn check_by(net: &Net, monitor: &Value, timeout: Duration) -> Observation {
+    let prepared = prepare(monitor);
     let begin = Instant::now();
-    let context = ProbeContext { net: &net, deadline: begin + timeout, started_at: Utc::now() };
+    let context = ProbeContext { net, deadline: begin + timeout, started_at: Utc::now() };
     let seen = prepared.probe.probe(&context).await;
     let took = begin.elapsed();
     assert!(took < timeout + Duration::from_secs(1), "{monitor}: took {took:?}");
