@@ -11,9 +11,10 @@ use crate::model::{Observation, Phase};
 mod http;
 mod tcp;
 mod tls;
+mod ws;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND, &ws::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -37,8 +38,6 @@ pub const LATER: &[&str] = &[
     "udp",
     "icmp",
     "dns",
-    "ws",
-    "wss",
     "grpc",
     "grpcs",
     "postgres",
