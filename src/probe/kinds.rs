@@ -8,13 +8,14 @@ use super::Kind;
 use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
 
+mod grpc;
 mod http;
 mod tcp;
 mod tls;
 mod ws;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND, &ws::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND, &ws::KIND, &grpc::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -38,8 +39,6 @@ pub const LATER: &[&str] = &[
     "udp",
     "icmp",
     "dns",
-    "grpc",
-    "grpcs",
     "postgres",
     "mysql",
     "redis",

@@ -4,6 +4,7 @@
 
 mod cli;
 mod daemon;
+mod grpc;
 mod http;
 mod layers;
 mod net;
