@@ -8,14 +8,16 @@ use super::Kind;
 use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
 
+mod amqp;
 mod grpc;
 mod http;
+mod mqtt;
 mod tcp;
 mod tls;
 mod ws;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND, &ws::KIND, &grpc::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND, &ws::KIND, &grpc::KIND, &mqtt::KIND, &amqp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -43,8 +45,6 @@ pub const LATER: &[&str] = &[
     "mysql",
     "redis",
     "mongodb",
-    "amqp",
-    "mqtt",
     "ssh",
     "domain",
     "heartbeat",
