@@ -53,7 +53,7 @@ impl Login {
         let before = reader.findings().count();
         let place = Authority::read(url, reader, Shape { user: true, ..shape });
         let of_url = read_url_user(url, reader);
-        let (of_auth, password) = read_auth(reader);
+        let (of_auth, password) = read_auth(reader, of_url.as_deref());
         if let (Some(of_url), Some(of_auth)) = (&of_url, &of_auth)
             && of_url != of_auth
         {
@@ -119,9 +119,12 @@ fn checked_user(name: String, key: &str, reader: &TableReader<'_>) -> Option<Str
     Some(name)
 }
 
-fn read_auth(reader: &mut TableReader<'_>) -> (Option<String>, Option<Secret>) {
+/// An account of the defaults is for those that name no other user: its password is nobody else's.
+fn read_auth(reader: &mut TableReader<'_>, of_url: Option<&str>) -> (Option<String>, Option<Secret>) {
     let form = "basic = { username = \"…\", password = { file = \"…\" } }";
+    let inherited = reader.is_default("auth");
     let Some(mut auth) = reader.table("auth") else { return (None, None) };
+    let inherited = inherited || auth.is_default("basic");
     let mut found = (None, None);
     match auth.table("basic") {
         Some(mut basic) => {
@@ -137,8 +140,12 @@ fn read_auth(reader: &mut TableReader<'_>) -> (Option<String>, Option<Secret>) {
             if basic.node("username").is_none() && basic.node("password").is_none() {
                 basic.error("", "neither a user nor a password", form.to_owned());
             }
+            let other = of_url.is_some_and(|user| name.as_deref().is_some_and(|name| name != user));
+            let of_defaults = |key| inherited || basic.is_default(key);
+            let drops_name = other && of_defaults("username");
+            let drops_password = drops_name && of_defaults("password");
             basic.finish(&|_| None);
-            found = (name, password);
+            found = (name.filter(|_| !drops_name), password.filter(|_| !drops_password));
         }
         None if auth.node("basic").is_none() => {
             let what =

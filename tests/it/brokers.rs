@@ -44,11 +44,12 @@ async fn all(rows: Vec<(String, Value, Option<(Failure, &str)>)>) {
     }
 }
 
-/// The same by the program itself: `probe --all` over a file.
+/// The same by the program itself: `probe --all` over a file, whose default account is another's.
 async fn probed(name: &str, broker: &Broker, path: &str) {
     let (plain, scheme) = (broker.plain, name);
     let config = format!(
-        "[[monitor]]\nid = \"good\"\nurl = \"{scheme}://{USER}@{plain}{path}\"\n\
+        "[defaults]\nauth = {{ basic = {{ username = \"somebody\", password = \"else\" }} }}\n\
+         [[monitor]]\nid = \"good\"\nurl = \"{scheme}://{USER}@{plain}{path}\"\n\
          auth = {{ basic = {{ password = {{ file = \"password\" }} }} }}\n\
          [[monitor]]\nid = \"bad\"\nurl = \"{scheme}://{USER}@{plain}{path}\"\n\
          auth = {{ basic = {{ password = \"not {PASSWORD}\" }} }}\n"
