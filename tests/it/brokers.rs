@@ -25,8 +25,11 @@ fn with(keys: &Value, url: &str) -> Value {
     monitor
 }
 
+/// URL, other keys, and what is to come of it: a failure and a part of its sentence.
+type Row = (String, Value, Option<(Failure, &'static str)>);
+
 /// Checks each, and holds its failure and a part of its sentence against what is wanted.
-async fn all(rows: Vec<(String, Value, Option<(Failure, &str)>)>) {
+async fn all(rows: Vec<Row>) {
     for (url, keys, wanted) in rows {
         let seen = check(&with(&keys, &url), LONG).await;
         let fault = seen.fault.as_ref();
