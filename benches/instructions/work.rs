@@ -14,6 +14,7 @@ use lamplighter::model::{MonitorId, MonitorState, Record, Source, UserId, Verdic
 use lamplighter::probe::net::{EgressOptions, Net, NetOptions};
 use lamplighter::probe::pool::Pool;
 use lamplighter::schedule::{Done, Due};
+use lamplighter::settings::definition::Located;
 use lamplighter::settings::diagnostic::SourceText;
 use lamplighter::settings::model::{self, Environment};
 use lamplighter::shutdown;
@@ -79,7 +80,7 @@ fn entries(port: u16) -> Result<Vec<Arc<Entry>>, String> {
     let settings = model::read(&[SourceText::new("monitors".to_owned(), text)], Path::new("."), environment, &[]);
     let settings = settings.map_err(|refusal| refusal.to_string())?;
     let owner = UserId(Uuid::nil());
-    let build = |definition| {
+    let build = |definition: &Located| {
         let id = MonitorId(Uuid::new_v4());
         Arc::new(merge::build(definition, id, owner, Source::File))
     };

@@ -12,7 +12,7 @@ use crate::clock::{SystemWall, Wall as _};
 use crate::daemon::net_of;
 use crate::model::{Check, MonitorId, SYSTEM_USER, Source, Verdict};
 use crate::probe::net::Net;
-use crate::probe::{pool, report};
+use crate::probe::{kinds, pool, report};
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model::{self, Settings};
 use crate::verdict::Finished;
@@ -88,7 +88,10 @@ fn one(
         format!("[[monitor]]\nid = \"probe\"\nurl = {}\ntimeout = {}\nname = {0}\n", quoted(url), quoted(timeout));
     let sources = [SourceText::new("command line".to_owned(), text)];
     let read = with_environment(environment, |environment| model::read(&sources, Path::new("."), environment, &[]));
-    let mut settings = read.map_err(|refusal| Stop::new(Exit::Usage, plain(&refusal.messages)))?;
+    let mut settings = read.map_err(|refusal| {
+        let exit = if is_later(url) { Exit::Unavailable } else { Exit::Usage };
+        Stop::new(exit, plain(&refusal.messages))
+    })?;
     // [probe] and [egress] of the configuration count here too; what is wrong elsewhere in it does not matter.
     let configured = load_leniently(config, environment)?;
     settings.probe = configured.probe;
@@ -102,6 +105,11 @@ fn one(
     });
     let entries = entries.flatten().collect();
     Ok((settings, entries))
+}
+
+/// Whether it is of a kind that this version does not have: nothing is wrong with it, but what it needs is not there.
+fn is_later(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| kinds::LATER.contains(&&*scheme.to_ascii_lowercase()))
 }
 
 /// Findings without their places in a text that the user has never seen.

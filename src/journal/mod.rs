@@ -48,6 +48,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
@@ -134,6 +135,19 @@ impl Recovered {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
+
+/// What a daemon has seen and not recorded: from when on nobody would know of it, if another daemon took over now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unrecorded {
+    /// How long ago the oldest came of what waits for its turn; none when nothing does.
+    pub age: Option<Duration>,
+    /// Monitors whose records wait for rows that somebody holds, and how long ago the first of each began; at most
+    /// [`WAITING_MOST`]: beyond it `age` covers them all.
+    pub waiting: Vec<(MonitorId, Duration)>,
+}
+
+/// Bound of [`Unrecorded::waiting`].
+pub const WAITING_MOST: usize = 1_000;
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -3,9 +3,32 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
+use serde::Serializer;
 
 use super::{CertificateFacts, Failure, MonitorId, Timings, Verdict};
+
+/// The time of a check as every JSON of one shows it: UTC, milliseconds (contract, section 2).
+#[must_use]
+pub fn check_time(at: DateTime<Utc>) -> String {
+    at.to_rfc3339_opts(SecondsFormat::Millis, true)
+}
+
+/// The same for fields that are serialized.
+pub(crate) fn serialize_check_time<S: Serializer>(at: &DateTime<Utc>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&check_time(*at))
+}
+
+/// The same for those that may be missing.
+pub(crate) fn serialize_some_check_time<S: Serializer>(
+    at: &Option<DateTime<Utc>>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match at {
+        Some(at) => serialize_check_time(at, serializer),
+        None => serializer.serialize_none(),
+    }
+}
 
 /// A judged attempt: one row of `monitor_checks`, or (when unknown) part of a row of `monitor_gaps`.
 #[derive(Clone, Debug, PartialEq)]

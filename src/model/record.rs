@@ -46,6 +46,18 @@ impl Record {
         }
     }
 
+    /// From when on nothing is known without it; none for a state, which tells nothing by itself.
+    #[must_use]
+    pub fn began(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Check(check) => Some(check.checked_at),
+            Self::Gap(gap) => Some(gap.from_at),
+            Self::Open(opening) => Some(opening.started_at),
+            Self::Resolve(resolution) => Some(resolution.resolved_at),
+            Self::State(..) => None,
+        }
+    }
+
     /// Whether it may be thinned to a gap when the backlog is full.
     #[must_use]
     pub const fn is_thinnable(&self) -> bool {

@@ -138,7 +138,7 @@ struct Account {
     matched: usize,
     /// What came before this was said before our last word, so it cannot be a wrong answer to it.
     answered: usize,
-    /// A piece that did not match is gone.
+    /// Something came that matched nothing, however long it is.
     mismatched: bool,
 }
 
@@ -154,9 +154,9 @@ impl Account {
                 self.mismatched = false;
                 return Ok(());
             }
-            let mismatched = self.has_unmatched(line.heard());
             if line.hear().await? == Heard::Anew {
-                *self = Self { mismatched, ..Self::default() };
+                // Until it matches; also when it is empty.
+                *self = Self { mismatched: true, ..Self::default() };
             }
         }
     }
@@ -168,7 +168,7 @@ impl Account {
             Fault::new(Failure::ExchangeMismatch, text)
         };
         match end {
-            End::TooMuch => mismatch(&format!("not in {} bytes", line.heard().len())),
+            End::TooMuch => mismatch("and it says more than an exchange may have"),
             End::Closed if unmatched => mismatch("and it closed the connection"),
             End::Deadline if unmatched => mismatch("up to the timeout"),
             End::Closed => {

@@ -9,15 +9,33 @@ use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
 
 mod amqp;
+mod domain;
+mod exec;
 mod grpc;
 mod http;
 mod mqtt;
+mod ssh;
+mod starttls;
 mod tcp;
 mod tls;
+mod udp;
 mod ws;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND, &tls::KIND, &ws::KIND, &grpc::KIND, &mqtt::KIND, &amqp::KIND];
+pub const KINDS: &[&Kind] = &[
+    &amqp::KIND,
+    &domain::KIND,
+    &exec::KIND,
+    &grpc::KIND,
+    &http::KIND,
+    &mqtt::KIND,
+    &ssh::KIND,
+    &starttls::KIND,
+    &tcp::KIND,
+    &tls::KIND,
+    &udp::KIND,
+    &ws::KIND,
+];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -32,25 +50,7 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] = &[
-    "starttls+smtp",
-    "starttls+imap",
-    "starttls+pop3",
-    "starttls+ftp",
-    "starttls+xmpp",
-    "udp",
-    "icmp",
-    "dns",
-    "postgres",
-    "mysql",
-    "redis",
-    "mongodb",
-    "ssh",
-    "domain",
-    "heartbeat",
-    "group",
-    "exec",
-];
+pub const LATER: &[&str] = &["icmp", "dns", "postgres", "mysql", "redis", "mongodb", "heartbeat", "group"];
 
 /// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
 /// add up to the total.

@@ -11,6 +11,7 @@ use crate::verdict::expectation::Expectations;
 
 pub mod authority;
 pub mod exchange;
+pub mod fetch;
 pub mod form;
 pub mod kinds;
 pub mod login;

@@ -1,30 +1,41 @@
 //! What monitors of one file say about each other: ids, former ids, dependencies.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::definition::{Definition, Place};
+use super::definition::{Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, nearest};
 use super::tree::{Span, Table, Value};
 use crate::model::MonitorKey;
 
 /// One monitor of the file: valid or not, its id is taken.
 pub(super) struct Named<'a> {
-    pub(super) key: MonitorKey,
+    pub(super) key: Cow<'a, MonitorKey>,
     pub(super) table: &'a Table,
     pub(super) span: Option<Span>,
     pub(super) place: Option<Place>,
 }
 
+/// Complains about the same of monitors that are valid each by itself; whoever wants places and all of it takes [`check`].
+pub(super) fn check_valid(definitions: &[Located], findings: &Findings) {
+    let nothing = Table::default();
+    let named = definitions.iter().filter_map(|located| {
+        let key = Cow::Borrowed(located.definition.key.as_ref()?);
+        Some(Named { key, table: &nothing, span: None, place: located.place.clone() })
+    });
+    check(&named.collect::<Vec<_>>(), definitions, true, findings);
+}
+
 /// Complains about ids that stand twice, former ids still in use, unknown dependencies and cycles. `complete` tells
 /// that every source parsed: else what is unknown may be in the part that was lost.
-pub(super) fn check(named: &[Named<'_>], definitions: &[Definition], complete: bool, findings: &Findings) {
+pub(super) fn check(named: &[Named<'_>], definitions: &[Located], complete: bool, findings: &Findings) {
     let mut by_key: HashMap<&MonitorKey, &Named<'_>> = HashMap::with_capacity(named.len());
     for monitor in named {
-        if let Some(first) = by_key.get(&monitor.key) {
+        if let Some(first) = by_key.get(&*monitor.key) {
             let what = format!("{:?} stands twice", monitor.key.as_str());
             twice(findings, monitor, "id", what, first.place.as_ref());
         } else {
-            by_key.insert(&monitor.key, monitor);
+            by_key.insert(&*monitor.key, monitor);
         }
     }
     former_ids(&by_key, definitions, findings);
@@ -55,8 +66,8 @@ fn value_span(monitor: &Named<'_>, key: &str, element: Option<&str>) -> Option<S
     entry.node.span.or(monitor.span)
 }
 
-fn former_ids(by_key: &HashMap<&MonitorKey, &Named<'_>>, definitions: &[Definition], findings: &Findings) {
-    let mut heirs: HashMap<&MonitorKey, &Definition> = HashMap::new();
+fn former_ids(by_key: &HashMap<&MonitorKey, &Named<'_>>, definitions: &[Located], findings: &Findings) {
+    let mut heirs: HashMap<&MonitorKey, &Located> = HashMap::new();
     for definition in definitions {
         let (Some(former), Some(key)) = (&definition.renamed_from, &definition.key) else { continue };
         // A second monitor of one id was reported.
@@ -83,12 +94,13 @@ fn unknown_dependencies(
     const EXPLAINED: usize = 20;
     let mut unknown = 0;
     for monitor in named {
-        for other in edges.get(&monitor.key).copied().unwrap_or_default() {
+        for other in edges.get(&*monitor.key).copied().unwrap_or_default() {
             if by_key.contains_key(other) {
                 continue;
             }
             unknown += 1;
-            let candidates = by_key.keys().map(|key| key.as_str());
+            // In the order of the file: of several that are as near, two readings must name the same.
+            let candidates = named.iter().map(|monitor| monitor.key.as_str());
             let near = if unknown <= EXPLAINED { nearest(other.as_str(), candidates) } else { None };
             findings.push(Diagnostic {
                 span: value_span(monitor, "depends_on", Some(other.as_str())),
@@ -109,13 +121,13 @@ fn cycles(named: &[Named<'_>], edges: &HashMap<&MonitorKey, &[MonitorKey]>, find
         Done,
     }
     let mut marks: HashMap<&MonitorKey, Mark> = HashMap::new();
-    for start in named.iter().filter(|monitor| edges.contains_key(&monitor.key)) {
-        if marks.contains_key(&start.key) {
+    for start in named.iter().filter(|monitor| edges.contains_key(&*monitor.key)) {
+        if marks.contains_key(&*start.key) {
             continue;
         }
         let mut path: Vec<(&MonitorKey, std::slice::Iter<'_, MonitorKey>)> = Vec::new();
-        marks.insert(&start.key, Mark::OnPath);
-        path.push((&start.key, edges.get(&start.key).copied().unwrap_or_default().iter()));
+        marks.insert(&*start.key, Mark::OnPath);
+        path.push((&*start.key, edges.get(&*start.key).copied().unwrap_or_default().iter()));
         while let Some((key, rest)) = path.last_mut() {
             let key = *key;
             let Some(next) = rest.next() else {
@@ -151,7 +163,7 @@ fn report_cycle(named: &[Named<'_>], members: &[&MonitorKey], findings: &Finding
     let searched = if findings.is_full() { &[] } else { named };
     let span = searched
         .iter()
-        .find(|monitor| monitor.key == **last)
+        .find(|monitor| *monitor.key == **last)
         .and_then(|monitor| value_span(monitor, "depends_on", Some(first.as_str())));
     findings.push(Diagnostic {
         span,

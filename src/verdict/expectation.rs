@@ -10,7 +10,7 @@ use self::status::StatusSet;
 use crate::settings::reader::TableReader;
 
 pub mod json;
-mod pattern;
+pub(crate) mod pattern;
 pub mod status;
 
 /// Which expectations a kind can meet; `latency_below` and `latency_down_above` every kind can.
@@ -26,6 +26,8 @@ pub struct Accepts {
     pub json: bool,
     /// `certificate_days_left`.
     pub certificate: bool,
+    /// `domain_days_left`, which the kind reads and judges itself.
+    pub domain: bool,
 }
 
 /// What a body, read as UTF-8 (wrong bytes become U+FFFD), must or must not hold.
@@ -112,6 +114,7 @@ impl Expectations {
         }
         written |= !rules.headers.is_empty() || !rules.body.is_empty() || !rules.json.is_empty();
         written |= rules.certificate_days_left.is_some();
+        accepted(&mut table, "domain_days_left", of_monitor, accepts.domain);
         table.not_built_yet(&["answers", "rcode"]);
         table.finish(&|_| None);
         Self { rules: written.then(|| Box::new(rules)) }
@@ -144,6 +147,7 @@ fn accepted(table: &mut TableReader<'_>, key: &'static str, of_monitor: bool, ac
     if !accepts && own && table.node(key).is_some() {
         let who = match key {
             "certificate_days_left" => "only probes over TLS see a certificate",
+            "domain_days_left" => "only domain probes ask a registry",
             "status" | "headers" => "only http and https probes see a response head",
             _ => "only http and https probes read a body",
         };

@@ -163,6 +163,9 @@ impl Watch {
         let monitor = &watched.entry.monitor;
         let new_uid = || IncidentUid(Uuid::new_v4());
         let step = machine::step(&mut watched.state, monitor, &check, evidence, || cause, new_uid);
+        if log::log_enabled!(log::Level::Debug) {
+            tell_check(monitor, &check);
+        }
         shown.push((monitor.kind, id, Latest::of(&check), Glance::of(&watched.state)));
         let (next, attempt) = (step.retry.map_or(Next::Phase, Next::Retry), step.next_attempt);
         let store = watched.store_now(step.state_changed);
@@ -206,6 +209,9 @@ impl Watch {
         }
         for entry in &changes.changed {
             self.changed(entry, now);
+        }
+        for id in &changes.remade {
+            self.remade(*id);
         }
         // Those that were added just now; for the others this is the second time, which does nothing.
         for (id, uid) in &changes.dismissed {
@@ -292,7 +298,7 @@ impl Watch {
         Some(parked)
     }
 
-    /// A person resolved this incident. One that the monitor no longer has is none of its business any more.
+    /// This incident was closed in the database: by a person, or for another region. One that the monitor no longer has is none of its business any more.
     fn dismissed(&mut self, id: MonitorId, uid: IncidentUid) {
         let watched = self.monitors.get_mut(&id).map(|watched| (&watched.entry, &mut watched.state));
         let parked = self.parked.get_mut(&id).map(|(entry, state)| (&*entry, state));
@@ -302,10 +308,26 @@ impl Watch {
         }
         machine::dismissed(state);
         let label = text::clean(entry.monitor.label(), LABEL_MAX, false);
-        log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "a person resolved the incident");
+        log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "the incident was closed in the database: a person resolved it, or another region's daemon has it");
         let record = Record::State(id, Box::new(state.clone()));
         self.journal.write(vec![vec![record]]);
         self.board.show(id, state);
+    }
+
+    /// The row was deleted by somebody and made anew: state and open incident went with the old one, and the target is as
+    /// it was.
+    fn remade(&mut self, id: MonitorId) {
+        let Some(watched) = self.monitors.get_mut(&id) else { return };
+        let (monitor, state) = (&watched.entry.monitor, &watched.state);
+        let opening = machine::open_again(state, monitor);
+        let label = text::clean(monitor.label(), LABEL_MAX, false);
+        if let Some(Opening { uid, .. }) = &opening {
+            let what = "the incident goes on: somebody deleted the monitor's row, and the incident with it";
+            log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "{what}");
+        }
+        let open = opening.map(|opening| Record::Open(Box::new(opening)));
+        let records = open.into_iter().chain([Record::State(id, Box::new(state.clone()))]).collect();
+        self.journal.write(vec![records]);
     }
 
     fn record(&self, monitor: &Monitor, left: Left, state: Option<&MonitorState>) {
@@ -356,6 +378,19 @@ fn records(check: Check, step: Step, state: Option<Box<MonitorState>>) -> Vec<Re
 /// Whether [`tell`] says something of it.
 const fn is_told(record: &Record) -> bool {
     matches!(record, Record::Open(_) | Record::Resolve(_))
+}
+
+/// One line a check, for who wants to see them pass. Called only when somebody does: it makes texts.
+fn tell_check(monitor: &Monitor, check: &Check) {
+    let (label, id) = (text::clean(monitor.label(), LABEL_MAX, false), monitor.id);
+    let (verdict, ms, attempt) = (check.verdict, check.timings.total_ms(), check.attempt);
+    match check.failure {
+        Some(failure) => {
+            let message = check.message.as_deref().unwrap_or_default();
+            log::debug!(monitor:% = label, monitor_id:% = id, failure:% = failure, attempt; "{verdict} in {ms} ms: {message}");
+        }
+        None => log::debug!(monitor:% = label, monitor_id:% = id, attempt; "{verdict} in {ms} ms"),
+    }
 }
 
 /// Counts and logs transitions.

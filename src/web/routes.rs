@@ -99,6 +99,11 @@ const fn later(methods: &'static [Method], scope: Scope, pattern: &'static str) 
     Route { pattern, methods, access: Access::Needs(scope), parameters: &[], deadline: DEADLINE, run: None }
 }
 
+/// Of those who have no token: visitors of status pages, senders of pings.
+const fn open_later(methods: &'static [Method], pattern: &'static str) -> Route {
+    Route { pattern, methods, access: Access::Open, parameters: &[], deadline: DEADLINE, run: None }
+}
+
 /// Open when `server.metrics_public` says so.
 const METRICS: &str = "/metrics";
 const CHECKS: &[&str] = &["from", "to", "verdict", "error_type", "limit", "cursor"];
@@ -158,13 +163,13 @@ pub const ROUTES: &[Route] = &[
     later(WRITE, Scope::Admin, "/api/v1/tokens/*"),
     later(GET, Scope::Admin, "/api/v1/audit"),
     later(GET, Scope::Read, "/api/v1/events"),
-    later(GET, Scope::Read, "/api/v2/summary.json"),
-    later(GET, Scope::Read, "/api/push/{token}"),
+    open_later(GET, "/api/v2/summary.json"),
+    open_later(GET, "/api/push/{token}"),
     later(GET, Scope::Write, "/probe"),
-    later(GET, Scope::Read, "/status/*"),
-    later(GET, Scope::Read, "/badge/*"),
-    later(GET, Scope::Read, "/ping/*"),
-    later(POST, Scope::Read, "/ping/*"),
+    open_later(GET, "/status/*"),
+    open_later(GET, "/badge/*"),
+    open_later(GET, "/ping/*"),
+    open_later(POST, "/ping/*"),
 ];
 
 /// What a handler is given.

@@ -1,6 +1,7 @@
 //! The real daemon: the main job end to end, and how it begins, is told, fails and ends.
 
 mod away;
+mod commands;
 mod embedded;
 mod ends;
 mod faults;
@@ -15,6 +16,7 @@ mod overdue;
 mod plan;
 mod punctual;
 mod refusals;
+mod registries;
 mod reload;
 mod rows;
 mod server;

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
@@ -19,6 +20,26 @@ pub struct DialledUdp {
     pub socket: UdpSocket,
     /// Its other end.
     pub address: SocketAddr,
+}
+
+/// No datagram is larger, bytes.
+const DATAGRAM_BYTES: usize = 65_535;
+
+impl DialledUdp {
+    /// The next datagram, whole. Errors are those of [`datagram_fault`].
+    ///
+    /// Not `UdpSocket::recv`: that waits for data only, and would sleep through what ICMP says. The room for the largest
+    /// datagram is only made when there is one: thousands of checks may wait at once.
+    pub async fn receive(&self) -> io::Result<Vec<u8>> {
+        let take = || {
+            let mut datagram = Vec::with_capacity(DATAGRAM_BYTES);
+            let spare = rustix::buffer::spare_capacity(&mut datagram);
+            rustix::net::recv(&self.socket, spare, rustix::net::RecvFlags::empty())?;
+            datagram.shrink_to_fit();
+            Ok(datagram)
+        };
+        self.socket.async_io(Interest::READABLE | Interest::ERROR, take).await
+    }
 }
 
 impl Net {
@@ -174,7 +195,7 @@ mod tests {
         let destination = to(Host::Ipv4([127, 0, 0, 1].into()), closed.port(), IpVersion::Any);
         let dialled = net(&[]).dial_udp(&destination, soon(), &mut Timings::default()).await.unwrap();
         dialled.socket.send(b"?").await.unwrap();
-        let error = dialled.socket.recv(&mut [0; 8]).await.unwrap_err();
+        let error = dialled.receive().await.unwrap_err();
         assert_eq!(datagram_fault(closed, &error).failure, Failure::ConnectRefused);
     }
 }

@@ -12,8 +12,10 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
+use crate::settings::sections::RDAP_BOOTSTRAP;
 
 mod certificate;
+mod chain;
 mod connect;
 mod datagram;
 mod dial;
@@ -124,6 +126,18 @@ pub struct Net {
     tls: tls::Tls,
     user_agent: String,
     max_body: usize,
+    rdap: Rdap,
+}
+
+/// How registries of domains are found, and where their answers are kept.
+#[derive(Debug)]
+pub struct Rdap {
+    /// `probe.rdap_bootstrap`: a file, or a URL of http or https.
+    pub bootstrap: String,
+    /// Where answers outlive the process; none: they do not.
+    pub folder: Option<PathBuf>,
+    /// Held by who fetches the list.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 impl Net {
@@ -135,7 +149,28 @@ impl Net {
             tls: tls::Tls::new(&options.ca_files)?,
             user_agent: options.user_agent,
             max_body: options.max_body,
+            rdap: Rdap { bootstrap: RDAP_BOOTSTRAP.to_owned(), folder: None, turn: tokio::sync::Mutex::new(()) },
         })
+    }
+
+    /// The same with another list of registries.
+    #[must_use]
+    pub fn with_rdap_bootstrap(mut self, source: String) -> Self {
+        self.rdap.bootstrap = source;
+        self
+    }
+
+    /// The same, keeping answers of registries in this folder, which need not be there yet.
+    #[must_use]
+    pub fn with_rdap_folder(mut self, folder: PathBuf) -> Self {
+        self.rdap.folder = Some(folder);
+        self
+    }
+
+    /// For probes of domains.
+    #[must_use]
+    pub const fn rdap(&self) -> &Rdap {
+        &self.rdap
     }
 
     /// `probe.user_agent`.

@@ -19,8 +19,9 @@ use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::Handshaken;
+use super::chain::{self, Chains, Session};
 use super::trust::{self, Trust, Witness};
-use super::{Handshaken, certificate};
 use crate::model::{Failure, Fault};
 use crate::settings::limited;
 use crate::settings::reader::TableReader;
@@ -141,6 +142,7 @@ pub(super) struct Tls {
     any: ClientConfig,
     /// For TLS 1.3 only.
     tls13: ClientConfig,
+    chains: Chains,
 }
 
 impl Tls {
@@ -150,7 +152,7 @@ impl Tls {
         let trust = Arc::new(Trust::read(ca_files, provider.signature_verification_algorithms)?);
         let any = build(&provider, &trust, rustls::ALL_VERSIONS)?;
         let tls13 = build(&provider, &trust, &[&rustls::version::TLS13])?;
-        Ok(Self { trust, any, tls13 })
+        Ok(Self { trust, any, tls13, chains: Chains::default() })
     }
 
     /// A handshake as `host` by the deadline; its own time is all that the caller needs to measure.
@@ -181,7 +183,11 @@ impl Tls {
             }
         };
         let ended = Instant::now();
-        let certificate = witness.seen().and_then(|seen| certificate::facts(&seen.chain, now)).map(Arc::new);
+        let session = match &result {
+            Ok(stream) => session(stream),
+            Err(_) => Session { version: witness.version(), cipher: None },
+        };
+        let certificate = witness.seen().and_then(|seen| self.chains.facts(&seen.chain, session, now));
         (Handshaken { result, certificate, wants_client: witness.wants_client() }, ended)
     }
 
@@ -206,6 +212,12 @@ impl Tls {
             (Error::InvalidCertificate(why), Some(seen)) if seen.verdict.is_err() => {
                 trust::fault(why, &seen.chain, host, now)
             }
+            // No algorithm of ours takes a signature by such a key, which looks as if somebody else had made it.
+            (Error::InvalidCertificate(CertificateError::BadSignature), Some(seen))
+                if seen.chain.first().is_some_and(chain::has_weak_key) =>
+            {
+                trust::weak(&seen.chain)
+            }
             // TLS 1.2 has no alert of its own for this.
             (Error::AlertReceived(alert), _) if witness.came_without_client() && is_about_certificate(*alert) => {
                 client_wanted()
@@ -213,6 +225,16 @@ impl Tls {
             _ => protocol_fault(tls),
         }
     }
+}
+
+fn session(stream: &TlsStream<TcpStream>) -> Session {
+    let (_, connection) = stream.get_ref();
+    let version = match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => Some("1.2"),
+        Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+        _ => None,
+    };
+    Session { version, cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()) }
 }
 
 fn build(

@@ -15,7 +15,7 @@ use rustls::server::ParsedCertificate;
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::certificate;
+use super::{certificate, chain};
 use crate::model::{Failure, Fault};
 use crate::settings::limited;
 
@@ -128,6 +128,8 @@ pub(super) struct Witness {
     now: UnixTime,
     seen: OnceLock<Seen>,
     wants_client: AtomicBool,
+    /// Of TLS; known when the signature over the handshake comes, after the chain.
+    version: OnceLock<&'static str>,
 }
 
 /// What the witness saw.
@@ -143,7 +145,15 @@ impl Witness {
         // Before 1970 nothing is valid anyway.
         let since_epoch = std::time::Duration::from_secs(u64::try_from(now.timestamp()).unwrap_or(0));
         let now = UnixTime::since_unix_epoch(since_epoch);
-        Self { trust, verify, client, now, seen: OnceLock::new(), wants_client: AtomicBool::new(false) }
+        Self {
+            trust,
+            verify,
+            client,
+            now,
+            seen: OnceLock::new(),
+            wants_client: AtomicBool::new(false),
+            version: OnceLock::new(),
+        }
     }
 
     /// webpki reads the certificate before it checks a signature with its key, and refuses what `verify = false` is
@@ -173,6 +183,18 @@ impl Witness {
     /// What was presented, once the certificate message arrived.
     pub(super) fn seen(&self) -> Option<&Seen> {
         self.seen.get()
+    }
+
+    /// `1.2` or `1.3`, once the server has proven that it holds the key, or would have had to.
+    pub(super) fn version(&self) -> Option<&'static str> {
+        self.version.get().copied()
+    }
+
+    /// The verdict on the chain is told here and not when it is made: by then the version is known. Nothing is sent
+    /// in between.
+    fn told(&self, version: &'static str) -> Result<(), Error> {
+        self.version.get_or_init(|| version);
+        self.seen.get().map_or(Ok(()), |seen| seen.verdict.clone())
     }
 
     /// The server asked for a client's certificate.
@@ -216,8 +238,8 @@ impl ServerCertVerifier for Witness {
         let chain: Vec<_> =
             std::iter::once(end_entity).chain(intermediates).map(|der| der.clone().into_owned()).collect();
         let verdict = if self.verify { self.trust.verify(&chain, server_name, self.now) } else { Ok(()) };
-        let seen = self.seen.get_or_init(|| Seen { chain, verdict });
-        seen.verdict.clone().map(|()| ServerCertVerified::assertion())
+        self.seen.get_or_init(|| Seen { chain, verdict });
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -226,6 +248,7 @@ impl ServerCertVerifier for Witness {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.told("1.2")?;
         verify_tls12_signature(message, certificate, signature, &self.trust.algorithms)
             .or_else(|error| self.without_webpki(error, message, certificate, signature))
     }
@@ -236,6 +259,7 @@ impl ServerCertVerifier for Witness {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.told("1.3")?;
         verify_tls13_signature(message, certificate, signature, &self.trust.algorithms)
             .or_else(|error| self.without_webpki(error, message, certificate, signature))
     }
@@ -264,6 +288,8 @@ pub(super) fn fault(error: &CertificateError, chain: &[CertificateDer<'_>], host
             Fault::new(Failure::CertHostnameMismatch, mismatch(host, chain))
         }
         E::Revoked => Fault::new(Failure::CertRevoked, "the certificate was revoked"),
+        // No algorithm of ours takes a signature by such a key.
+        E::BadSignature if chain.iter().skip(1).any(chain::has_weak_key) => weak(chain),
         // A CA that has the name of a trusted one, but another key: nobody whom we trust vouches for it.
         E::BadSignature => {
             let what =
@@ -274,8 +300,19 @@ pub(super) fn fault(error: &CertificateError, chain: &[CertificateDer<'_>], host
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
             Fault::new(Failure::CertInvalid, "the certificate is not meant for servers (extended key usage)")
         }
+        #[allow(deprecated, reason = "the library may still give it")]
+        E::UnsupportedSignatureAlgorithm
+        | E::UnsupportedSignatureAlgorithmContext { .. }
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => weak(chain),
         other => Fault::new(Failure::CertInvalid, format!("the certificate is not acceptable: {other}")),
     }
+}
+
+/// The fault of a key or signature that is too weak, or of a sort that we do not know.
+pub(super) fn weak(chain: &[CertificateDer<'_>]) -> Fault {
+    let what =
+        chain::weakness(chain).unwrap_or_else(|| "a certificate has a key or signature of a strange sort".to_owned());
+    Fault::new(Failure::CertInvalid, format!("{what}, which is not accepted any more: it must be issued anew"))
 }
 
 /// A chain may end by any of its certificates; the one that did is named.

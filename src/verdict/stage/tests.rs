@@ -341,6 +341,25 @@ async fn what_is_restored_goes_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_went_with_a_deleted_row_is_recorded_again() {
+    let (down, fine) = (entry(monitor(1)), entry(monitor(2)));
+    let mut bench = Bench::with(&[&down, &fine]).await;
+    for second in [0, 10] {
+        bench.check(result(&down, second, DOWN)).await;
+    }
+    bench.check(result(&fine, 10, None)).await;
+    let uid = bench.board.row(id(1)).unwrap().incident.unwrap();
+    bench.records();
+    bench.update(Changes { remade: vec![id(1), id(2), id(9)], ..Changes::default() }).await;
+    assert_eq!(bench.records(), ["open:0 state:down", "state:up"]);
+    assert_eq!(bench.board.row(id(1)).unwrap().incident, Some(uid), "it is the same incident");
+    bench.check(result(&down, 20, DOWN)).await;
+    bench.check(result(&down, 30, None)).await;
+    assert_eq!(bench.records(), ["down", "up resolve:recovered state:up"]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_incident_that_is_found_open_ends_when_its_monitor_is_paused_already() {
     let paused = entry(Monitor { active: false, ..monitor(1) });
     let mut found = MonitorState::default();

@@ -54,7 +54,9 @@ fn no_row_hides_another() {
             }
         }
         assert!(!route.methods.contains(&Method::HEAD) && route.pattern.starts_with('/'), "{}", route.pattern);
-        assert!(route.access != Access::Open || route.methods == GET, "GET never writes: {}", route.pattern);
+        // A ping is sent by whoever knows its address, by GET or POST.
+        let is_ping = route.pattern.starts_with("/ping/");
+        assert!(route.access != Access::Open || route.methods == GET || is_ping, "{} writes", route.pattern);
     }
 }
 

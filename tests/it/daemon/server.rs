@@ -42,7 +42,8 @@ async fn routes_answer_as_the_contract_says() {
     assert!(local["notes"][0]["detail"].as_str().unwrap().contains("config.toml:1:"), "{local}");
 
     // What the socket may, a stranger may not: neither the view nor a reload, nor what is not there.
-    let closed = ["/metrics", "/api/v1/monitors", "/api/v1/overview", "/status/x", "/probe?target=x", "/nowhere", "//"];
+    let closed =
+        ["/metrics", "/api/v1/monitors", "/api/v1/overview", "/api/v1/channels", "/probe?target=x", "/nowhere", "//"];
     for (method, path) in closed.map(|path| ("GET", path)).into_iter().chain([("POST", "/api/v1/reload")]) {
         let answer = get(&address, method, path).await;
         assert_eq!(answer.status, 401, "{path}");
