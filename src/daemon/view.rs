@@ -25,6 +25,8 @@ use crate::metrics::text::Format;
 use crate::model::{MonitorId, Status, check_time};
 use crate::schedule::dispatch::DispatchStats;
 use crate::verdict::board::{Board, Row};
+use crate::verdict::pings::{Pinged, Pings};
+use crate::verdict::pulse::Ping;
 use crate::web::{Admin, Readiness, Reason};
 
 /// The dispatcher looks at its wheel at least once a second; silent for longer, nothing is fired.
@@ -56,6 +58,7 @@ pub(super) struct Live {
     pub(super) catalog: Arc<SharedReport>,
     pub(super) reload: mpsc::Sender<ReloadRequest>,
     pub(super) metrics: TermSources,
+    pub(super) pings: Arc<Pings>,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
@@ -262,6 +265,17 @@ impl Admin for View {
 
     fn metrics_public(&self) -> bool {
         self.metrics.public
+    }
+
+    fn ping<'a>(&'a self, address: &'a str, ping: Ping) -> BoxFuture<'a, Pinged> {
+        Box::pin(async move {
+            // Without loops, as on a standby, nothing is recorded.
+            let Some(live) = self.live.load_full() else { return Pinged::Away };
+            let answer = live.pings.deliver(address, ping).await;
+            let knows_all = || self.role.get() == Role::Active && live.catalog.get().store_fault.is_none();
+            // The database may have one that we have not read yet.
+            if answer == Pinged::Unknown && !knows_all() { Pinged::Away } else { answer }
+        })
     }
 
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {

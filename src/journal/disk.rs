@@ -258,6 +258,10 @@ impl Journal for DiskJournal {
     fn write(&self, groups: Vec<Vec<Record>>) {
         self.writer().write(groups);
     }
+
+    fn keep(&self, groups: Vec<Vec<Record>>) -> bool {
+        self.writer().keep(groups)
+    }
 }
 
 impl Journal for Writer {
@@ -272,14 +276,18 @@ impl Journal for Writer {
     }
 
     fn write(&self, groups: Vec<Vec<Record>>) {
+        self.keep(groups);
+    }
+
+    fn keep(&self, groups: Vec<Vec<Record>>) -> bool {
         let records: usize = groups.iter().map(Vec::len).sum();
         if records == 0 {
-            return;
+            return true;
         }
         let urgent = groups.iter().flatten().any(|record| matches!(record, Record::Open(_) | Record::Resolve(_)));
         let mut files = lock(&self.shared.files);
         if self.shared.term.load(Ordering::Acquire) != self.term {
-            return;
+            return false;
         }
         let written = !files.broken && self.shared.flush(&mut files) && self.shared.write(&mut files, &groups);
         if !written {
@@ -291,6 +299,7 @@ impl Journal for Writer {
             lock(&self.shared.work).urgent = true;
             self.shared.worked.notify_one();
         }
+        written
     }
 }
 

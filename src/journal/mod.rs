@@ -78,6 +78,14 @@ pub trait Journal: Send + Sync + 'static {
     fn write(&self, groups: Vec<Vec<Record>>) {
         groups.into_iter().for_each(|group| self.append(group));
     }
+
+    /// As [`Self::write`]; false when they do not survive the process: the disk did not take them, so that they wait in
+    /// memory, or they were dropped because another daemon is active. Whoever was promised a record must not be told that
+    /// it is there.
+    fn keep(&self, groups: Vec<Vec<Record>>) -> bool {
+        self.write(groups);
+        true
+    }
 }
 
 /// Why a journal cannot be opened.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::Serializer;
 
-use super::{CertificateFacts, Failure, MonitorId, Timings, Verdict};
+use super::{CertificateFacts, Failure, MonitorId, Phase, Timings, Verdict};
 
 /// The time of a check as every JSON of one shows it: UTC, milliseconds (contract, section 2).
 #[must_use]
@@ -57,4 +57,14 @@ pub struct Check {
     pub attempt: u16,
     /// Wall-clock start.
     pub checked_at: DateTime<Utc>,
+}
+
+impl Check {
+    /// When the daemon was last at work on it, as far as the phases tell. A heartbeat's run, which is all that its total
+    /// is, lies before `checked_at` and not after it.
+    #[must_use]
+    pub fn ended_at(&self) -> DateTime<Utc> {
+        let phases: std::time::Duration = Phase::ALL.iter().filter_map(|phase| self.timings.get(*phase)).sum();
+        self.checked_at + phases
+    }
 }

@@ -24,5 +24,5 @@ pub use observation::{
 };
 pub use record::{Batch, Record};
 pub use secret::Secret;
-pub use state::{MonitorState, Status, Unobserved, Verdict};
+pub use state::{Heard, MonitorState, Run, Status, Unobserved, Verdict};
 pub use store::StoreFault;

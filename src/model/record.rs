@@ -38,7 +38,7 @@ impl Record {
     #[must_use]
     pub fn time(&self) -> Option<DateTime<Utc>> {
         match self {
-            Self::Check(check) => Some(check.checked_at + check.timings.total),
+            Self::Check(check) => Some(check.ended_at()),
             Self::State(_, state) => state.last_checked,
             Self::Open(opening) => Some(opening.started_at),
             Self::Resolve(resolution) => Some(resolution.resolved_at),

@@ -11,7 +11,9 @@ use crate::model::{Observation, Phase};
 mod amqp;
 mod domain;
 mod exec;
+mod group;
 mod grpc;
+mod heartbeat;
 mod http;
 mod mqtt;
 mod ssh;
@@ -27,6 +29,8 @@ pub const KINDS: &[&Kind] = &[
     &domain::KIND,
     &exec::KIND,
     &grpc::KIND,
+    &group::KIND,
+    &heartbeat::KIND,
     &http::KIND,
     &mqtt::KIND,
     &ssh::KIND,
@@ -50,7 +54,7 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] = &["icmp", "dns", "postgres", "mysql", "redis", "mongodb", "heartbeat", "group"];
+pub const LATER: &[&str] = &["icmp", "dns", "postgres", "mysql", "redis", "mongodb"];
 
 /// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
 /// add up to the total.

@@ -219,6 +219,7 @@ fn with_open(mut state: MonitorState, uid: IncidentUid, since: Option<DateTime<U
         flaps: state.flaps,
         last_checked: state.last_checked.or(since),
         unobserved: state.unobserved,
+        heard: state.heard,
         incident: Some(uid),
         ..MonitorState::default()
     }

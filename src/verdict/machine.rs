@@ -281,7 +281,7 @@ fn resolve(
 }
 
 /// The monitor is paused: its incident ends, and what was known of the target is no longer. Evidence of the latest
-/// good check stays.
+/// good check stays, and so does what a heartbeat has heard.
 pub fn paused(state: &mut MonitorState, monitor: MonitorId, at: DateTime<Utc>) -> Left {
     let before = state.unobserved.filter(|unobserved| unobserved.reason == GapReason::Paused);
     if before.is_some() && state.incident.is_none() {
@@ -333,8 +333,8 @@ pub fn retargeted(state: &mut MonitorState) {
 fn leave(state: &mut MonitorState, monitor: MonitorId, at: DateTime<Utc>, reason: ResolveReason) -> Left {
     let resolved_at = state.since.map_or(at, |since| since.max(at));
     let left = Left { resolution: resolve(state, monitor, resolved_at, reason), gap: resumed(state, monitor, at) };
-    let (last_good, last_checked) = (state.last_good.take(), state.last_checked);
-    *state = MonitorState { last_good, last_checked, ..MonitorState::default() };
+    let (last_good, last_checked, heard) = (state.last_good.take(), state.last_checked, state.heard.take());
+    *state = MonitorState { last_good, last_checked, heard, ..MonitorState::default() };
     left
 }
 

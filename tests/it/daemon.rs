@@ -7,6 +7,7 @@ mod ends;
 mod faults;
 mod files;
 mod guards;
+mod heartbeat;
 mod incidents;
 mod journal;
 mod kills;

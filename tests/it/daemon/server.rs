@@ -55,7 +55,7 @@ async fn routes_answer_as_the_contract_says() {
     }
     let local =
         async |method, path| ask(tokio::net::UnixStream::connect(home.socket()).await.unwrap(), method, path).await;
-    for path in ["/status/x", "/badge/x", "/ping/x", "/probe?target=x", "/api/v1/channels"] {
+    for path in ["/status/x", "/badge/x", "/probe?target=x", "/api/v1/channels"] {
         let answer = local("GET", path).await;
         assert_eq!((answer.status, &answer.json()["title"]), (501, &"not built yet".into()), "{path}");
     }
