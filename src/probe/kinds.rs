@@ -5,38 +5,44 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Kind;
-use super::net::{IpVersion, Profile};
+use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
-use crate::settings::reader::TableReader;
-use crate::settings::tree::Value;
 
+mod amqp;
 mod dns;
 mod domain;
 mod exec;
 mod group;
+mod grpc;
 mod heartbeat;
 mod http;
 mod icmp;
+mod mqtt;
 mod ssh;
 mod starttls;
 mod tcp;
 mod tls;
 mod udp;
+mod ws;
 
 /// Every kind that this version has.
 pub const KINDS: &[&Kind] = &[
+    &amqp::KIND,
     &dns::KIND,
     &domain::KIND,
     &exec::KIND,
     &group::KIND,
+    &grpc::KIND,
     &heartbeat::KIND,
     &http::KIND,
     &icmp::KIND,
+    &mqtt::KIND,
     &ssh::KIND,
     &starttls::KIND,
     &tcp::KIND,
     &tls::KIND,
     &udp::KIND,
+    &ws::KIND,
 ];
 
 /// The kind of this name (`monitors.kind`).
@@ -52,30 +58,7 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] = &["ws", "wss", "grpc", "grpcs", "postgres", "mysql", "redis", "mongodb", "amqp", "mqtt"];
-
-/// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.
-fn read_ip_version(reader: &mut TableReader<'_>) -> IpVersion {
-    let Some(node) = reader.node("ip_version") else { return IpVersion::Any };
-    match &node.value {
-        Value::Integer(4) => return IpVersion::V4,
-        Value::Integer(6) => return IpVersion::V6,
-        Value::String(text) => match &**text {
-            "any" => return IpVersion::Any,
-            "4" => return IpVersion::V4,
-            "6" => return IpVersion::V6,
-            _ => {}
-        },
-        _ => {}
-    }
-    reader.error("ip_version", format!("found {}", node.value), "must be \"any\", 4 or 6".to_owned());
-    IpVersion::Any
-}
-
-/// Who asks: a definition that may name files is the operator's own.
-fn profile_of(reader: &TableReader<'_>) -> Profile {
-    if reader.origin().trusted { Profile::File } else { Profile::Rows }
-}
+pub const LATER: &[&str] = &["postgres", "mysql", "redis", "mongodb"];
 
 /// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
 /// add up to the total.

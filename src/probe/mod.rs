@@ -15,9 +15,11 @@ pub mod exchange;
 pub mod fetch;
 pub mod form;
 pub mod kinds;
+pub mod login;
 pub mod net;
 pub mod pool;
 pub mod report;
+pub mod request;
 pub mod talk;
 
 /// What a probe may use for one attempt.

@@ -65,6 +65,26 @@ pub async fn shake(
     shaken
 }
 
+/// Time that a server has for closing first.
+const PARTING: Duration = Duration::from_millis(500);
+
+/// Says goodbye, and lets the other side close first: then TIME_WAIT uses up its ports, not ours. The check is over by
+/// then; whatever happens here says nothing about it. Ends after half a second, or at the deadline.
+pub async fn part(mut stream: Stream, farewell: &[u8], deadline: Instant) {
+    let parting = async {
+        stream.write_all(farewell).await?;
+        stream.flush().await?;
+        let mut piece = [0; READ_BYTES];
+        for _ in 0..MAX_READS {
+            if stream.read(&mut piece).await? == 0 {
+                break;
+            }
+        }
+        io::Result::Ok(())
+    };
+    let _ = timeout_at(deadline.min(Instant::now() + PARTING), parting).await;
+}
+
 /// Why no more bytes will come.
 #[derive(Debug)]
 pub enum End {

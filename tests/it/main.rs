@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a test is not a library")]
 
+mod brokers;
 mod cli;
 mod daemon;
 mod dns;
 mod domain;
 mod exec;
+mod grpc;
 mod http;
 mod icmp;
 mod layers;
@@ -20,3 +22,4 @@ mod tcp;
 mod tls;
 mod udp;
 mod web;
+mod ws;

@@ -19,7 +19,7 @@ use self::spec::Spec;
 use crate::model::{Failure, Fault, Observation};
 use crate::probe::form::Form;
 use crate::probe::net::{Destination, Stream, TlsOptions};
-use crate::probe::{Kind, Prepared, Probe, ProbeContext};
+use crate::probe::{Kind, Prepared, Probe, ProbeContext, request};
 use crate::settings::proxy::Choice;
 use crate::settings::reader::TableReader;
 
@@ -106,7 +106,7 @@ impl Spec {
             let hop = redirect::next(self.redirects, &asked, status, location.as_bytes())?;
             followed = followed.saturating_add(1);
             turn = Turn {
-                uri: spec::request_uri(&hop.url).ok_or_else(|| unusable(&hop.url))?,
+                uri: request::request_uri(&hop.url).ok_or_else(|| unusable(&hop.url))?,
                 method: hop.method.clone(),
                 home: turn.home && self.url.origin() == hop.url.origin(),
                 with_body: turn.with_body && !hop.drops_body,
@@ -121,7 +121,7 @@ impl Spec {
         let mut headers = self.headers.clone();
         if !turn.home {
             spec::keep_harmless(&mut headers);
-            if let Some(host) = spec::host_header(url) {
+            if let Some(host) = request::host_header(url) {
                 headers.insert(HOST, host);
             }
         }

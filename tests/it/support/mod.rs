@@ -1,5 +1,6 @@
 //! What the tests stand on: databases, hostile servers, daemons.
 
+pub mod brokers;
 pub mod daemon;
 pub mod netns;
 pub mod nginx;

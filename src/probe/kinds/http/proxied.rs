@@ -6,7 +6,6 @@ use hyper::http::uri::Authority;
 use hyper::http::{Request, Uri};
 use url::Url;
 
-use super::spec;
 use crate::model::{Failure, Fault, HttpFacts};
 use crate::probe::net::{proxy_authorization, proxy_told};
 use crate::settings::proxy::Proxy;
@@ -14,7 +13,7 @@ use crate::settings::proxy::Proxy;
 /// Makes a request one for the proxy: its target in absolute form (RFC 9112, 3.2.2), and our credentials there.
 pub(super) fn forwarded(request: &mut Request<Bytes>, url: &Url, proxy: &Proxy) -> Result<(), Fault> {
     let unusable = || Fault::new(Failure::Internal, "the URL cannot be written for a proxy");
-    let host = spec::host_header(url).ok_or_else(unusable)?;
+    let host = crate::probe::request::host_header(url).ok_or_else(unusable)?;
     let mut parts = request.uri().clone().into_parts();
     parts.scheme = Some(hyper::http::uri::Scheme::HTTP);
     parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| unusable())?);
