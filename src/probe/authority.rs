@@ -4,6 +4,7 @@ use url::{Host, Url};
 
 use super::net::{Destination, IpVersion, Profile};
 use crate::settings::reader::TableReader;
+use crate::settings::tree::Value;
 
 /// What a kind's URL may have besides a host.
 #[derive(Clone, Copy, Debug)]
@@ -109,6 +110,30 @@ pub fn read_host(url: &Url, reader: &TableReader<'_>, example: &str) -> Option<H
             None
         }
     }
+}
+
+/// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.
+pub fn read_ip_version(reader: &mut TableReader<'_>) -> IpVersion {
+    let Some(node) = reader.node("ip_version") else { return IpVersion::Any };
+    match &node.value {
+        Value::Integer(4) => return IpVersion::V4,
+        Value::Integer(6) => return IpVersion::V6,
+        Value::String(text) => match &**text {
+            "any" => return IpVersion::Any,
+            "4" => return IpVersion::V4,
+            "6" => return IpVersion::V6,
+            _ => {}
+        },
+        _ => {}
+    }
+    reader.error("ip_version", format!("found {}", node.value), "must be \"any\", 4 or 6".to_owned());
+    IpVersion::Any
+}
+
+/// Who asks: a definition that may name files is the operator's own.
+#[must_use]
+pub fn profile_of(reader: &TableReader<'_>) -> Profile {
+    if reader.origin().trusted { Profile::File } else { Profile::Rows }
 }
 
 fn article(scheme: &str) -> &'static str {

@@ -5,10 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Kind;
-use super::net::{IpVersion, Profile};
+use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
-use crate::settings::reader::TableReader;
-use crate::settings::tree::Value;
 
 mod http;
 mod tcp;
@@ -55,29 +53,6 @@ pub const LATER: &[&str] = &[
     "group",
     "exec",
 ];
-
-/// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.
-fn read_ip_version(reader: &mut TableReader<'_>) -> IpVersion {
-    let Some(node) = reader.node("ip_version") else { return IpVersion::Any };
-    match &node.value {
-        Value::Integer(4) => return IpVersion::V4,
-        Value::Integer(6) => return IpVersion::V6,
-        Value::String(text) => match &**text {
-            "any" => return IpVersion::Any,
-            "4" => return IpVersion::V4,
-            "6" => return IpVersion::V6,
-            _ => {}
-        },
-        _ => {}
-    }
-    reader.error("ip_version", format!("found {}", node.value), "must be \"any\", 4 or 6".to_owned());
-    IpVersion::Any
-}
-
-/// Who asks: a definition that may name files is the operator's own.
-fn profile_of(reader: &TableReader<'_>) -> Profile {
-    if reader.origin().trusted { Profile::File } else { Profile::Rows }
-}
 
 /// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
 /// add up to the total.

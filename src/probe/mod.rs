@@ -12,6 +12,7 @@ use crate::verdict::expectation::Expectations;
 pub mod authority;
 pub mod form;
 pub mod kinds;
+pub mod login;
 pub mod net;
 pub mod pool;
 pub mod report;
