@@ -18,7 +18,7 @@ pub use gap::{Gap, GapReason};
 pub use ids::{BatchId, IncidentUid, MonitorId, MonitorKey, SYSTEM_USER, UserId};
 pub use incident::{Evidence, Opening, Resolution, ResolveReason};
 pub use monitor::{Cadence, Flap, Monitor, Source};
-pub use observation::{CertificateFacts, Details, Fault, HttpFacts, Observation, Phase, Timings};
+pub use observation::{Answer, CertificateFacts, Details, Fault, HttpFacts, Observation, Phase, Timings};
 pub use record::{Batch, Record};
 pub use secret::Secret;
 pub use state::{MonitorState, Status, Unobserved, Verdict};

@@ -9,10 +9,11 @@ use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
 
 mod http;
+mod redis;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &redis::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -43,7 +44,6 @@ pub const LATER: &[&str] = &[
     "grpcs",
     "postgres",
     "mysql",
-    "redis",
     "mongodb",
     "amqp",
     "mqtt",

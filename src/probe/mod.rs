@@ -16,6 +16,7 @@ pub mod login;
 pub mod net;
 pub mod pool;
 pub mod report;
+pub mod scram;
 pub mod talk;
 
 /// What a probe may use for one attempt.

@@ -83,7 +83,8 @@ pub(super) fn read(url: &Url, reader: &mut TableReader<'_>) -> Option<(Spec, Exp
     };
     let ip_version = read_ip_version(reader);
     let tls = TlsOptions::read(reader).map(|tls| tls.with_alpn(&["http/1.1"]));
-    let accepts = Accepts { status: true, body: true, headers: true, json: true, certificate: true };
+    let accepts =
+        Accepts { status: true, body: true, headers: true, json: true, certificate: true, ..Accepts::default() };
     let expect = Expectations::read(reader, accepts);
     let host = host_header(&url);
     if reader.findings().count() > before {
