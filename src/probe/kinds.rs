@@ -7,13 +7,15 @@ use tokio::time::Instant;
 use super::Kind;
 use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
+use crate::settings::reader::TableReader;
 
 mod http;
+mod postgres;
 mod redis;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &redis::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &postgres::KIND, &redis::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -42,7 +44,6 @@ pub const LATER: &[&str] = &[
     "wss",
     "grpc",
     "grpcs",
-    "postgres",
     "mysql",
     "mongodb",
     "amqp",
@@ -53,6 +54,20 @@ pub const LATER: &[&str] = &[
     "group",
     "exec",
 ];
+
+/// A statement; longer ones belong into a view or a function.
+const MAX_QUERY_BYTES: usize = 16 * 1024;
+
+/// `query` of a kind that takes a statement.
+fn read_query(reader: &mut TableReader<'_>) -> Option<Box<str>> {
+    let text = reader.string("query")?;
+    if text.trim().is_empty() || text.len() > MAX_QUERY_BYTES || text.contains('\0') {
+        let what = if text.trim().is_empty() { "empty" } else { "too long, or has a NUL in it" };
+        reader.error("query", what, format!("a statement of at most {MAX_QUERY_BYTES} bytes"));
+        return None;
+    }
+    Some(text.into())
+}
 
 /// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
 /// add up to the total.
