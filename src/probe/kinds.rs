@@ -10,12 +10,14 @@ use crate::model::{Observation, Phase};
 use crate::settings::reader::TableReader;
 
 mod http;
+mod mongodb;
+mod mysql;
 mod postgres;
 mod redis;
 mod tcp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &postgres::KIND, &redis::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[&http::KIND, &mongodb::KIND, &mysql::KIND, &postgres::KIND, &redis::KIND, &tcp::KIND];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -44,8 +46,6 @@ pub const LATER: &[&str] = &[
     "wss",
     "grpc",
     "grpcs",
-    "mysql",
-    "mongodb",
     "amqp",
     "mqtt",
     "ssh",
