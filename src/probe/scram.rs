@@ -113,6 +113,10 @@ impl Scram {
     /// The client's final message, to the server's first one.
     pub async fn answer(&mut self, server_first: &[u8], password: &Secret, salted: &Salted) -> Result<String, Wrong> {
         let text = std::str::from_utf8(server_first).map_err(|_| Wrong::Malformed)?;
+        // RFC 5802, section 5.1: an extension that must be understood, and is not.
+        if attribute(text, "m").is_some() {
+            return Err(Wrong::Malformed);
+        }
         let nonce = attribute(text, "r").filter(|nonce| nonce.len() > self.nonce.len());
         let nonce = nonce.filter(|nonce| nonce.starts_with(&self.nonce)).ok_or(Wrong::Malformed)?;
         let salt = attribute(text, "s").and_then(|salt| BASE64.decode(salt).ok()).ok_or(Wrong::Malformed)?;
@@ -184,6 +188,7 @@ mod tests {
             ("r=abcd,s=,i=1", Wrong::Malformed),
             ("r=abcd,s=AAAA,i=0", Wrong::Malformed),
             ("r=abcd,s=AAAA", Wrong::Malformed),
+            ("m=new,r=abcd,s=AAAA,i=1", Wrong::Malformed),
             ("r=abcd,s=AAAA,i=4000000000", Wrong::Rounds(4_000_000_000)),
             ("\u{fffd}", Wrong::Malformed),
         ] {

@@ -4,6 +4,7 @@
 
 mod cli;
 mod daemon;
+mod databases;
 mod http;
 mod layers;
 mod net;

@@ -8,11 +8,11 @@ use tokio::time::Instant;
 use url::Url;
 
 use self::bson::{Document, Fields};
-use crate::model::{Failure, Fault, Observation};
+use crate::model::{Failure, Fault, Observation, Secret};
 use crate::probe::authority::Shape;
 use crate::probe::form::Form;
-use crate::probe::login::{Login, Secure, read_path, said};
-use crate::probe::scram::{Salted, Scram};
+use crate::probe::login::{Login, Secure, read_path};
+use crate::probe::scram::{Salted, Scram, Wrong};
 use crate::probe::talk::Talk;
 use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
@@ -34,6 +34,7 @@ pub(super) const KIND: Kind = Kind {
 const EXAMPLE: &str = "mongodb://monitor@db.example:27017/admin";
 /// All that a server sends in one check, bytes: its largest answer, to `isMaster` in a wide replica set, has some KiB.
 const MAX_RECEIVED_BYTES: usize = 128 * 1024;
+const LOGIN: &str = "the login";
 /// Turns of a login: SCRAM has two, and an empty one with old servers.
 const MAX_TURNS: usize = 4;
 
@@ -95,39 +96,44 @@ impl MongodbProbe {
         // Answered before a login by every server since 3.6; the newer `hello` is not.
         let hello = self.ask(talk, Document::new().int("isMaster", 1).text("$db", "admin"), "isMaster").await?;
         if let (Some(user), Some(password)) = (&self.login.username, &self.login.password) {
-            let random = |_| Fault::new(Failure::ResourceExhausted, "the system gave no random bytes");
-            let mut scram = Scram::new(user).map_err(random)?;
-            let begin = Document::new()
-                .int("saslStart", 1)
-                .text("mechanism", "SCRAM-SHA-256")
-                .binary("payload", scram.first().as_bytes())
-                .text("$db", &self.database);
-            let mut reply = self.ask(talk, begin, "the login").await?;
-            let wrong = |wrong| self.login.refused(&format!("{wrong}"));
-            let mut answer = Some(scram.answer(&self.payload(&reply)?, password, &self.salted).await.map_err(wrong)?);
-            let mut proved = false;
-            for _ in 0..MAX_TURNS {
-                let id = reply.number(b"conversationId").unwrap_or(1.0);
-                let next = Document::new()
-                    .int("saslContinue", 1)
-                    .int("conversationId", id as i32)
-                    .binary("payload", answer.take().unwrap_or_default().as_bytes())
-                    .text("$db", &self.database);
-                reply = self.ask(talk, next, "the login").await?;
-                if !proved {
-                    scram.check(&self.payload(&reply)?).map_err(wrong)?;
-                    proved = true;
-                }
-                if reply.is_true(b"done") {
-                    break;
-                }
-            }
-            if !reply.is_true(b"done") {
-                return Err(self.garbled());
-            }
+            self.log_in(talk, user, password).await?;
         }
         self.ask(talk, Document::new().int("ping", 1).text("$db", &self.database), "ping").await?;
         Ok(hello)
+    }
+
+    async fn log_in(&self, talk: &mut Talk<'_>, user: &str, password: &Secret) -> Result<(), Fault> {
+        let random = |_| Fault::new(Failure::ResourceExhausted, "the system gave no random bytes");
+        let wrong = |wrong: Wrong| self.login.refused(&wrong.to_string());
+        let mut scram = Scram::new(user).map_err(random)?;
+        let begin = Document::new()
+            .int("saslStart", 1)
+            .text("mechanism", "SCRAM-SHA-256")
+            .binary("payload", scram.first().as_bytes())
+            .text("$db", &self.database);
+        let mut reply = self.ask(talk, begin, LOGIN).await?;
+        let first = self.payload(&reply)?;
+        let answer = talk.within(scram.answer(&first, password, &self.salted)).await;
+        let answer = answer.map_err(|end| end.fault(&self.login.authority, "the end of the login"))?.map_err(wrong)?;
+        // The proofs first; then servers before 4.4 want an empty turn more.
+        let mut next = Some(answer);
+        for _ in 0..MAX_TURNS {
+            // A number that the server made up, given back.
+            let id = reply.number(b"conversationId").unwrap_or(1.0) as i32;
+            let turn = Document::new()
+                .int("saslContinue", 1)
+                .int("conversationId", id)
+                .binary("payload", next.as_deref().unwrap_or_default().as_bytes())
+                .text("$db", &self.database);
+            reply = self.ask(talk, turn, LOGIN).await?;
+            if next.take().is_some() {
+                scram.check(&self.payload(&reply)?).map_err(wrong)?;
+            }
+            if reply.is_true(b"done") {
+                return Ok(());
+            }
+        }
+        Err(self.garbled())
     }
 
     fn payload(&self, reply: &Fields) -> Result<Vec<u8>, Fault> {
@@ -155,7 +161,7 @@ impl MongodbProbe {
             13 => ": give auth.basic a user, or grant it the right",
             _ => "",
         };
-        Err(self.login.refused(&format!("refused {what} with {} ({code}){advice}", said(&text))))
+        Err(self.login.refused(&format!("refused {what} with {} ({code}){advice}", self.login.said(&text))))
     }
 
     fn garbled(&self) -> Fault {

@@ -11,7 +11,7 @@ use self::packet::{Greeting, Packet, Wire, scramble};
 use crate::model::{Answer, Failure, Fault, Observation};
 use crate::probe::authority::Shape;
 use crate::probe::form::Form;
-use crate::probe::login::{Login, Secure, read_path, said};
+use crate::probe::login::{Login, Secure, read_path};
 use crate::probe::net::Stream;
 use crate::probe::talk::{self, End, Talk};
 use crate::probe::{Kind, Prepared, Probe, ProbeContext};
@@ -33,7 +33,8 @@ pub(super) const KIND: Kind = Kind {
 
 const EXAMPLE: &str = "mysql://monitor@db.example:3306/shop";
 /// All that a server sends in one check, bytes.
-const MAX_RECEIVED_BYTES: usize = 512 * 1024;
+const MAX_RECEIVED_BYTES: usize = 256 * 1024;
+const RESULT: &str = "the result";
 
 struct MysqlProbe {
     login: Login,
@@ -126,18 +127,19 @@ impl MysqlProbe {
 
     async fn converse(&self, wire: &mut Wire<'_>, greeting: &Greeting) -> Result<Option<Answer>, Fault> {
         let secret = self.login.password.as_ref().map_or("", |password| password.expose());
-        let answer = scramble(&greeting.plugin, secret, &greeting.nonce).unwrap_or_default();
-        let response = greeting.response(&self.user, &self.database, &answer, self.login.tls.is_some());
+        let response = greeting.response(&self.user, &self.database, secret, self.login.tls.is_some());
         self.send(wire, &response).await?;
         self.authenticate(wire, secret).await?;
         self.command(wire, packet::COM_PING, &[]).await?;
         self.done(wire, "the ping").await?;
-        let Some(query) = &self.query else { return Ok(None) };
-        self.command(wire, packet::COM_QUERY, query.as_bytes()).await?;
-        let answer = self.first_value(wire).await?;
+        let mut answer = None;
+        if let Some(query) = &self.query {
+            self.command(wire, packet::COM_QUERY, query.as_bytes()).await?;
+            answer = Some(self.first_value(wire).await?);
+        }
         // Politeness: without it the server counts an aborted client. Whether it arrives changes nothing.
         let _ = self.command(wire, packet::COM_QUIT, &[]).await;
-        Ok(Some(answer))
+        Ok(answer)
     }
 
     async fn authenticate(&self, wire: &mut Wire<'_>, secret: &str) -> Result<(), Fault> {
@@ -152,9 +154,10 @@ impl MysqlProbe {
                 Some(packet::SWITCH) => {
                     let (plugin, nonce) = packet.switch().ok_or_else(|| self.garbled())?;
                     let answer = match &*plugin {
-                        b"mysql_clear_password" => self.clear(secret)?,
+                        // The latter takes the password itself once there is TLS.
+                        b"mysql_clear_password" | b"sha256_password" => self.clear(secret)?,
                         _ => scramble(&plugin, secret, &nonce).ok_or_else(|| {
-                            let way = said(&plugin);
+                            let way = self.login.said(&plugin);
                             self.login
                                 .refused(&format!("wants user {:?} to log in by {way}, not spoken here", self.user))
                         })?,
@@ -184,7 +187,7 @@ impl MysqlProbe {
     }
 
     async fn first_value(&self, wire: &mut Wire<'_>) -> Result<Answer, Fault> {
-        let head = self.next(wire, "the result").await?;
+        let head = self.next(wire, RESULT).await?;
         if let Some(error) = head.error() {
             return Err(self.refused("the query", &error));
         }
@@ -198,7 +201,7 @@ impl MysqlProbe {
         let mut in_rows = false;
         let mut first = None;
         loop {
-            let packet = self.next(wire, "the result").await?;
+            let packet = self.next(wire, RESULT).await?;
             if let Some(error) = packet.error() {
                 return Err(self.refused("the query", &error));
             }
@@ -208,7 +211,7 @@ impl MysqlProbe {
                 (false, true) if first.is_none() => {
                     let field = packet.first_field().ok_or_else(|| self.garbled())?;
                     first = Some(match field {
-                        Some(bytes) => Answer::Value(String::from_utf8_lossy(bytes).into()),
+                        Some(value) => super::answer(value),
                         None => Answer::Null,
                     });
                 }
@@ -236,10 +239,14 @@ impl MysqlProbe {
     }
 
     async fn next(&self, wire: &mut Wire<'_>, awaited: &str) -> Result<Packet, Fault> {
-        match wire.next().await {
+        let most = if awaited == RESULT { packet::MAX_RESULT_BYTES } else { packet::MAX_LOGIN_BYTES };
+        match wire.next(most).await {
             Ok(Some(packet)) => Ok(packet),
             Ok(None) => Err(self.garbled()),
-            Err(End::TooMuch) => Err(self.login.refused("sent more than 512 KiB: let the query select less")),
+            Err(End::TooMuch) if awaited == RESULT => {
+                Err(self.login.refused("sent more than 256 KiB, or in too many pieces: let the query select less"))
+            }
+            Err(End::TooMuch) => Err(self.garbled()),
             Err(end) => Err(end.fault(&self.login.authority, awaited)),
         }
     }
@@ -259,7 +266,7 @@ impl MysqlProbe {
             1040 | 1203 => ": raise max_connections there, or find who takes them all",
             _ => "",
         };
-        self.login.refused(&format!("refused {what} with {} ({}){advice}", said(&error.message), error.code))
+        self.login.refused(&format!("refused {what} with {} ({}){advice}", self.login.said(&error.message), error.code))
     }
 }
 

@@ -11,9 +11,9 @@ use self::message::{Error, Message, first_field, password_message, query, sasl_i
 use crate::model::{Answer, Failure, Fault, Observation};
 use crate::probe::authority::Shape;
 use crate::probe::form::Form;
-use crate::probe::login::{Login, Secure, read_path, said};
+use crate::probe::login::{Login, Secure, read_path};
 use crate::probe::net::Stream;
-use crate::probe::scram::{Salted, Scram};
+use crate::probe::scram::{Salted, Scram, Wrong};
 use crate::probe::talk::{self, End, Talk};
 use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
@@ -34,7 +34,7 @@ pub(super) const KIND: Kind = Kind {
 
 const EXAMPLE: &str = "postgres://monitor@db.example:5432/orders";
 /// All that a server sends in one check, bytes.
-const MAX_RECEIVED_BYTES: usize = 512 * 1024;
+const MAX_RECEIVED_BYTES: usize = 256 * 1024;
 /// What is run without a `query`: it takes a backend, a snapshot and the executor.
 const PING: &str = "SELECT 1";
 
@@ -83,9 +83,6 @@ impl Probe for PostgresProbe {
     }
 }
 
-/// A row's first field, if there was a row.
-type First = Option<Option<Vec<u8>>>;
-
 impl PostgresProbe {
     async fn run(&self, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<(), Fault> {
         let stream = self.connect(context, seen).await?;
@@ -95,14 +92,8 @@ impl PostgresProbe {
         if let Some(version) = version {
             seen.note("server_version", version);
         }
-        let first = result?;
-        if self.query.is_some() {
-            seen.value = Some(match first {
-                None => Answer::Nothing,
-                Some(None) => Answer::Null,
-                Some(Some(value)) => Answer::Value(String::from_utf8_lossy(&value).into()),
-            });
-        }
+        let answer = result?;
+        seen.value = self.query.is_some().then_some(answer);
         Ok(())
     }
 
@@ -124,18 +115,28 @@ impl PostgresProbe {
                 let text = format!("{} does not offer TLS: switch ssl on there, or remove tls", login.authority);
                 Err(Fault::new(Failure::TlsHandshake, text))
             }
+            // Its text came before TLS, from anybody (CVE-2024-10977): it is not read.
+            (b"E", ..) => Err(login.refused("answered a request for TLS with an error")),
             _ => Err(login.foreign("did not answer a request for TLS as PostgreSQL does")),
         }
     }
 
-    async fn converse(&self, talk: &mut Talk<'_>, version: &mut Option<String>) -> Result<First, Fault> {
+    async fn converse(&self, talk: &mut Talk<'_>, version: &mut Option<String>) -> Result<Answer, Fault> {
+        self.log_in(talk, version).await?;
+        let answer = self.ask(talk).await?;
+        // Politeness: without it the server logs a lost connection. Whether it arrives changes nothing.
+        let _ = talk.send(&message::TERMINATE).await;
+        Ok(answer)
+    }
+
+    async fn log_in(&self, talk: &mut Talk<'_>, version: &mut Option<String>) -> Result<(), Fault> {
         self.send(talk, &startup(&self.user, &self.database)).await?;
         let mut scram = None;
         loop {
-            match self.next(talk).await? {
-                Message::Ready => break,
+            match self.next(talk, || self.garbled()).await? {
+                Message::Ready => return Ok(()),
                 Message::Authentication(kind, body) => {
-                    if let Some(answer) = self.authenticate(kind, &body, &mut scram).await? {
+                    if let Some(answer) = self.authenticate(talk, kind, &body, &mut scram).await? {
                         self.send(talk, &answer).await?;
                     }
                 }
@@ -144,35 +145,49 @@ impl PostgresProbe {
                 }
                 Message::Error(error) => return Err(self.refused("the login", &error)),
                 Message::Parameter(..) | Message::Other => {}
-                Message::Row(_) => return Err(self.login.foreign("sent rows before it was asked")),
+                Message::Row(_) | Message::CopyIn => return Err(self.login.foreign("sent rows before it was asked")),
             }
         }
+    }
+
+    async fn ask(&self, talk: &mut Talk<'_>) -> Result<Answer, Fault> {
         self.send(talk, &query(self.query.as_deref().unwrap_or(PING))).await?;
+        let large = || self.login.refused("sent more than 256 KiB, or in too many pieces: let the query select less");
         let mut first = None;
         loop {
-            match self.next(talk).await? {
-                Message::Ready => break,
-                Message::Row(body) if first.is_none() => first = Some(first_field(&body)),
+            match self.next(talk, large).await? {
+                Message::Ready => return Ok(first.unwrap_or(Answer::Nothing)),
+                Message::Row(row) if first.is_none() => {
+                    let field = first_field(&row).ok_or_else(|| self.garbled())?;
+                    first = Some(field.map_or(Answer::Null, super::answer));
+                }
                 // The server goes on until it is ready; what it says after is not worth waiting for.
                 Message::Error(error) => return Err(self.refused("the query", &error)),
+                Message::CopyIn => return Err(self.login.refused("waits for data of the query: a check has none")),
                 _ => {}
             }
         }
-        // Politeness: without it the server logs a lost connection. Whether it arrives changes nothing.
-        let _ = talk.send(&message::TERMINATE).await;
-        Ok(first)
     }
 
     /// The answer to a request for authentication, if it wants one.
-    async fn authenticate(&self, kind: u32, body: &[u8], scram: &mut Option<Scram>) -> Result<Option<Vec<u8>>, Fault> {
-        if kind == 0 {
-            return Ok(None);
-        }
+    async fn authenticate(
+        &self,
+        talk: &Talk<'_>,
+        kind: u32,
+        body: &[u8],
+        scram: &mut Option<Scram>,
+    ) -> Result<Option<Vec<u8>>, Fault> {
         let login = &self.login;
+        match (kind, &scram) {
+            (0, None) => return Ok(None),
+            // It has begun to prove itself, and would rather not.
+            (0, Some(_)) => return Err(login.refused(&Wrong::Impostor.to_string())),
+            _ => {}
+        }
         let Some(password) = &login.password else {
             return Err(login.refused(&format!("wants a password of user {:?}: set auth.basic.password", self.user)));
         };
-        let scram_fault = |wrong| login.refused(&format!("{wrong}"));
+        let scram_fault = |wrong: Wrong| login.refused(&wrong.to_string());
         match (kind, scram.as_mut()) {
             (3, _) => Ok(Some(password_message(password.expose().as_bytes()))),
             (5, _) => {
@@ -188,10 +203,15 @@ impl PostgresProbe {
                 Ok(Some(answer))
             }
             (11, Some(scram)) => {
-                let answer = scram.answer(body, password, &self.salted).await.map_err(scram_fault)?;
+                let answer = talk.within(scram.answer(body, password, &self.salted)).await;
+                let answer = answer.map_err(|end| self.end(end, "the end of the login"))?.map_err(scram_fault)?;
                 Ok(Some(password_message_raw(&answer)))
             }
-            (12, Some(scram)) => scram.check(body).map(|()| None).map_err(scram_fault),
+            (12, Some(begun)) => {
+                begun.check(body).map_err(scram_fault)?;
+                *scram = None;
+                Ok(None)
+            }
             (7..=10, _) => Err(login.refused("wants a way of logging in that is not spoken here (GSSAPI, SSPI)")),
             _ => Err(self.garbled()),
         }
@@ -201,11 +221,12 @@ impl PostgresProbe {
         talk.send(bytes).await.map_err(|end| self.end(end, "its next message"))
     }
 
-    async fn next(&self, talk: &mut Talk<'_>) -> Result<Message, Fault> {
+    /// `large` is what a message beyond the bounds means.
+    async fn next(&self, talk: &mut Talk<'_>, large: impl FnOnce() -> Fault) -> Result<Message, Fault> {
         match message::read(talk).await {
             Ok(Some(message)) => Ok(message),
             Ok(None) => Err(self.garbled()),
-            Err(End::TooMuch) => Err(self.login.refused("sent more than 512 KiB: let the query select less")),
+            Err(End::TooMuch) => Err(large()),
             Err(end) => Err(self.end(end, "its next message")),
         }
     }
@@ -226,10 +247,14 @@ impl PostgresProbe {
             b"3D000" => ": name an existing database in the url",
             b"42501" => ": grant its user the right",
             b"53300" => ": raise max_connections there, or find who takes them all",
+            b"57P03" => ": it starts, stops or recovers",
             _ => "",
         };
-        let code = String::from_utf8_lossy(&error.code);
-        self.login.refused(&format!("refused {what} with {} ({code}){advice}", said(&error.message)))
+        let code = match &*error.code {
+            [] => String::new(),
+            code => format!(" ({})", code.escape_ascii()),
+        };
+        self.login.refused(&format!("refused {what} with {}{code}{advice}", self.login.said(&error.message)))
     }
 }
 

@@ -11,7 +11,7 @@ use self::reply::Reply;
 use crate::model::{Answer, Fault, Observation};
 use crate::probe::authority::Shape;
 use crate::probe::form::Form;
-use crate::probe::login::{Login, Secure, read_path, said};
+use crate::probe::login::{Login, Secure, read_path};
 use crate::probe::talk::Talk;
 use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
@@ -33,6 +33,10 @@ pub(super) const KIND: Kind = Kind {
 const EXAMPLE: &str = "redis://cache.example:6379";
 /// All replies of one check, bytes.
 const MAX_RECEIVED_BYTES: usize = 256 * 1024;
+const LOGIN: &str = "the login";
+const QUERY: &str = "the query";
+/// Behind it Redis quotes what it was sent.
+const ARGUMENTS: &[u8] = b", with args";
 /// A command as written, bytes.
 const MAX_QUERY_BYTES: usize = 4 * 1024;
 
@@ -104,20 +108,20 @@ impl RedisProbe {
             let mut auth: Vec<&[u8]> = vec![b"AUTH"];
             auth.extend(self.login.username.as_deref().map(str::as_bytes));
             auth.push(password.expose().as_bytes());
-            self.ask(&mut talk, &auth, "the login").await?;
+            self.ask(&mut talk, &auth, LOGIN).await?;
         }
         match self.ask(&mut talk, &[b"PING"], "PING").await? {
             Reply::Simple(text) if text == b"PONG" => {}
-            other => return Err(self.login.foreign(&format!("answered PING with {}", said(&other.text())))),
-        }
-        if self.query.is_empty() {
-            return Ok(());
+            other => return Err(self.login.foreign(&format!("answered PING with {}", self.login.said(&other.text())))),
         }
         if self.database != 0 {
             self.ask(&mut talk, &[b"SELECT", self.database.to_string().as_bytes()], "SELECT").await?;
         }
+        if self.query.is_empty() {
+            return Ok(());
+        }
         let words: Vec<&[u8]> = self.query.iter().map(AsRef::as_ref).collect();
-        let reply = self.ask(&mut talk, &words, "the query").await?;
+        let reply = self.ask(&mut talk, &words, QUERY).await?;
         seen.value = Some(answer(&reply));
         Ok(())
     }
@@ -131,7 +135,10 @@ impl RedisProbe {
             Ok(Reply::Error(text)) => Err(self.refused(&text, what)),
             Ok(reply) => Ok(reply),
             Err(reply::Bad::End(end)) => Err(end.fault(place, &awaited)),
-            Err(reply::Bad::Foreign) => Err(self.login.foreign("does not speak the protocol of Redis")),
+            Err(reply::Bad::Large) if what == QUERY => Err(self
+                .login
+                .refused("sent a longer reply than is read here (128 KiB, 1024 items): let the query ask for less")),
+            Err(_) => Err(self.login.foreign("does not speak the protocol of Redis")),
         }
     }
 
@@ -142,9 +149,15 @@ impl RedisProbe {
             Some(b"WRONGPASS") => ": check auth.basic",
             Some(b"DENIED") => ": it is in protected mode",
             Some(b"NOPERM") => ": give its user the permission",
+            _ if text.starts_with(b"ERR max number of clients") => {
+                ": raise maxclients there, or find who takes them all"
+            }
             _ => "",
         };
-        self.login.refused(&format!("refused {what} with {}{advice}", said(text)))
+        // Of a command that it does not know, a server quotes the arguments: of AUTH, the password, maybe a part of it.
+        let quoted = text.windows(ARGUMENTS.len()).position(|window| window == ARGUMENTS);
+        let text = quoted.filter(|_| what == LOGIN).and_then(|at| text.get(..at)).unwrap_or(text);
+        self.login.refused(&format!("refused {what} with {}{advice}", self.login.said(text)))
     }
 }
 
@@ -152,7 +165,7 @@ fn answer(reply: &Reply) -> Answer {
     match reply {
         Reply::Null => Answer::Null,
         Reply::Array(items) => items.first().map_or(Answer::Nothing, answer),
-        other => Answer::Value(String::from_utf8_lossy(&other.text()).into()),
+        other => super::answer(&other.text()),
     }
 }
 

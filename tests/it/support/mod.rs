@@ -1,6 +1,7 @@
 //! What the tests stand on: databases, hostile servers, daemons.
 
 pub mod daemon;
+pub mod databases;
 pub mod nginx;
 pub mod postgres;
 pub mod probing;

@@ -1,7 +1,7 @@
 //! Makes one check of a monitor given as JSON, with a network layer of its own.
 
 use std::cell::RefCell;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use chrono::Utc;
@@ -19,9 +19,14 @@ use tokio::time::Instant;
 pub const MAX_BODY: usize = 64 * 1024;
 
 pub fn net() -> Net {
+    net_trusting(Vec::new())
+}
+
+/// One that trusts authorities besides the system's.
+pub fn net_trusting(ca_files: Vec<PathBuf>) -> Net {
     Net::new(NetOptions {
         resolvers: vec!["127.0.0.1:9".parse().unwrap()],
-        ca_files: Vec::new(),
+        ca_files,
         egress: EgressOptions::default(),
         user_agent: "lamplighter-test/1".to_owned(),
         max_body: MAX_BODY,
@@ -47,9 +52,13 @@ pub fn prepare(monitor: &Value) -> Prepared {
 
 /// One attempt. What must hold of every observation is looked at here.
 pub async fn check(monitor: &Value, timeout: Duration) -> Observation {
-    let (net, prepared) = (net(), prepare(monitor));
+    check_of(&prepare(monitor), &net(), monitor, timeout).await
+}
+
+/// The same of a prepared monitor; `monitor` is for messages.
+pub async fn check_of(prepared: &Prepared, net: &Net, monitor: &Value, timeout: Duration) -> Observation {
     let begin = Instant::now();
-    let context = ProbeContext { net: &net, deadline: begin + timeout, started_at: Utc::now() };
+    let context = ProbeContext { net, deadline: begin + timeout, started_at: Utc::now() };
     let seen = prepared.probe.probe(&context).await;
     let took = begin.elapsed();
     assert!(took < timeout + Duration::from_secs(1), "{monitor}: took {took:?}");

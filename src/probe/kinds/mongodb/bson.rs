@@ -5,8 +5,8 @@ use crate::probe::talk::{End, Talk};
 const OP_MSG: i32 = 2013;
 /// Header, flags, kind of section, and the least document.
 const LEAST_BYTES: i32 = 16 + 4 + 1 + 5;
-/// One reply.
-const MAX_REPLY_BYTES: i32 = 96 * 1024;
+/// One reply. What TLS says to strangers is longer when it is taken for a length.
+const MAX_REPLY_BYTES: i32 = 64 * 1024;
 /// Fields of a reply that are looked at.
 const MAX_FIELDS: usize = 256;
 
@@ -60,12 +60,15 @@ pub(super) fn message(document: Document) -> Vec<u8> {
 
 /// The next reply; none when what came is none.
 pub(super) async fn read(talk: &mut Talk<'_>) -> Result<Option<Fields>, End> {
-    let head = talk.exact(16).await?;
-    let number = |at: usize| i32_at(&head, at).unwrap_or_default();
-    if number(12) != OP_MSG || !(LEAST_BYTES..=MAX_REPLY_BYTES).contains(&number(0)) {
+    // The length by itself: what is another protocol's may end before it has made a header.
+    let length = i32_at(&talk.exact(4).await?, 0).unwrap_or_default();
+    if !(LEAST_BYTES..=MAX_REPLY_BYTES).contains(&length) {
         return Ok(None);
     }
-    let body = talk.exact(usize::try_from(number(0) - 16).unwrap_or_default()).await?;
+    if i32_at(&talk.exact(12).await?, 8) != Some(OP_MSG) {
+        return Ok(None);
+    }
+    let body = talk.exact(usize::try_from(length - 16).unwrap_or_default()).await?;
     // Flags (a checksum behind the document does not disturb), then a section of kind 0.
     Ok(match body.get(4..) {
         Some([0, document @ ..]) => Fields::of(document),

@@ -5,8 +5,10 @@ use sha2::{Digest as _, Sha256};
 
 use crate::probe::talk::{End, Talk};
 
-/// One packet, bytes; a row of a check is small.
-const MAX_PACKET_BYTES: usize = 256 * 1024;
+/// One packet before the query, bytes.
+pub(super) const MAX_LOGIN_BYTES: usize = 16 * 1024;
+/// One packet of a result, bytes; a row of a check is small.
+pub(super) const MAX_RESULT_BYTES: usize = 256 * 1024;
 
 /// First bytes of packets.
 pub(super) const OK: u8 = 0x00;
@@ -26,6 +28,8 @@ const SSL: u32 = 1 << 11;
 const TRANSACTIONS: u32 = 1 << 13;
 const SECURE_CONNECTION: u32 = 1 << 15;
 const PLUGIN_AUTH: u32 = 1 << 19;
+/// The plugin of servers that name none.
+const NATIVE: &[u8] = b"mysql_native_password";
 /// utf8mb4_general_ci: every server since 5.5 knows it.
 const CHARSET: u8 = 45;
 
@@ -59,19 +63,24 @@ impl Greeting {
         self.head("", true)
     }
 
-    /// `HandshakeResponse41`. Texts of the configuration hold no NUL; a scramble is at most 32 bytes.
-    pub(super) fn response(&self, user: &str, database: &str, scramble: &[u8], tls: bool) -> Vec<u8> {
+    /// `HandshakeResponse41`. Texts of the configuration hold no NUL; a scramble is at most 32 bytes. To a plugin that is
+    /// not spoken here the answer is that to the oldest, and the server then names the plugin of the user's own.
+    pub(super) fn response(&self, user: &str, database: &str, password: &str, tls: bool) -> Vec<u8> {
+        let (plugin, scramble) = match scramble(&self.plugin, password, &self.nonce) {
+            Some(scramble) => (self.plugin.as_slice(), scramble),
+            None => (NATIVE, scramble(NATIVE, password, &self.nonce).unwrap_or_default()),
+        };
         let mut out = self.head(database, tls);
         out.extend_from_slice(user.as_bytes());
         out.push(0);
         out.push(u8::try_from(scramble.len()).unwrap_or(0));
-        out.extend_from_slice(scramble);
+        out.extend_from_slice(&scramble);
         if !database.is_empty() {
             out.extend_from_slice(database.as_bytes());
             out.push(0);
         }
         if self.capabilities & PLUGIN_AUTH != 0 {
-            out.extend_from_slice(&self.plugin);
+            out.extend_from_slice(plugin);
             out.push(0);
         }
         out
@@ -82,8 +91,8 @@ impl Greeting {
 pub(super) fn scramble(plugin: &[u8], password: &str, nonce: &[u8]) -> Option<Vec<u8>> {
     let xor = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a ^ b).collect();
     match plugin {
-        b"mysql_native_password" | b"caching_sha2_password" if password.is_empty() => Some(Vec::new()),
-        b"mysql_native_password" => {
+        NATIVE | b"caching_sha2_password" if password.is_empty() => Some(Vec::new()),
+        NATIVE => {
             let once = Sha1::digest(password);
             Some(xor(&once, &Sha1::new().chain_update(nonce).chain_update(Sha1::digest(once)).finalize()))
         }
@@ -138,7 +147,7 @@ impl Packet {
         let more = rest.get(31..).unwrap_or_default();
         let (second, after) = split_nul(more).unwrap_or((more, &[]));
         let plugin = split_nul(after).map_or(after, |(plugin, _)| plugin);
-        let plugin = if plugin.is_empty() { b"mysql_native_password" } else { plugin };
+        let plugin = if plugin.is_empty() { NATIVE } else { plugin };
         Some(Greeting {
             version: version.to_vec(),
             nonce: [nonce, second].concat(),
@@ -207,13 +216,17 @@ impl<'a> Wire<'a> {
         self.talk.send(&[&head, body].concat()).await
     }
 
-    /// The next packet; none when what came is no packet, or out of turn.
-    pub(super) async fn next(&mut self) -> Result<Option<Packet>, End> {
+    /// The next packet; none when what came is no packet, or out of turn, and [`End::TooMuch`] when it is longer than
+    /// `most` bytes.
+    pub(super) async fn next(&mut self, most: usize) -> Result<Option<Packet>, End> {
         let head = self.talk.exact(4).await?;
         let [a, b, c, sequence] = head.as_slice() else { return Ok(None) };
         let length = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;
-        if *sequence != self.sequence || length == 0 || length > MAX_PACKET_BYTES {
+        if *sequence != self.sequence || length == 0 {
             return Ok(None);
+        }
+        if length > most {
+            return Err(End::TooMuch);
         }
         self.sequence = self.sequence.wrapping_add(1);
         self.talk.exact(length).await.map(|body| Some(Packet(body)))
@@ -222,6 +235,8 @@ impl<'a> Wire<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn greeting() -> Vec<u8> {
@@ -258,6 +273,33 @@ mod tests {
         assert_eq!(field(&[0xfd, 1, 0, 0, b'a']), Some(Some(b"a".to_vec())));
         for cut in [&[][..], &[3, b'a'], &[0xfc, 1], &[0xfd, 9, 0, 0, b'a'], &[0xff, 1]] {
             assert_eq!(field(cut), None, "{cut:?}");
+        }
+    }
+
+    #[test]
+    fn scrambles_are_those_of_the_plugins() {
+        // Computed with Python's hashlib for the password "s3cr3t!" and this nonce.
+        let answer = |plugin: &str, password| {
+            let bytes = scramble(plugin.as_bytes(), password, b"abcdefghijklmnopqrst")?;
+            Some(bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>())
+        };
+        assert_eq!(
+            answer("mysql_native_password", "s3cr3t!").as_deref(),
+            Some("62e3042c792efdb9280e21e3b0e985de3a27e3ab")
+        );
+        assert_eq!(
+            answer("caching_sha2_password", "s3cr3t!").as_deref(),
+            Some("f88b928954ebc5cb4c364d166848c4dc969fff6e18b1e386ba2f031a5461f686")
+        );
+        assert_eq!(answer("caching_sha2_password", "").as_deref(), Some(""));
+        assert_eq!(answer("client_ed25519", "s3cr3t!"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_comes_panics(bytes in prop::collection::vec(any::<u8>(), 0..96)) {
+            let packet = Packet(bytes);
+            let _ = (packet.error(), packet.greeting(), packet.switch(), packet.first_field(), packet.is_end());
         }
     }
 
