@@ -14,11 +14,13 @@ use lamplighter::model::{MonitorId, MonitorState, Record, Source, UserId, Verdic
 use lamplighter::probe::net::{EgressOptions, Net, NetOptions};
 use lamplighter::probe::pool::Pool;
 use lamplighter::schedule::{Done, Due};
+use lamplighter::settings::definition::Located;
 use lamplighter::settings::diagnostic::SourceText;
 use lamplighter::settings::model::{self, Environment};
 use lamplighter::shutdown;
 use lamplighter::store::copy;
 use lamplighter::verdict::board::Board;
+use lamplighter::verdict::pings::Pings;
 use lamplighter::verdict::stage::Stage;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -79,7 +81,7 @@ fn entries(port: u16) -> Result<Vec<Arc<Entry>>, String> {
     let settings = model::read(&[SourceText::new("monitors".to_owned(), text)], Path::new("."), environment, &[]);
     let settings = settings.map_err(|refusal| refusal.to_string())?;
     let owner = UserId(Uuid::nil());
-    let build = |definition| {
+    let build = |definition: &Located| {
         let id = MonitorId(Uuid::new_v4());
         Arc::new(merge::build(definition, id, owner, Source::File))
     };
@@ -109,6 +111,7 @@ async fn pass(checks: u32, entries: Vec<Arc<Entry>>) -> Result<(), String> {
     let net = Arc::new(ArcSwap::from_pointee(net()?));
     let gaps = Arc::clone(&journal) as Arc<dyn Journal>;
     let pool = Pool { net, wall: Arc::clone(&wall), journal: gaps, finished, grace: Duration::from_secs(1) };
+    let (to_pings, pinged) = mpsc::channel(1);
     let stage = Stage {
         finished: finished_end,
         updates: updates_end,
@@ -117,6 +120,8 @@ async fn pass(checks: u32, entries: Vec<Arc<Entry>>) -> Result<(), String> {
         journal: Arc::clone(&journal) as Arc<dyn Journal>,
         wall,
         board: Arc::new(Board::default()),
+        pings: Arc::new(Pings::new(to_pings)),
+        pinged,
     };
     let added = entries.iter().map(|entry| (Arc::clone(entry), MonitorState::default())).collect();
     let monitors: HashMap<_, _> = entries.iter().map(|entry| (entry.monitor.id, Arc::clone(entry))).collect();

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::plan::{Archiving, Guard, StoredRow, assign};
 use super::{Entry, FileRow, MonitorRow};
 use crate::model::{Cadence, Monitor, MonitorId, MonitorKey, SYSTEM_USER, Source, UserId};
-use crate::settings::definition::Definition;
+use crate::settings::definition::{Definition, Edits, Located};
 
 /// `interval_seconds` of a monitor that runs on a cron schedule: the column's default, unused.
 const UNUSED_INTERVAL: i32 = 300;
@@ -23,8 +23,8 @@ pub type Entries = HashMap<MonitorId, Arc<Entry>>;
 
 /// The rows that the file's monitors have in the database.
 #[must_use]
-pub fn file_rows(definitions: &[Definition]) -> Vec<FileRow> {
-    definitions.iter().filter_map(file_row).collect()
+pub fn file_rows(definitions: &[Located]) -> Vec<FileRow> {
+    definitions.iter().filter_map(|located| file_row(located)).collect()
 }
 
 fn file_row(definition: &Definition) -> Option<FileRow> {
@@ -32,18 +32,18 @@ fn file_row(definition: &Definition) -> Option<FileRow> {
     Some(FileRow {
         key: definition.key.clone()?,
         renamed_from: definition.renamed_from.clone(),
-        name: definition.name.to_string(),
-        url: definition.url.to_string(),
-        owner: definition.owner.as_deref().map(str::to_owned),
+        name: Arc::clone(&definition.name),
+        url: Arc::clone(&definition.url),
+        owner: definition.owner.clone(),
         interval_seconds: match &definition.cadence {
             Cadence::Every(interval) => seconds(*interval),
             Cadence::Cron { .. } => UNUSED_INTERVAL,
         },
         timeout_seconds: seconds(definition.timeout),
         is_active: definition.active,
-        kind: definition.kind.to_owned(),
-        spec: serde_json::Value::Object(definition.spec.clone()),
-        tags: definition.tags.iter().map(ToString::to_string).collect(),
+        kind: definition.kind,
+        spec: Arc::clone(&definition.spec),
+        tags: Arc::clone(&definition.tags),
     })
 }
 
@@ -95,7 +95,7 @@ pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Sour
         retry_interval: definition.retry_interval,
         flap: definition.flap,
         active: definition.active,
-        tags: definition.tags.clone(),
+        tags: definition.tags.iter().cloned().collect(),
         depends_on: Box::default(),
     };
     let (prepared, secrets) = (definition.prepared.clone(), Arc::clone(&definition.secrets));
@@ -106,7 +106,7 @@ pub fn build(definition: &Definition, id: MonitorId, owner: UserId, source: Sour
 /// be another's: then only the store can say its id, and until then it is left out. What did not change keeps its entry
 /// of `before`.
 #[must_use]
-pub fn file_entries(definitions: &[Definition], ids: &Ids, before: &Entries) -> Entries {
+pub fn file_entries(definitions: &[Located], ids: &Ids, before: &Entries) -> Entries {
     let resolved = resolve(definitions, ids);
     let mut entries = HashMap::with_capacity(definitions.len());
     for definition in definitions {
@@ -121,9 +121,38 @@ pub fn file_entries(definitions: &[Definition], ids: &Ids, before: &Entries) -> 
     entries
 }
 
+/// Brings entries and seals that were made of the definitions of `before` to those of `now`, when every key has the id
+/// that it had. Returns the ids of what may differ. None: an id is not known, and nothing was changed.
+pub fn edit_entries(
+    entries: &mut Entries,
+    seals: &mut Seals,
+    (before, now): (&[Located], &[Located]),
+    ids: &Ids,
+) -> Option<Vec<MonitorId>> {
+    let edits = Edits::between(before, now);
+    let with_ids = edits.changed.iter().map(|located| Some((*located, *ids.get(located.key.as_ref()?)?)));
+    let changed: Vec<(&Located, (MonitorId, UserId))> = with_ids.collect::<Option<_>>()?;
+    let gone: Vec<MonitorId> = edits.gone.iter().map(|key| Some(ids.get(key)?.0)).collect::<Option<_>>()?;
+    for id in &gone {
+        entries.remove(id);
+    }
+    let mut touched = gone;
+    let dependency = |key: &MonitorKey| ids.get(key).map(|found| found.0);
+    for (located, (id, owner)) in changed {
+        touched.push(id);
+        let new = entry(located, id, owner, Source::File, dependency);
+        // What is equal stays the same allocation, as in a reading of everything.
+        if entries.get(&id).is_none_or(|old| old.fingerprint != new.fingerprint) {
+            entries.insert(id, new);
+            file_row(located).map(|row| seals.insert(id, seal_of_file(&row)));
+        }
+    }
+    Some(touched)
+}
+
 /// The id of every key, by the rules of the store's merge as far as they can be applied without it: own row first, then
 /// that of the former key unless it is in use, then a new one. No two keys get one id.
-fn resolve<'a>(definitions: &'a [Definition], ids: &Ids) -> HashMap<&'a MonitorKey, (MonitorId, UserId)> {
+fn resolve<'a>(definitions: &'a [Located], ids: &Ids) -> HashMap<&'a MonitorKey, (MonitorId, UserId)> {
     let keys: HashSet<&MonitorKey> = definitions.iter().filter_map(|definition| definition.key.as_ref()).collect();
     let mut resolved = HashMap::with_capacity(definitions.len());
     // A damaged memory may give one id to two keys.
@@ -150,7 +179,7 @@ fn resolve<'a>(definitions: &'a [Definition], ids: &Ids) -> HashMap<&'a MonitorK
 
 /// What a merge would archive and may not, by the keys that the file's rows had when somebody looked last.
 #[must_use]
-pub fn guarded_by_keys(ids: &Ids, definitions: &[Definition], guard: Guard) -> Option<Archiving> {
+pub fn guarded_by_keys(ids: &Ids, definitions: &[Located], guard: Guard) -> Option<Archiving> {
     let stored: Vec<StoredRow> =
         ids.iter().map(|(key, (id, _))| StoredRow { id: *id, key: key.to_string(), archived: false }).collect();
     let name = |key: &'_ Option<MonitorKey>| key.as_ref().map(MonitorKey::as_str).unwrap_or_default().to_owned();
@@ -168,7 +197,7 @@ pub type Seals = HashMap<MonitorId, Uuid>;
 /// The seals of the file's monitors, and of those of before whose rows the file may still have. What did not change keeps
 /// the seal that it has in `known`.
 #[must_use]
-pub fn seals(definitions: &[Definition], ids: &Ids, now: &Entries, before: &Entries, known: &Seals) -> Seals {
+pub fn seals(definitions: &[Located], ids: &Ids, now: &Entries, before: &Entries, known: &Seals) -> Seals {
     let mut seals: Seals = ids.values().filter_map(|(id, _)| Some((*id, *known.get(id)?))).collect();
     let by_key: HashMap<&MonitorKey, MonitorId> =
         now.values().filter_map(|entry| Some((entry.monitor.key.as_ref()?, entry.monitor.id))).collect();
@@ -200,19 +229,19 @@ pub fn seal_of_row(row: &MonitorRow) -> Uuid {
 }
 
 fn seal_of_file(row: &FileRow) -> Uuid {
-    let texts = [row.key.as_str(), &row.name, &row.url, &row.kind];
-    seal(texts, [row.interval_seconds, row.timeout_seconds, i32::from(row.is_active)], &row.tags, &row.spec)
+    let texts = [row.key.as_str(), &row.name, &row.url, row.kind];
+    seal(texts, [row.interval_seconds, row.timeout_seconds, i32::from(row.is_active)], &row.tags, &row.spec())
 }
 
 /// Half of a SHA-256, which is enough against a second text with the same.
-fn seal(texts: [&str; 4], numbers: [i32; 3], tags: &[String], spec: &serde_json::Value) -> Uuid {
+fn seal(texts: [&str; 4], numbers: [i32; 3], tags: &[impl AsRef<str>], spec: &serde_json::Value) -> Uuid {
     let mut hasher = Sha256::new();
     let mut text = |text: &str| {
         // Lengths first, so that no two lists hash alike.
         hasher.update((text.len() as u64).to_le_bytes());
         hasher.update(text);
     };
-    texts.into_iter().chain(tags.iter().map(String::as_str)).for_each(&mut text);
+    texts.into_iter().chain(tags.iter().map(AsRef::as_ref)).for_each(&mut text);
     text(&sorted(spec).to_string());
     numbers.into_iter().for_each(|number| hasher.update(number.to_le_bytes()));
     let digest: [u8; 32] = hasher.finalize().into();
@@ -241,14 +270,14 @@ pub fn is_as_written(row: &MonitorRow, definition: &Definition, owner: UserId) -
     file_row(definition).is_some_and(|file| {
         row.user_id == owner
             && row.key.as_deref() == Some(file.key.as_str())
-            && row.name == file.name
-            && row.url == file.url
+            && row.name == *file.name
+            && row.url == *file.url
             && row.interval_seconds == file.interval_seconds
             && row.timeout_seconds == file.timeout_seconds
             && row.is_active == file.is_active
-            && row.kind.as_ref() == Some(&file.kind)
-            && row.tags == file.tags
-            && row.spec == file.spec
+            && row.kind.as_deref() == Some(file.kind)
+            && row.tags.iter().map(String::as_str).eq(file.tags.iter().map(|tag| &**tag))
+            && row.spec == file.spec()
     })
 }
 

@@ -175,18 +175,19 @@ pub fn differences(stored: &Content, row: &FileRow, owner: Option<UserId>) -> Ve
     let tags = |tags: &Vec<Option<String>>| tags.iter().map(Option::as_deref).eq(row.tags.iter().map(|t| Some(&**t)));
     let columns = [
         ("owner", owner.is_some() && stored.user_id == owner),
-        ("name", stored.name == row.name),
-        ("url", stored.url == row.url),
+        ("name", stored.name == *row.name),
+        ("url", stored.url == *row.url),
         ("interval", stored.interval_seconds == Some(row.interval_seconds)),
         ("timeout", stored.timeout_seconds == Some(row.timeout_seconds)),
         ("active", stored.is_active == Some(row.is_active)),
-        ("kind", stored.kind.as_ref() == Some(&row.kind)),
+        ("kind", stored.kind.as_deref() == Some(row.kind)),
         ("tags", stored.tags.as_ref().is_some_and(tags)),
     ];
     let differing = columns.into_iter().filter(|(_, same)| !same).map(|(name, _)| name.to_owned());
     let mut names: Vec<String> = differing.collect();
-    if stored.spec.as_ref() != Some(&row.spec) {
-        names.extend(differing_keys(stored.spec.as_ref(), &row.spec));
+    let spec = row.spec();
+    if stored.spec.as_ref() != Some(&spec) {
+        names.extend(differing_keys(stored.spec.as_ref(), &spec));
     }
     names
 }

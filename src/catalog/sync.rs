@@ -22,7 +22,7 @@ use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
 use crate::clock::Wall;
 use crate::journal::Recovered;
 use crate::model::MonitorId;
-use crate::settings::definition::Definition;
+use crate::settings::definition::{Definition, Located};
 
 mod follower;
 mod memory;
@@ -74,7 +74,7 @@ pub enum FileOutcome {
 /// New and valid sources.
 pub struct NewContent {
     /// The monitors.
-    pub definitions: Arc<[Definition]>,
+    pub definitions: Arc<[Located]>,
     /// Equal when the sources are.
     pub digest: [u8; 32],
     /// They are shorter than before, or end in the middle of a line: somebody may be writing them just now.
@@ -84,7 +84,7 @@ pub struct NewContent {
 /// What the sources say when the daemon starts.
 pub struct FileContent {
     /// The monitors.
-    pub definitions: Arc<[Definition]>,
+    pub definitions: Arc<[Located]>,
     /// Folders to watch.
     pub folders: Vec<PathBuf>,
 }

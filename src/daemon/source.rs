@@ -13,8 +13,9 @@ use crate::catalog::MonitorRow;
 use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource, NewContent};
 use crate::cli::{self, Exit, Stop};
 use crate::probe::net::{EgressOptions, Net, NetOptions};
+use crate::settings::again::Former;
 use crate::settings::defaults::Defaults;
-use crate::settings::definition::Definition;
+use crate::settings::definition::{self, Definition, Located};
 use crate::settings::diagnostic::SourceText;
 use crate::settings::file::{self, Presence, Sources};
 use crate::settings::model::{Refusal, Settings};
@@ -27,6 +28,8 @@ pub(super) struct ConfigSource {
     presence: Presence,
     environment: cli::Environment,
     links: Links,
+    /// What the last reading of valid sources has left. Readings do not overlap.
+    former: Mutex<Former>,
     inner: Mutex<Inner>,
 }
 
@@ -38,6 +41,8 @@ pub(super) struct Links {
     pub(super) max_in_flight: watch::Sender<usize>,
     /// Our own listeners and the store's address.
     pub(super) own: Vec<SocketAddr>,
+    /// Where answers of domain registries are kept.
+    pub(super) rdap: PathBuf,
 }
 
 struct Inner {
@@ -52,7 +57,7 @@ struct Inner {
     /// Without its monitors.
     settings: Arc<Settings>,
     /// The monitors in force; the catalogue shares them.
-    definitions: Arc<[Definition]>,
+    definitions: Arc<[Located]>,
     /// Folders to watch.
     folders: Vec<PathBuf>,
     /// Read, and neither applied nor refused yet.
@@ -64,7 +69,7 @@ struct Next {
     mark: Mark,
     settings: Arc<Settings>,
     net: Net,
-    definitions: Arc<[Definition]>,
+    definitions: Arc<[Located]>,
 }
 
 /// What is remembered of sources.
@@ -89,26 +94,29 @@ pub(super) struct First {
     pub(super) presence: Presence,
     pub(super) sources: Sources,
     pub(super) settings: Settings,
+    /// For the next reading.
+    pub(super) former: Former,
 }
 
 /// Reads the configuration that `run` starts with. Bad: exit code 78 with every finding.
 pub(super) fn first(config: Option<&std::path::Path>, environment: &cli::Environment) -> Result<First, Stop> {
     let (path, presence) = cli::locate(config, environment);
     let sources = file::read(&path, presence);
-    let settings = read_settings(&sources, environment).map_err(|refusal| {
+    let mut former = Former::default();
+    let settings = read_settings(&sources, environment, &mut former).map_err(|refusal| {
         let count = refusal.count();
         Stop::new(Exit::Config, format!("the configuration is invalid ({count} found)\n{refusal}"))
     })?;
-    Ok(First { path, presence, sources, settings })
+    Ok(First { path, presence, sources, settings, former })
 }
 
-fn read_settings(sources: &Sources, environment: &cli::Environment) -> Result<Settings, Refusal> {
-    cli::with_environment(environment, |environment| sources.settings(environment))
+fn read_settings(sources: &Sources, environment: &cli::Environment, former: &mut Former) -> Result<Settings, Refusal> {
+    cli::with_environment(environment, |environment| sources.settings_again(environment, former))
 }
 
 /// The network layer of a configuration. An error names the setting or the file.
 pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, String> {
-    Net::new(NetOptions {
+    let net = Net::new(NetOptions {
         resolvers: settings.probe.resolvers.clone(),
         ca_files: settings.probe.ca_files.clone(),
         egress: EgressOptions {
@@ -119,7 +127,8 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
         },
         user_agent: settings.probe.user_agent.clone(),
         max_body: settings.probe.max_body,
-    })
+    })?;
+    Ok(net.with_rdap_bootstrap(settings.probe.rdap_bootstrap.clone()))
 }
 
 /// The parts of a configuration that hold until the next start, each with a hash over all that it says, in hex (JSON's
@@ -165,6 +174,7 @@ impl ConfigSource {
             presence: first.presence,
             environment: environment.clone(),
             links,
+            former: Mutex::new(first.former),
             inner: Mutex::new(inner),
         }
     }
@@ -191,23 +201,31 @@ impl ConfigSource {
 
     /// Everything that must be right before anything of it counts.
     fn validate(&self, sources: &Sources) -> Result<(Settings, Net), String> {
-        let (had_file, filled_before) = {
+        let (had_file, filled_before, in_force) = {
             let inner = self.lock();
-            (inner.mark.found, inner.mark.filled.clone())
+            (inner.mark.found, inner.mark.filled.clone(), Arc::clone(&inner.definitions))
         };
-        let settings = read_settings(sources, &self.environment).map_err(|refusal| refusal.to_string())?;
+        let settings = {
+            let mut former = self.former.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut settings =
+                read_settings(sources, &self.environment, &mut former).map_err(|refusal| refusal.to_string())?;
+            // What is equal to what is in force is there once, whoever holds it.
+            definition::share(&in_force, &mut settings.monitors);
+            former.adopt(&settings.monitors);
+            settings
+        };
         if had_file && !sources.found {
             return Err(format!("{}: the file is gone; restore it, or restart to run without it", self.path.display()));
         }
         // Also what a reader sees while somebody writes the file anew.
-        let is_empty = |source: &&SourceText| !says_something(source) && filled_before.contains(&source.name);
+        let is_empty = |source: &&SourceText| !source.says_something() && filled_before.contains(&source.name);
         if let Some(emptied) = sources.texts.iter().find(is_empty) {
             return Err(format!(
                 "{}: the file was emptied; fill it, or restart to run without its content",
                 emptied.name
             ));
         }
-        let net = net_of(&settings, self.links.own.clone())?;
+        let net = net_of(&settings, self.links.own.clone())?.with_rdap_folder(self.links.rdap.clone());
         Ok((settings, net))
     }
 
@@ -229,7 +247,7 @@ impl ConfigSource {
         let mut inner = self.lock();
         match validated {
             Ok((mut settings, net)) => {
-                let definitions: Arc<[Definition]> = std::mem::take(&mut settings.monitors).into();
+                let definitions: Arc<[Located]> = std::mem::take(&mut settings.monitors).into();
                 let mark = Mark::of(sources);
                 let unfinished = |source: &SourceText| !source.text.is_empty() && !source.text.ends_with('\n');
                 let cut = mark.bytes < inner.mark.bytes || sources.texts.iter().any(unfinished);
@@ -247,12 +265,7 @@ impl ConfigSource {
 }
 
 fn filled(sources: &Sources) -> HashSet<String> {
-    sources.texts.iter().filter(|source| says_something(source)).map(|source| source.name.clone()).collect()
-}
-
-/// Comments and blank lines say nothing.
-fn says_something(source: &SourceText) -> bool {
-    source.text.lines().map(str::trim_start).any(|line| !line.is_empty() && !line.starts_with('#'))
+    sources.texts.iter().filter(|source| source.says_something()).map(|source| source.name.clone()).collect()
 }
 
 impl FileSource for ConfigSource {
@@ -308,7 +321,7 @@ pub(super) fn watched(first: &First) -> String {
         (false, _) => format!("no {path}, so built-in defaults: monitors come from the database only"),
         (true, 0) => format!("{path}, which has no monitors yet"),
         (true, 1) => format!("{path}, 1 monitor"),
-        (true, number) => format!("{path}, {number} monitors"),
+        (true, number) => format!("{path}, {}", cli::counted(number, "monitor")),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -75,10 +76,10 @@ impl MonitorId {
 /// The user that owns what has no owner. The same value stands in `migrations/`.
 pub const SYSTEM_USER: UserId = UserId(Uuid::from_u128(0x0000_0000_0000_4000_8000_0000_0000_0001));
 
-/// A monitor's `id` in the configuration file: `[a-z0-9][a-z0-9._-]{0,63}`.
+/// A monitor's `id` in the configuration file: `[a-z0-9][a-z0-9._-]{0,63}`. Clones share the text.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct MonitorKey(Box<str>);
+pub struct MonitorKey(Arc<str>);
 
 impl MonitorKey {
     /// What a key may be, for error messages.
@@ -116,7 +117,7 @@ impl TryFrom<String> for MonitorKey {
 
 impl From<MonitorKey> for String {
     fn from(key: MonitorKey) -> Self {
-        key.0.into()
+        key.as_str().to_owned()
     }
 }
 

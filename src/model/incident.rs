@@ -11,6 +11,7 @@ use super::{CertificateFacts, Failure, IncidentUid, MonitorId, UserId, Verdict};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// Start of the check.
+    #[serde(serialize_with = "super::serialize_check_time")]
     pub checked_at: DateTime<Utc>,
     /// Its verdict.
     pub verdict: Verdict,

@@ -1,5 +1,6 @@
 //! One monitor, as every stage sees it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -71,10 +72,10 @@ pub struct Monitor {
     pub owner: UserId,
     /// The file's `id`; none for database monitors without one.
     pub key: Option<MonitorKey>,
-    /// Display name.
-    pub name: Box<str>,
+    /// Display name; shared with the definition, as the address is.
+    pub name: Arc<str>,
     /// The address as written, references unexpanded: safe to show.
-    pub url: Box<str>,
+    pub url: Arc<str>,
     /// The probe kind's name.
     pub kind: &'static str,
     /// Where it is defined.

@@ -135,6 +135,58 @@ pub struct CertificateFacts {
     pub fingerprint_sha256: String,
     /// How many certificates the server sent.
     pub chain_length: usize,
+    /// What goes beyond the leaf; none in the history and in what is kept of a good check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<Box<ChainFacts>>,
+}
+
+/// Facts of a whole chain, and of the TLS session that it was presented in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainFacts {
+    /// The first eight, as they came, leaf first; those that are no X.509 are left out.
+    pub certificates: Vec<ChainCertificate>,
+    /// Which certificate [`CertificateFacts::days_left`] is about: 0 is the leaf.
+    pub days_left_of: usize,
+    /// What should be replaced, though it may still be accepted.
+    pub weaknesses: Vec<Weakness>,
+    /// Hosts that the leaf is valid for, the first sixteen.
+    pub names: Vec<String>,
+    /// How many hosts there are.
+    pub names_total: usize,
+    /// `1.2` or `1.3`; none when the handshake ended before it was proven.
+    pub tls_version: Option<Box<str>>,
+    /// IANA's name of the cipher suite; none when the handshake failed.
+    pub cipher: Option<Box<str>>,
+}
+
+/// One certificate of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainCertificate {
+    /// Distinguished name, in RFC 4514 style.
+    pub subject: String,
+    /// Distinguished name of its issuer.
+    pub issuer: String,
+    /// Start of validity.
+    pub not_before: DateTime<Utc>,
+    /// End of validity.
+    pub not_after: DateTime<Utc>,
+    /// `RSA`, `EC P-256`, `Ed25519`, or a dotted OID.
+    pub key_algorithm: Box<str>,
+    /// Bits of the key, 0 when they are not known.
+    pub key_bits: u32,
+    /// Such as `sha256WithRSAEncryption`, or a dotted OID.
+    pub signature_algorithm: Box<str>,
+    /// SHA-256 of the DER, lower-case hex.
+    pub fingerprint_sha256: String,
+}
+
+/// A weakness of one certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weakness {
+    /// Its place in the chain: 0 is the leaf.
+    pub certificate: usize,
+    /// Such as `an RSA key of 1024 bits`.
+    pub what: Box<str>,
 }
 
 /// What an HTTP exchange returned at its last hop.

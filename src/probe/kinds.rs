@@ -9,15 +9,38 @@ use super::authority::{profile_of, read_ip_version};
 use crate::model::{Answer, Observation, Phase};
 use crate::settings::reader::TableReader;
 
+mod domain;
+mod exec;
+mod group;
+mod heartbeat;
 mod http;
 mod mongodb;
 mod mysql;
 mod postgres;
 mod redis;
+mod ssh;
+mod starttls;
 mod tcp;
+mod tls;
+mod udp;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &mongodb::KIND, &mysql::KIND, &postgres::KIND, &redis::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[
+    &domain::KIND,
+    &exec::KIND,
+    &group::KIND,
+    &heartbeat::KIND,
+    &http::KIND,
+    &mongodb::KIND,
+    &mysql::KIND,
+    &postgres::KIND,
+    &redis::KIND,
+    &ssh::KIND,
+    &starttls::KIND,
+    &tcp::KIND,
+    &tls::KIND,
+    &udp::KIND,
+];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -32,28 +55,8 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] = &[
-    "tls",
-    "starttls+smtp",
-    "starttls+imap",
-    "starttls+pop3",
-    "starttls+ftp",
-    "starttls+xmpp",
-    "udp",
-    "icmp",
-    "dns",
-    "ws",
-    "wss",
-    "grpc",
-    "grpcs",
-    "amqp",
-    "mqtt",
-    "ssh",
-    "domain",
-    "heartbeat",
-    "group",
-    "exec",
-];
+pub const LATER: &[&str] =
+    &["icmp", "dns", "ws", "wss", "grpc", "grpcs", "amqp", "mqtt", "heartbeat", "group", "ssh", "domain", "exec"];
 
 /// A statement; longer ones belong into a view or a function.
 const MAX_QUERY_BYTES: usize = 16 * 1024;

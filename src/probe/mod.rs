@@ -10,6 +10,9 @@ use crate::settings::reader::TableReader;
 use crate::verdict::expectation::Expectations;
 
 pub mod authority;
+pub mod driven;
+pub mod exchange;
+pub mod fetch;
 pub mod form;
 pub mod kinds;
 pub mod login;
@@ -31,6 +34,11 @@ pub struct ProbeContext<'a> {
 
 /// One prepared monitor target.
 pub trait Probe: Send + Sync + 'static {
+    /// What makes its checks. Most kinds: the schedule, which calls [`Self::probe`].
+    fn driven(&self) -> driven::Driven<'_> {
+        driven::Driven::Schedule
+    }
+
     /// Makes one attempt. Cancel-safe: dropping the future closes what it opened.
     fn probe<'a>(&'a self, context: &'a ProbeContext<'a>) -> BoxFuture<'a, Observation>;
 }

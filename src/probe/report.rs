@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{CertificateFacts, Check, MonitorId, Phase, Timings};
+use crate::model::{CertificateFacts, ChainFacts, Check, MonitorId, Phase, Timings, check_time};
 
 /// Columns that the total time fills.
 const BAR_COLUMNS: usize = 48;
@@ -17,14 +17,18 @@ const BAR_COLUMNS: usize = 48;
 #[must_use]
 pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &str) -> Value {
     let certificate = check.certificate.as_deref().map(|facts| {
-        json!({
+        let mut object = json!({
             "subject": facts.subject,
             "issuer": facts.issuer,
             "not_before": seconds(facts.not_before),
             "not_after": seconds(facts.not_after),
             "days_left": facts.days_left,
             "fingerprint_sha256": facts.fingerprint_sha256,
-        })
+        });
+        if let (Some(more), Value::Object(object)) = (facts.more.as_deref(), &mut object) {
+            object.extend(chain_json(facts, more));
+        }
+        object
     });
     let mut text = json!({
         "monitor": label,
@@ -40,12 +44,41 @@ pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &st
         "certificate": certificate,
         "attempt": check.attempt,
         "region": region,
-        "checked_at": check.checked_at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        "checked_at": check_time(check.checked_at),
     });
     if let (Some(details), Value::Object(object)) = (&check.details, &mut text) {
         object.insert("details".to_owned(), Value::Object((**details).clone()));
     }
     text
+}
+
+/// What stands behind the contract's keys.
+fn chain_json(facts: &CertificateFacts, more: &ChainFacts) -> serde_json::Map<String, Value> {
+    let chain = more.certificates.iter().map(|certificate| {
+        json!({
+            "subject": certificate.subject,
+            "issuer": certificate.issuer,
+            "not_before": seconds(certificate.not_before),
+            "not_after": seconds(certificate.not_after),
+            "key_algorithm": certificate.key_algorithm,
+            "key_bits": certificate.key_bits,
+            "signature_algorithm": certificate.signature_algorithm,
+            "fingerprint_sha256": certificate.fingerprint_sha256,
+        })
+    });
+    [
+        ("chain_length", json!(facts.chain_length)),
+        ("days_left_of", json!(more.days_left_of)),
+        ("names", json!(more.names)),
+        ("names_total", json!(more.names_total)),
+        ("weaknesses", json!(more.weaknesses)),
+        ("chain", chain.collect()),
+        ("tls_version", json!(more.tls_version)),
+        ("cipher", json!(more.cipher)),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
 }
 
 fn seconds(time: DateTime<Utc>) -> String {
@@ -107,10 +140,34 @@ fn certificate_facts(facts: &CertificateFacts, fact: &mut dyn FnMut(&str, String
         days => format!("{days} days left"),
     };
     let (from, to) = (facts.not_before.date_naive(), facts.not_after.date_naive());
-    fact("valid", format!("{from} to {to}, {left}"));
+    let more = facts.more.as_deref();
+    let whose = match more.filter(|more| more.days_left_of > 0).map(|more| more.certificates.get(more.days_left_of)) {
+        None => String::new(),
+        Some(above) => format!(" ({})", above.map_or("further up the chain", |above| &above.subject)),
+    };
+    fact("valid", format!("{from} to {to}, {left}{whose}"));
+    if let Some(more) = more.filter(|more| more.names_total > 0) {
+        let unnamed = more.names_total - more.names.len();
+        let rest = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
+        fact("names", format!("{}{rest}", more.names.join(", ")));
+    }
+    fact("sha256", facts.fingerprint_sha256.clone());
     let plural = if facts.chain_length == 1 { "" } else { "s" };
     fact("chain", format!("{} certificate{plural}", facts.chain_length));
-    fact("sha256", facts.fingerprint_sha256.clone());
+    let Some(more) = more else { return };
+    for (index, one) in more.certificates.iter().enumerate() {
+        let (key, bits, signature) = (&one.key_algorithm, one.key_bits, &one.signature_algorithm);
+        let until = one.not_after.date_naive();
+        fact("", format!("{index} {}, {key} {bits}, {signature}, until {until}", one.subject));
+    }
+    for weakness in &more.weaknesses {
+        fact("weak", format!("certificate {} has {}", weakness.certificate, weakness.what));
+    }
+    let session = [more.tls_version.as_deref(), more.cipher.as_deref()];
+    let session: Vec<&str> = session.into_iter().flatten().collect();
+    if !session.is_empty() {
+        fact("tls", session.join(", "));
+    }
 }
 
 /// Phases that were not reached have a dash; the others start where the one before them ended.
@@ -175,6 +232,7 @@ mod tests {
             days_left: -30,
             fingerprint_sha256: "ab".repeat(32),
             chain_length: 2,
+            more: None,
         };
         Check {
             monitor: MonitorId(uuid::Uuid::nil()),

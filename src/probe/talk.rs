@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ProbeContext;
 use super::authority::{Authority, borrowed};
-use super::net::{IpVersion, Profile, Stream, TlsOptions, tls_fault};
+use super::net::{Handshaken, IpVersion, Profile, Stream, TlsOptions, tls_fault};
 use crate::model::{Failure, Fault, Observation, Phase, Timings};
 
 /// One read; also the least that [`Talk`] ever holds beyond what is asked for.
@@ -46,11 +46,23 @@ pub async fn secure(
     context: &ProbeContext<'_>,
     seen: &mut Observation,
 ) -> Result<Stream, Fault> {
+    let shaken = shake(stream, authority, options, context, seen).await;
+    shaken.result.map(|stream| Stream::Tls(Box::new(stream)))
+}
+
+/// The same with all that the handshake told.
+pub async fn shake(
+    stream: TcpStream,
+    authority: &Authority,
+    options: &TlsOptions,
+    context: &ProbeContext<'_>,
+    seen: &mut Observation,
+) -> Handshaken {
     let host = borrowed(&authority.host);
     let (now, deadline) = (context.started_at, context.deadline);
     let shaken = context.net.handshake(stream, &host, options, now, deadline, &mut seen.timings).await;
-    seen.certificate = shaken.certificate;
-    shaken.result.map(|stream| Stream::Tls(Box::new(stream)))
+    seen.certificate.clone_from(&shaken.certificate);
+    shaken
 }
 
 /// Why no more bytes will come.

@@ -1,6 +1,7 @@
 //! What every kind of monitor has, from a file's keys or a row's columns, with its bounds.
 
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::diagnostic::nearest;
@@ -32,20 +33,20 @@ const MAX_EMAIL: usize = 254;
 
 /// Columns of a file's monitor.
 pub(super) struct Identity {
-    pub(super) name: Option<Box<str>>,
-    pub(super) owner: Option<Box<str>>,
+    pub(super) name: Option<Arc<str>>,
+    pub(super) owner: Option<Arc<str>>,
     pub(super) renamed_from: Option<MonitorKey>,
     pub(super) timeout: Duration,
     pub(super) active: bool,
-    pub(super) tags: Box<[Box<str>]>,
+    pub(super) tags: Arc<[Box<str>]>,
 }
 
 /// Columns of a row; none where one is bad.
 pub(super) struct RowColumns {
     pub(super) key: Option<MonitorKey>,
-    pub(super) name: Option<Box<str>>,
+    pub(super) name: Option<Arc<str>>,
     pub(super) timeout: Option<Duration>,
-    pub(super) tags: Option<Box<[Box<str>]>>,
+    pub(super) tags: Option<Arc<[Box<str>]>>,
 }
 
 /// What files and specs say in the same words.
@@ -224,7 +225,7 @@ fn depends_on(reader: &mut TableReader<'_>) -> Vec<MonitorKey> {
     keys
 }
 
-fn checked_name(reader: &TableReader<'_>, name: String) -> Option<Box<str>> {
+fn checked_name(reader: &TableReader<'_>, name: String) -> Option<Arc<str>> {
     if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         let allowed = format!("must be 1 to {MAX_NAME} characters, none of them a control character");
         reader.error("name", "is not a name", allowed);
@@ -233,7 +234,7 @@ fn checked_name(reader: &TableReader<'_>, name: String) -> Option<Box<str>> {
     Some(name.into())
 }
 
-fn checked_email(reader: &TableReader<'_>, email: String) -> Option<Box<str>> {
+fn checked_email(reader: &TableReader<'_>, email: String) -> Option<Arc<str>> {
     let good = email.split_once('@').is_some_and(|(local, domain)| !local.is_empty() && !domain.is_empty())
         && email.len() <= MAX_EMAIL
         && !email.chars().any(|char| char.is_whitespace() || char.is_control());
@@ -244,7 +245,7 @@ fn checked_email(reader: &TableReader<'_>, email: String) -> Option<Box<str>> {
     Some(email.into())
 }
 
-fn checked_tags(reader: &TableReader<'_>, tags: Vec<String>) -> Option<Box<[Box<str>]>> {
+fn checked_tags(reader: &TableReader<'_>, tags: Vec<String>) -> Option<Arc<[Box<str>]>> {
     let good_tag = |tag: &String| {
         !tag.is_empty() && tag.chars().count() <= MAX_TAG && tag.trim() == tag && !tag.chars().any(char::is_control)
     };

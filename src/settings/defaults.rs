@@ -39,6 +39,13 @@ impl Defaults {
         some(&self.by_kind.iter().find(|row| row.0 == kind)?.2)
     }
 
+    /// Whether every monitor gets the same from these.
+    pub(super) fn say_the_same(&self, other: &Self) -> bool {
+        let kinds = self.by_kind.len() == other.by_kind.len()
+            && self.by_kind.iter().zip(&other.by_kind).all(|(a, b)| a.0 == b.0 && a.1.says_the_same(&b.1));
+        kinds && self.all.says_the_same(&other.all)
+    }
+
     /// Cuts checked defaults to each kind. A key belongs to a kind when the kind names it, or when no kind does.
     pub(super) fn new(all: Table, kinds: &[&'static Kind], origin: &Origin<'_>, findings: &Findings) -> Self {
         let mut reported = Vec::new();

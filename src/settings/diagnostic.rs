@@ -133,6 +133,12 @@ struct Place<'a> {
 }
 
 impl SourceText {
+    /// Comments and blank lines say nothing.
+    #[must_use]
+    pub fn says_something(&self) -> bool {
+        self.text.lines().map(str::trim_start).any(|line| !line.is_empty() && !line.starts_with('#'))
+    }
+
     /// Takes a text of less than 4 GiB.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();
@@ -146,6 +152,11 @@ impl SourceText {
     #[must_use]
     pub fn line_of(&self, byte: u32) -> u32 {
         u32::try_from(self.line_starts.partition_point(|start| *start <= byte)).unwrap_or(u32::MAX)
+    }
+
+    /// Where every line begins, in bytes.
+    pub(super) fn line_starts(&self) -> impl Iterator<Item = usize> {
+        self.line_starts.iter().map(|start| *start as usize)
     }
 
     fn place(&self, span: Span) -> Place<'_> {

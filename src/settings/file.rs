@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
+use super::again::Former;
 use super::diagnostic::{Diagnostic, Quote, SourceText};
 use super::model::{self, Environment, Refusal, Settings};
 use super::{limited, size};
@@ -67,7 +68,12 @@ impl Sources {
         model::read(&self.texts, &self.base, environment, &self.problems)
     }
 
-    /// What can be read, whatever else is wrong: for commands that look for a daemon which runs on with the configuration
+    /// The same, knowing what a reading before has left.
+    pub fn settings_again(&self, environment: Environment<'_>, former: &mut Former) -> Result<Settings, Refusal> {
+        model::read_again(&self.texts, &self.base, environment, &self.problems, former)
+    }
+
+    /// What can be read but for monitors, whatever else is wrong: for commands that look for a daemon which runs on with the configuration
     /// of before, or that need little of it.
     pub fn settings_leniently(&self, environment: Environment<'_>) -> Settings {
         model::read_whatever(&self.texts, &self.base, environment)

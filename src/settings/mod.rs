@@ -1,8 +1,9 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
 //!
-//! Rules (pure, but for files that references name): `tree`, `document`, `reader`, `diagnostic`, `duration`, `size`.
-//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`. Reading from disk: `file`.
+//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`.
+//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`. Reading from disk: `file`.
 
+pub mod again;
 mod common;
 pub mod defaults;
 pub mod definition;
@@ -15,6 +16,7 @@ mod graph;
 pub mod limited;
 pub mod model;
 pub mod monitor;
+mod pieces;
 pub mod reader;
 pub mod sections;
 pub mod size;

@@ -1,14 +1,16 @@
 //! The whole configuration, typed, from a list of sources: all of it valid, or every error.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::again::{self, Former, Given};
 use super::common;
 use super::defaults::{Defaults, NEVER};
-use super::definition::Definition;
+use super::definition::{Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, SourceText, render};
 use super::reader::{Origin, TableReader};
 use super::sections::{Daemon, Database, Egress, Probing, Server};
@@ -47,7 +49,7 @@ pub struct Settings {
     /// `[defaults]`, for rows as well.
     pub defaults: Arc<Defaults>,
     /// `[[monitor]]`, in the order of the sources.
-    pub monitors: Vec<Definition>,
+    pub monitors: Vec<Located>,
 }
 
 /// What the outside gives besides the sources.
@@ -97,6 +99,16 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
+/// The kinds of monitors, and the names of those that are not built yet.
+#[derive(Clone, Copy)]
+pub(super) struct Kinds {
+    pub(super) built: &'static [&'static Kind],
+    pub(super) later: &'static [&'static str],
+}
+
+/// The registration table's.
+const ALL_KINDS: Kinds = Kinds { built: KINDS, later: LATER };
+
 /// Reads a configuration. `base` is the folder that relative paths start from; `problems` are errors of reading the
 /// sources, which make the outcome a refusal together with all that is wrong inside them.
 pub fn read(
@@ -105,15 +117,72 @@ pub fn read(
     environment: Environment<'_>,
     problems: &[Diagnostic],
 ) -> Result<Settings, Refusal> {
-    let findings = Findings::default();
-    problems.iter().cloned().for_each(|problem| findings.push(problem));
-    let settings = read_with(KINDS, LATER, sources, base, environment, &findings);
-    if findings.count() == 0 { Ok(settings) } else { Err(Refusal::of(findings, sources)) }
+    read_again(sources, base, environment, problems, &mut Former::default())
 }
 
-/// What can be read of a configuration that may be bad.
+/// The same, knowing what a reading before has left, and leaving the same for the next one. What comes out is what [`read`]
+/// gives. After a refusal `former` is as it was.
+pub fn read_again(
+    sources: &[SourceText],
+    base: &Path,
+    environment: Environment<'_>,
+    problems: &[Diagnostic],
+    former: &mut Former,
+) -> Result<Settings, Refusal> {
+    read_by(ALL_KINDS, sources, base, environment, problems, former)
+}
+
+pub(super) fn read_by(
+    kinds: Kinds,
+    sources: &[SourceText],
+    base: &Path,
+    environment: Environment<'_>,
+    problems: &[Diagnostic],
+    former: &mut Former,
+) -> Result<Settings, Refusal> {
+    if problems.is_empty()
+        && let Some((settings, now)) = again::read(sources, Given { kinds, base, environment }, former)
+    {
+        *former = now;
+        return Ok(settings);
+    }
+    let findings = Findings::default();
+    problems.iter().cloned().for_each(|problem| findings.push(problem));
+    let settings = read_with(kinds.built, kinds.later, sources, base, environment, &findings);
+    if findings.count() > 0 {
+        return Err(Refusal::of(findings, sources));
+    }
+    // It cannot be cut into pieces that the next one could know again.
+    *former = Former::default();
+    Ok(settings)
+}
+
+/// What can be read of a configuration that may be bad, its monitors apart.
 pub(super) fn read_whatever(sources: &[SourceText], base: &Path, environment: Environment<'_>) -> Settings {
-    read_with(KINDS, LATER, sources, base, environment, &Findings::default())
+    again::read_without_monitors(sources, Given { kinds: ALL_KINDS, base, environment })
+        .unwrap_or_else(|| read_with(KINDS, LATER, sources, base, environment, &Findings::default()))
+}
+
+/// Reads all that is no monitor; and gives the monitors, unread.
+pub(super) fn read_sections<'a>(
+    tree: &'a Table,
+    kinds: &'static [&'static Kind],
+    origin: &'a Origin<'a>,
+    findings: &'a Findings,
+    secrets: &'a RefCell<Vec<Secret>>,
+) -> (Settings, &'a [Node]) {
+    let mut reader = TableReader::new(tree, None, "", origin, findings, secrets);
+    reader.not_built_yet(LATER_TABLES);
+    let mut settings = Settings::default();
+    section(&mut reader, "daemon", |table| settings.daemon = Daemon::read(table));
+    section(&mut reader, "server", |table| settings.server = Server::read(table));
+    section(&mut reader, "database", |table| settings.database = Database::read(table));
+    section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
+    section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
+    settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, origin));
+    let nodes = monitor_nodes(&mut reader);
+    reader.finish(&|_| None);
+    (settings, nodes)
 }
 
 pub(super) fn read_with(
@@ -128,54 +197,49 @@ pub(super) fn read_with(
     let origin = Origin { trusted: true, env: environment.variable, base, credentials: environment.credentials };
     // What the sections refer to reaches nobody's evidence.
     let secrets = RefCell::default();
-    let mut reader = TableReader::new(&tree, None, "", &origin, findings, &secrets);
-    reader.not_built_yet(LATER_TABLES);
-    let mut settings = Settings::default();
-    section(&mut reader, "daemon", |table| settings.daemon = Daemon::read(table));
-    section(&mut reader, "server", |table| settings.server = Server::read(table));
-    section(&mut reader, "database", |table| settings.database = Database::read(table));
-    section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
-    section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
-    settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, &origin));
-    let nodes = monitor_nodes(&mut reader);
-    reader.finish(&|_| None);
-
+    let (mut settings, nodes) = read_sections(&tree, kinds, &origin, findings, &secrets);
     let names: Vec<Arc<str>> = texts.iter().map(|source| Arc::from(source.name.as_str())).collect();
-    let sources = monitor::Sources { texts, broken: &broken, names: &names };
+    let place = |span: Span| {
+        let index = usize::from(span.source);
+        Some(Place { source: Arc::clone(names.get(index)?), line: texts.get(index)?.line_of(span.start) })
+    };
+    let is_broken = |span: Span| broken.get(usize::from(span.source)).copied().unwrap_or(false);
     let no_secrets: Arc<[Secret]> = Arc::from([]);
     let defaults = &*settings.defaults;
     let monitors = in_shares(nodes, findings, |share, findings| {
         let no_secrets = Arc::clone(&no_secrets);
         let context = monitor::Context { origin: &origin, findings, defaults, kinds, later, no_secrets };
-        let monitors = share.iter().filter_map(|node| match &node.value {
-            Value::Table(table) => monitor::read_file_monitor(table, node.span, &sources, &context),
-            _ => None,
+        let monitors = share.iter().filter_map(|node| {
+            let Value::Table(table) = &node.value else { return None };
+            let broken = node.span.is_some_and(is_broken);
+            let definition = Arc::new(monitor::read_file_monitor(table, node.span, broken, &context)?);
+            Some(Located { definition, place: node.span.and_then(place) })
         });
         monitors.collect()
     });
     let complete = !broken.contains(&true);
-    graph::check(&named(nodes, &sources), &monitors, complete, findings);
+    graph::check(&named(nodes, place), &monitors, complete, findings);
     settings.monitors = monitors;
     settings
 }
 
-/// Reads nodes on several threads when there are many. What comes out, the findings included, is as if one had read them
-/// in their order.
-fn in_shares<'a>(
-    nodes: &'a [Node],
+/// Reads many things on several threads when they are worth it. What comes out, the findings included, is as if one had
+/// read them in their order.
+pub(super) fn in_shares<'a, T: Sync, R: Send>(
+    things: &'a [T],
     findings: &Findings,
-    read: impl Fn(&'a [Node], &Findings) -> Vec<Definition> + Sync,
-) -> Vec<Definition> {
+    read: impl Fn(&'a [T], &Findings) -> Vec<R> + Sync,
+) -> Vec<R> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let threads = threads.min(MOST_READERS).min(nodes.len() / LEAST_SHARE);
+    let threads = threads.min(MOST_READERS).min(things.len() / LEAST_SHARE);
     if threads < 2 {
-        return read(nodes, findings);
+        return read(things, findings);
     }
     let read = &|share| {
         let findings = Findings::default();
         (read(share, &findings), findings)
     };
-    let (first, rest) = nodes.split_at(nodes.len() / threads);
+    let (first, rest) = things.split_at(things.len() / threads);
     std::thread::scope(|scope| {
         let begin = |share| {
             let reader = std::thread::Builder::new().name("settings".to_owned());
@@ -186,13 +250,13 @@ fn in_shares<'a>(
         let (mut all, found) = read(first);
         findings.append(found);
         for (share, reader) in others {
-            let (definitions, found) = match reader.map(std::thread::ScopedJoinHandle::join) {
+            let (done, found) = match reader.map(std::thread::ScopedJoinHandle::join) {
                 Some(Ok(done)) => done,
                 // Only a bug's panic: it goes on here.
                 Some(Err(panic)) => std::panic::resume_unwind(panic),
                 None => read(share),
             };
-            all.extend(definitions);
+            all.extend(done);
             findings.append(found);
         }
         all
@@ -267,12 +331,12 @@ fn monitor_nodes<'a>(reader: &mut TableReader<'a>) -> &'a [Node] {
 }
 
 /// Every monitor with a well-formed id, valid or not.
-fn named<'a>(nodes: &'a [Node], sources: &monitor::Sources<'_>) -> Vec<graph::Named<'a>> {
+fn named<'a>(nodes: &'a [Node], place: impl Fn(Span) -> Option<Place>) -> Vec<graph::Named<'a>> {
     let each = nodes.iter().filter_map(|node| {
         let Value::Table(table) = &node.value else { return None };
         let Value::String(id) = &table.get("id")?.node.value else { return None };
         let key: MonitorKey = id.parse().ok()?;
-        Some(graph::Named { key, table, span: node.span, place: node.span.and_then(|span| sources.place(span)) })
+        Some(graph::Named { key: Cow::Owned(key), table, span: node.span, place: node.span.and_then(&place) })
     });
     each.collect()
 }

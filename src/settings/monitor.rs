@@ -1,15 +1,15 @@
 //! `[[monitor]]` and rows of `monitors`: one code path to a [`Definition`].
 
 use std::cell::RefCell;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::common;
 use super::defaults::Defaults;
-use super::definition::{Definition, Place};
-use super::diagnostic::{Findings, SourceText};
+use super::definition::{Definition, Made};
+use super::diagnostic::Findings;
 use super::model::Environment;
-use super::reader::{Origin, TableReader};
+use super::reader::{Origin, Outside, TableReader};
 use super::target;
 use super::tree::{Span, Table};
 use crate::catalog::MonitorRow;
@@ -40,38 +40,19 @@ pub(super) struct Context<'a> {
     pub(super) no_secrets: Arc<[Secret]>,
 }
 
-/// The sources of a file's monitors.
-pub(super) struct Sources<'a> {
-    pub(super) texts: &'a [SourceText],
-    /// Which did not parse: what is missing there may be in the part that was lost.
-    pub(super) broken: &'a [bool],
-    pub(super) names: &'a [Arc<str>],
-}
-
-impl Sources<'_> {
-    pub(super) fn place(&self, span: Span) -> Option<Place> {
-        let index = usize::from(span.source);
-        Some(Place { source: Arc::clone(self.names.get(index)?), line: self.texts.get(index)?.line_of(span.start) })
-    }
-
-    fn is_broken(&self, span: Span) -> bool {
-        self.broken.get(usize::from(span.source)).copied().unwrap_or(false)
-    }
-}
-
-/// Reads one `[[monitor]]`; errors go to the findings, and then none is returned.
+/// Reads one `[[monitor]]`; errors go to the findings, and then none is returned. In a source that is `broken` what is
+/// missing may be in the part that was lost.
 pub(super) fn read_file_monitor(
     table: &Table,
     span: Option<Span>,
-    sources: &Sources<'_>,
+    broken: bool,
     context: &Context<'_>,
 ) -> Option<Definition> {
-    let (secrets, paths) = (RefCell::default(), RefCell::default());
+    let (secrets, outside) = (RefCell::default(), Outside::default());
     let reader = TableReader::new(table, span, "monitor", context.origin, context.findings, &secrets);
-    let mut reader = reader.with_paths(&paths).with_defaults(context.defaults.all());
+    let mut reader = reader.with_outside(&outside).with_defaults(context.defaults.all());
     let before = context.findings.count();
 
-    let broken = span.is_some_and(|span| sources.is_broken(span));
     let key = common::key(&mut reader, "id");
     let written = reader.string_raw("url");
     for missing in ["id", "url"] {
@@ -81,7 +62,6 @@ pub(super) fn read_file_monitor(
     }
     let named = reader.string_raw("kind");
     let address = written.and_then(|written| read_address(&mut reader, written, named, context));
-    let place = span.and_then(|span| sources.place(span));
     let Some(address) = address else {
         read_the_rest(reader, context);
         return None;
@@ -92,6 +72,7 @@ pub(super) fn read_file_monitor(
     let interval = common::interval(&mut reader);
     let shared = common::shared(&mut reader, interval);
     let prepared = prepare(address.kind, &address.target, &mut reader);
+    let confirmations = confirmations(shared.confirmations, prepared.as_ref(), &mut reader);
     finish(reader, address.kind, context);
     if context.findings.count() > before {
         return None;
@@ -106,7 +87,6 @@ pub(super) fn read_file_monitor(
     let definition = Definition {
         name,
         url: written?.into(),
-        target: address.target,
         kind: address.kind.name,
         owner: identity.owner,
         renamed_from: identity.renamed_from,
@@ -114,19 +94,19 @@ pub(super) fn read_file_monitor(
         active: identity.active,
         tags: identity.tags,
         cadence: shared.cadence?,
-        confirmations: shared.confirmations,
+        confirmations,
         recoveries: shared.recoveries,
         retry_interval: shared.retry_interval,
         flap: shared.flap,
         depends_on: depends_on.into(),
-        spec: effective_spec(table, defaults),
+        spec: Arc::default(),
         prepared: prepared?,
         key: Some(key),
         secrets: Arc::clone(&context.no_secrets),
         fingerprint: 0,
-        place,
+        reads_files: false,
     };
-    Some(sealed(definition, secrets, &paths.into_inner()))
+    Some(sealed(definition, &address.target, &effective_spec(table, defaults), secrets, outside))
 }
 
 /// Reads what every kind has when the kind is not known, so that its errors are reported in the same run.
@@ -193,7 +173,7 @@ fn reason(sentences: Vec<String>, more: usize) -> String {
 }
 
 fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
-    let (secrets, paths) = (RefCell::default(), RefCell::default());
+    let (secrets, outside) = (RefCell::default(), Outside::default());
     let nothing = Table::default();
     let columns = TableReader::new(&nothing, None, "", context.origin, context.findings, &secrets);
     let own = match &row.spec {
@@ -210,7 +190,7 @@ fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
     };
     let fixed = common::row_columns(&columns, row);
     let reader = TableReader::new(&own, None, "spec", context.origin, context.findings, &secrets);
-    let mut reader = reader.with_paths(&paths);
+    let mut reader = reader.with_outside(&outside);
     let mut as_column = TableReader::new(&nothing, None, "", context.origin, context.findings, &secrets);
     let address = read_address(&mut as_column, &row.url, row.kind.as_deref(), context)?;
     let defaults = context.defaults.of_row(address.kind.name);
@@ -224,31 +204,31 @@ fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
     let interval = if scheduled { None } else { common::row_interval(&columns, row) };
     let shared = common::shared(&mut reader, interval);
     let prepared = prepare(address.kind, &address.target, &mut reader);
+    let confirmations = confirmations(shared.confirmations, prepared.as_ref(), &mut reader);
     finish(reader, address.kind, context);
     let definition = Definition {
         key: fixed.key,
         renamed_from: None,
         name: fixed.name?,
         url: row.url.as_str().into(),
-        target: address.target,
         owner: None,
         kind: address.kind.name,
         cadence: shared.cadence?,
         timeout: fixed.timeout?,
-        confirmations: shared.confirmations,
+        confirmations,
         recoveries: shared.recoveries,
         retry_interval: shared.retry_interval,
         flap: shared.flap,
         active: row.is_active,
         tags: fixed.tags?,
         depends_on: shared.depends_on.into(),
-        spec: own.to_json(&[]),
+        spec: Arc::default(),
         prepared: prepared?,
         secrets: Arc::clone(&context.no_secrets),
         fingerprint: 0,
-        place: None,
+        reads_files: false,
     };
-    Some(sealed(definition, secrets, &paths.into_inner()))
+    Some(sealed(definition, &address.target, &own.to_json(&[]), secrets, outside))
 }
 
 struct Address {
@@ -303,6 +283,12 @@ fn prepare(kind: &Kind, target: &url::Url, reader: &mut TableReader<'_>) -> Opti
     prepared
 }
 
+/// What a job or another monitor's confirmed state says is not doubted, unless the definition wants it to be.
+fn confirmations(read: u16, prepared: Option<&crate::probe::Prepared>, reader: &mut TableReader<'_>) -> u16 {
+    let told = prepared.is_some_and(|prepared| !prepared.probe.driven().is_scheduled());
+    if told && reader.node("confirmations").is_none() { 1 } else { read }
+}
+
 fn finish(reader: TableReader<'_>, kind: &Kind, context: &Context<'_>) {
     reader.finish(&|key| {
         let other = context.kinds.iter().find(|other| other.keys.contains(&key))?;
@@ -338,9 +324,17 @@ fn join(into: &mut serde_json::Map<String, serde_json::Value>, key: String, valu
     }
 }
 
-fn sealed(mut definition: Definition, secrets: RefCell<Vec<Secret>>, paths: &[PathBuf]) -> Definition {
-    let mut secrets = secrets.into_inner();
-    definition.fingerprint = definition.compute_fingerprint(&secrets, paths);
+fn sealed(
+    mut definition: Definition,
+    target: &url::Url,
+    spec: &serde_json::Map<String, serde_json::Value>,
+    secrets: RefCell<Vec<Secret>>,
+    outside: Outside,
+) -> Definition {
+    let (mut secrets, paths) = (secrets.into_inner(), outside.paths.into_inner());
+    definition.fingerprint = definition.compute_fingerprint(&Made { target, spec, secrets: &secrets, paths: &paths });
+    definition.reads_files = outside.files.get() || !paths.is_empty();
+    definition.spec = text_of(spec);
     secrets.retain(|secret| secret.expose().len() >= Secret::SHORTEST);
     if !secrets.is_empty() {
         // Longest first: a secret that holds another is removed whole.
@@ -349,6 +343,11 @@ fn sealed(mut definition: Definition, secrets: RefCell<Vec<Secret>>, paths: &[Pa
         definition.secrets = secrets.into();
     }
     definition
+}
+
+fn text_of(spec: &serde_json::Map<String, serde_json::Value>) -> Arc<str> {
+    // Only a map with keys that are no strings could fail.
+    serde_json::to_string(spec).unwrap_or_default().into()
 }
 
 /// Bytes of text in a JSON value, with something for every node.

@@ -1,6 +1,6 @@
 //! Reads tables key by key, remembers which were asked for, and complains about all that is wrong: never only the first.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -26,6 +26,15 @@ pub struct Origin<'a> {
     pub credentials: Option<&'a Path>,
 }
 
+/// What a reader looked at besides its table. The environment is not in it: that of a process does not change.
+#[derive(Default)]
+pub struct Outside {
+    /// Paths, so that a changed file behind one counts as a changed definition.
+    pub paths: RefCell<Vec<PathBuf>>,
+    /// Whether a secret was read from a file.
+    pub files: Cell<bool>,
+}
+
 /// Reads one table. Values of its `defaults` table stand in for absent keys.
 pub struct TableReader<'a> {
     own: &'a Table,
@@ -35,7 +44,7 @@ pub struct TableReader<'a> {
     origin: &'a Origin<'a>,
     findings: &'a Findings,
     secrets: &'a RefCell<Vec<Secret>>,
-    paths: Option<&'a RefCell<Vec<PathBuf>>>,
+    outside: Option<&'a Outside>,
     asked: Vec<&'static str>,
     /// Keys that were read as secrets: their values are not quoted, whoever complains.
     hidden: Vec<&'static str>,
@@ -60,17 +69,17 @@ impl<'a> TableReader<'a> {
             origin,
             findings,
             secrets,
-            paths: None,
+            outside: None,
             asked: Vec::new(),
             hidden: Vec::new(),
             blocked: Vec::new(),
         }
     }
 
-    /// Collects the paths that are read, so that a changed file behind one counts as a changed definition.
+    /// Notes what is read besides the table.
     #[must_use]
-    pub const fn with_paths(mut self, paths: &'a RefCell<Vec<PathBuf>>) -> Self {
-        self.paths = Some(paths);
+    pub const fn with_outside(mut self, outside: &'a Outside) -> Self {
+        self.outside = Some(outside);
         self
     }
 
@@ -391,7 +400,7 @@ impl<'a> TableReader<'a> {
 
     fn child(&self, own: &'a Table, span: Option<Span>, path: String) -> TableReader<'a> {
         let mut child = TableReader::new(own, span, path, self.origin, self.findings, self.secrets);
-        child.paths = self.paths;
+        child.outside = self.outside;
         child
     }
 

@@ -71,6 +71,9 @@ pub struct Database {
     pub cluster_user: String,
 }
 
+/// `probe.rdap_bootstrap` when it is not set (RFC 9224, 8).
+pub const RDAP_BOOTSTRAP: &str = "https://data.iana.org/rdap/dns.json";
+
 /// `[probe]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probing {
@@ -84,6 +87,8 @@ pub struct Probing {
     pub user_agent: String,
     /// Cap on a body, bytes.
     pub max_body: usize,
+    /// The list of registries' RDAP servers: a file, or a URL of http or https.
+    pub rdap_bootstrap: String,
 }
 
 /// `[egress]`.
@@ -135,6 +140,7 @@ impl Default for Probing {
             max_in_flight: 10_000,
             user_agent: concat!("Lamplighter/", env!("CARGO_PKG_VERSION")).to_owned(),
             max_body: 1 << 20,
+            rdap_bootstrap: RDAP_BOOTSTRAP.to_owned(),
         }
     }
 }
@@ -280,8 +286,22 @@ impl Probing {
                 .unwrap_or(default.max_in_flight),
             user_agent: user_agent.unwrap_or(default.user_agent),
             max_body: bytes(table, "max_body", 1 << 10, 64 << 20).unwrap_or(default.max_body),
+            rdap_bootstrap: rdap_bootstrap(table).unwrap_or(default.rdap_bootstrap),
         }
     }
+}
+
+fn rdap_bootstrap(table: &mut TableReader<'_>) -> Option<String> {
+    const KEY: &str = "rdap_bootstrap";
+    let text = table.string(KEY)?;
+    if !text.contains("://") {
+        return table.path(KEY).map(|path| path.display().to_string());
+    }
+    let url = url::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    if url.is_none() {
+        table.error(KEY, "not a file, nor a URL", "such as \"https://data.iana.org/rdap/dns.json\"".to_owned());
+    }
+    url.map(String::from)
 }
 
 /// Port 53 where there is none.

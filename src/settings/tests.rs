@@ -4,10 +4,11 @@ use std::path::Path;
 
 use proptest::prelude::*;
 
+use super::again::Former;
 use super::defaults::Defaults;
-use super::definition::Definition;
+use super::definition::{Definition, Located};
 use super::diagnostic::{Findings, SourceText};
-use super::model::{Environment, Refusal, Settings, read_with};
+use super::model::{Environment, Kinds, Refusal, Settings, read_with};
 use super::monitor::read_row_of;
 use super::testing::{KINDS, LATER};
 use crate::catalog::MonitorRow;
@@ -27,7 +28,37 @@ fn read_by(kinds: &'static [&'static Kind], sources: &[SourceText]) -> Result<Se
     let environment = Environment { variable: &variable, credentials: None };
     let findings = Findings::default();
     let settings = read_with(kinds, LATER, sources, Path::new("/nowhere"), environment, &findings);
-    if findings.count() == 0 { Ok(settings) } else { Err(Refusal::of(findings, sources)) }
+    let at_once = if findings.count() == 0 { Ok(settings) } else { Err(Refusal::of(findings, sources)) };
+    // In pieces it is the same.
+    let (kinds, mut former) = (Kinds { built: kinds, later: LATER }, Former::default());
+    let in_pieces = super::model::read_by(kinds, sources, Path::new("/nowhere"), environment, &[], &mut former);
+    assert_same(&at_once, &in_pieces);
+    at_once
+}
+
+/// Two readings agree: in every definition with its place, in the parts of the configuration, in every word of a refusal.
+pub(super) fn assert_same(a: &Result<Settings, Refusal>, b: &Result<Settings, Refusal>) {
+    let (a, b) = match (a, b) {
+        (Ok(a), Ok(b)) => (a, b),
+        (a, b) => return assert_eq!(a.as_ref().err(), b.as_ref().err()),
+    };
+    let said = |located: &Located| {
+        let Definition { key, renamed_from, name, url, owner, kind, cadence, timeout, .. } = &*located.definition;
+        let first = format!("{key:?} {renamed_from:?} {name} {url} {owner:?} {kind} {cadence:?} {timeout:?}");
+        let Definition { confirmations, recoveries, retry_interval, flap, active, tags, .. } = &*located.definition;
+        let second = format!("{confirmations} {recoveries} {retry_interval:?} {flap:?} {active} {tags:?}");
+        let Definition { depends_on, spec, secrets, fingerprint, reads_files, prepared: _, .. } = &*located.definition;
+        let secrets: Vec<_> = secrets.iter().map(|secret| secret.expose()).collect();
+        let third = format!("{depends_on:?} {spec} {secrets:?} {fingerprint} {reads_files} {:?}", located.place);
+        [first, second, third]
+    };
+    assert_eq!(a.monitors.len(), b.monitors.len());
+    for (a, b) in a.monitors.iter().zip(&b.monitors) {
+        assert_eq!(said(a), said(b));
+    }
+    assert!(a.defaults.say_the_same(&b.defaults));
+    let parts = |s: &Settings| format!("{:?} {:?} {:?} {:?} {:?}", s.daemon, s.server, s.database, s.probe, s.egress);
+    assert_eq!(parts(a), parts(b));
 }
 
 fn read(text: &str) -> Result<Settings, Refusal> {
@@ -47,7 +78,7 @@ fn monitor(keys: &str) -> String {
     format!("[[monitor]]\nid = \"a\"\nurl = \"https://a.example/\"\n{keys}\n")
 }
 
-fn one(text: &str) -> Definition {
+fn one(text: &str) -> Located {
     let mut monitors = read(text).unwrap().monitors;
     assert_eq!(monitors.len(), 1);
     monitors.remove(0)
@@ -152,6 +183,10 @@ fn sections_have_bounds() {
             "c.toml:2:25: probe.resolvers: \"one\" is not right, must be an address with a port, such as \"127.0.0.1:53\"",
         ),
         ("[probe]\nproxy = \"x\"", "c.toml:2:1: probe.proxy: not built yet in this version, remove it"),
+        (
+            "[probe]\nrdap_bootstrap = \"ftp://x/\"",
+            "c.toml:2:18: probe.rdap_bootstrap: not a file, nor a URL, such as \"https://data.iana.org/rdap/dns.json\"",
+        ),
         (
             "[probe]\nca_files = [\"none.pem\"]",
             "c.toml:2:12: probe.ca_files: /nowhere/none.pem: No such file or directory (os error 2), PEM files of certificates",
@@ -258,7 +293,7 @@ fn a_monitor_has_the_contracts_defaults() {
     assert_eq!((found.timeout.as_secs(), found.confirmations, found.recoveries), (10, 2, 1));
     assert_eq!((found.retry_interval.as_secs(), found.active), (10, true));
     assert_eq!(found.place.as_ref().unwrap().to_string(), "c.toml:1");
-    assert!(found.spec.is_empty() && found.secrets.is_empty());
+    assert!(found.spec().is_empty() && found.secrets.is_empty());
     assert_eq!(one(&monitor("interval = \"3s\"")).retry_interval.as_secs(), 3);
 }
 
@@ -275,14 +310,17 @@ fn defaults_reach_those_who_can_use_them() {
     assert_eq!(gateway.timeout.as_secs(), 3);
     assert!(matches!(gateway.cadence, Cadence::Cron { .. }));
     assert!(gateway.depends_on.is_empty());
-    assert_eq!(serde_json::to_value(&gateway.spec).unwrap()["expect"], serde_json::json!({"latency_below": "1s"}));
-    assert!(!gateway.spec.contains_key("method"));
+    assert_eq!(gateway.spec()["expect"], serde_json::json!({"latency_below": "1s"}));
+    assert!(!gateway.spec().contains_key("method"));
     assert!(matches!(shop.cadence, Cadence::Every(_)));
     assert_eq!((shop.flap.changes, shop.flap.hold.as_secs()), (5, 60));
     assert_eq!(shop.depends_on[0].as_str(), "gw");
-    assert_eq!(shop.spec["method"], "HEAD");
-    assert_eq!(shop.spec["expect"], serde_json::json!({"body_contains": "x", "status": [200], "latency_below": "1s"}));
-    assert!(!shop.spec.contains_key("schedule") && !shop.spec.contains_key("timeout"));
+    assert_eq!(shop.spec()["method"], "HEAD");
+    assert_eq!(
+        shop.spec()["expect"],
+        serde_json::json!({"body_contains": "x", "status": [200], "latency_below": "1s"})
+    );
+    assert!(!shop.spec().contains_key("schedule") && !shop.spec().contains_key("timeout"));
 }
 
 #[test]
@@ -327,10 +365,10 @@ fn ids_stand_once_in_all_sources() {
 fn references_are_expanded_and_never_shown() {
     let text = "[[monitor]]\nid='a'\nurl='https://${HOST}/'\nbody='${TOKEN} $${X}'\nauth={bearer='canary-bearer'}\nheaders={A='${TOKEN}'}\n";
     let found = one(text);
-    assert_eq!((&*found.url, found.target.as_str()), ("https://${HOST}/", "https://canary-host.example/"));
+    assert_eq!(&*found.url, "https://${HOST}/");
     let secrets: Vec<&str> = found.secrets.iter().map(|secret| secret.expose()).collect();
     assert_eq!(secrets, ["canary-host.example", "canary-bearer", "canary-token"]);
-    assert_eq!(found.spec["body"], "${TOKEN} $${X}");
+    assert_eq!(found.spec()["body"], "${TOKEN} $${X}");
     let settings = read(text).unwrap();
     assert!(!format!("{settings:#?} {found:?}").contains("canary"));
     assert_ne!(one(&text.replace("canary-bearer", "canary-other")).fingerprint, found.fingerprint);
@@ -429,7 +467,7 @@ fn a_row_is_read_by_the_same_rules() {
     let none = Defaults::default();
     let found =
         read_row(&row("https://h.example/", serde_json::json!({"method": "HEAD", "confirmations": 3})), &none).unwrap();
-    assert_eq!((found.confirmations, found.place, found.key), (3, None, None));
+    assert_eq!((found.confirmations, found.key), (3, None));
     assert!(read_row(&row("tcp://h:1", serde_json::Value::Null), &none).is_ok());
     use serde_json::json;
     for (url, spec, reason) in [

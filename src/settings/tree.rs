@@ -90,6 +90,13 @@ impl Table {
         self.entries.iter().find(|entry| &*entry.key == key)
     }
 
+    /// Whether it is the same wherever it stands. The order of entries counts.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Entry, &Entry)| a.key == b.key && a.node.value.says_the_same(&b.node.value);
+        self.entries.len() == other.entries.len() && self.entries.iter().zip(&other.entries).all(same)
+    }
+
     /// From a JSON object; a tree without places.
     #[must_use]
     pub fn from_json(object: &serde_json::Map<String, serde_json::Value>) -> Self {
@@ -108,6 +115,25 @@ impl Table {
             .filter(|entry| !skip.contains(&&*entry.key))
             .map(|entry| (entry.key.to_string(), entry.node.to_json()))
             .collect()
+    }
+}
+
+impl Value {
+    /// Whether it is the same wherever it stands. The order of entries counts, the bits of a number too.
+    #[must_use]
+    pub fn says_the_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::String(a), Self::String(b)) | (Self::Datetime(a), Self::Datetime(b)) => a == b,
+            (Self::Integer(a), Self::Integer(b)) => a == b,
+            (Self::Float(a), Self::Float(b)) => a.to_bits() == b.to_bits(),
+            (Self::Boolean(a), Self::Boolean(b)) => a == b,
+            (Self::Null, Self::Null) => true,
+            (Self::Array(a), Self::Array(b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.value.says_the_same(&b.value))
+            }
+            (Self::Table(a), Self::Table(b)) => a.says_the_same(b),
+            _ => false,
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::catalog::PATIENCE;
 use super::{Problem, Store, clean, clean_json, finish};
+use crate::catalog::merge::Ids;
 use crate::catalog::plan::{Assignment, Content, Guard, Place, Plan, StoredRow, assign, differences};
 use crate::catalog::{FileRow, MergeAnswer, Merged};
 use crate::model::{MonitorId, MonitorKey, SYSTEM_USER, StoreFault, UserId};
@@ -71,7 +72,7 @@ struct Wanted {
 
 impl Wanted {
     fn of(row: &FileRow, id: Uuid, user_id: Uuid) -> Self {
-        let mut spec = row.spec.clone();
+        let mut spec = row.spec();
         clean_json(&mut spec);
         Self {
             id,
@@ -81,7 +82,7 @@ impl Wanted {
             interval_seconds: row.interval_seconds,
             timeout_seconds: row.timeout_seconds,
             is_active: row.is_active,
-            kind: clean(&row.kind),
+            kind: clean(row.kind),
             spec,
             tags: row.tags.iter().map(|tag| clean(tag)).collect(),
             key: row.key.to_string(),
@@ -91,10 +92,16 @@ impl Wanted {
 
 /// What the last merges of this process left in the database: the revision of a row, and the hash of what the file said.
 #[derive(Default)]
-pub(super) struct Baseline(Mutex<HashMap<Uuid, (i64, u64)>>);
+pub(super) struct Baseline(Mutex<Known>);
+
+#[derive(Default)]
+struct Known {
+    rows: HashMap<Uuid, (i64, u64)>,
+    ids: Arc<Ids>,
+}
 
 impl Baseline {
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Uuid, (i64, u64)>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -125,7 +132,7 @@ struct Work {
 fn hash_of(row: &FileRow) -> u64 {
     let mut hasher = DefaultHasher::new();
     (row.key.as_str(), &row.name, &row.url, row.interval_seconds, row.timeout_seconds).hash(&mut hasher);
-    (row.is_active, &row.kind, &row.tags, &row.spec).hash(&mut hasher);
+    (row.is_active, row.kind, &row.tags, &row.spec).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -145,7 +152,7 @@ impl Work {
             let known = baseline.lock();
             let is_known = |index: usize, at: usize| -> Option<bool> {
                 let before = existing.stored.get(at)?;
-                let (revision, hash) = known.get(&before.id.0)?;
+                let (revision, hash) = known.rows.get(&before.id.0)?;
                 let same = existing.revisions.get(at)? == revision && hashes.get(index)? == hash;
                 Some(same && !before.archived && existing.owners.get(at) == owners.get(index))
             };
@@ -226,7 +233,8 @@ impl Store {
         let (answer, baseline) = finish(tx, result).await?;
         if let Some(baseline) = baseline {
             // Only what has been committed is known.
-            *self.baseline.lock() = baseline;
+            let before = std::mem::replace(&mut *self.baseline.lock(), baseline);
+            drop(tokio::task::spawn_blocking(move || drop(before)));
         }
         Ok(answer)
     }
@@ -236,7 +244,7 @@ impl Store {
         tx: &mut PgConnection,
         rows: Arc<[FileRow]>,
         guard: Guard,
-    ) -> Result<(MergeAnswer, Option<HashMap<Uuid, (i64, u64)>>), Problem> {
+    ) -> Result<(MergeAnswer, Option<Known>), Problem> {
         sqlx::query(PATIENCE).execute(&mut *tx).await?;
         self.fence(tx).await?;
         sqlx::query(ALONE).execute(&mut *tx).await?;
@@ -281,7 +289,8 @@ impl Store {
             false => sqlx::query_as(REVISIONS_OF).bind(&written).fetch_all(tx).await?,
         };
         merged.written = written.into_iter().map(MonitorId).collect();
-        let (merged, baseline) = off_thread(move || conclude(&work, merged, &fresh, &revisions)).await?;
+        let before = Arc::clone(&self.baseline.lock().ids);
+        let (merged, baseline) = off_thread(move || conclude(&work, merged, (&fresh, &revisions), before)).await?;
         Ok((MergeAnswer::Done(merged), Some(baseline)))
     }
 
@@ -316,11 +325,12 @@ impl Store {
 fn conclude(
     work: &Work,
     mut merged: Merged,
-    fresh: &[Wanted],
-    written: &[(Uuid, i64)],
-) -> (Merged, HashMap<Uuid, (i64, u64)>) {
+    (fresh, written): (&[Wanted], &[(Uuid, i64)]),
+    before: Arc<Ids>,
+) -> (Merged, Known) {
     let written: HashMap<Uuid, i64> = written.iter().copied().collect();
-    let mut baseline = HashMap::with_capacity(work.rows.len());
+    let mut rows = HashMap::with_capacity(work.rows.len());
+    let mut ids = Ids::with_capacity(work.rows.len());
     let mut fresh = fresh.iter();
     for (index, (row, place)) in work.rows.iter().zip(&work.assignment.places).enumerate() {
         let (id, revision) = match place {
@@ -335,19 +345,21 @@ fn conclude(
         };
         let revision = written.get(&id).copied().or(revision);
         if let (Some(revision), Some(hash)) = (revision, work.hashes.get(index)) {
-            baseline.insert(id, (revision, *hash));
+            rows.insert(id, (revision, *hash));
         }
         let owner = work.owners.get(index).copied().flatten().unwrap_or(SYSTEM_USER.0);
-        merged.ids.insert(row.key.clone(), (MonitorId(id), UserId(owner)));
+        ids.insert(row.key.clone(), (MonitorId(id), UserId(owner)));
     }
     for at in work.assignment.gone.iter().filter(|_| merged.guarded.is_some()) {
         let (Some(row), Some(owner)) = (work.existing.stored.get(*at), work.existing.owners.get(*at)) else { continue };
         // Nobody but a file's merge writes a key that is none.
         if let Ok(key) = row.key.parse() {
-            merged.ids.insert(key, (row.id, UserId(owner.unwrap_or(SYSTEM_USER.0))));
+            ids.insert(key, (row.id, UserId(owner.unwrap_or(SYSTEM_USER.0))));
         }
     }
-    (merged, baseline)
+    merged.ids = if ids == *before { before } else { Arc::new(ids) };
+    let ids = Arc::clone(&merged.ids);
+    (merged, Known { rows, ids })
 }
 
 async fn existing(conn: &mut PgConnection) -> Result<Existing, sqlx::Error> {

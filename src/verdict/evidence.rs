@@ -1,5 +1,6 @@
 //! What is kept of a check for a person who asks why: bounded, and without secrets.
 
+use chrono::SubsecRound as _;
 use serde_json::Value;
 
 use super::judge::Judgement;
@@ -11,10 +12,11 @@ use crate::model::{CertificateFacts, Details, Evidence, HttpFacts, Observation, 
 struct Bounds {
     headers: usize,
     excerpt: usize,
+    chain: bool,
 }
 
-const BAD: Bounds = Bounds { headers: 32, excerpt: 1024 };
-const GOOD: Bounds = Bounds { headers: 16, excerpt: 256 };
+const BAD: Bounds = Bounds { headers: 32, excerpt: 1024, chain: true };
+const GOOD: Bounds = Bounds { headers: 16, excerpt: 256, chain: false };
 /// Characters of a header's value.
 const VALUE_MAX: usize = 256;
 /// Characters of a header's name.
@@ -32,7 +34,8 @@ pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Red
     let bounds = if matches!(judgement.verdict, Verdict::Down | Verdict::Unknown) { BAD } else { GOOD };
     let http = observation.http.as_ref();
     Evidence {
-        checked_at: observation.started_at,
+        // As it is stored: what is read back is the same.
+        checked_at: observation.started_at.trunc_subsecs(3),
         verdict: judgement.verdict,
         failure: judgement.failure,
         message: judgement.message.clone(),
@@ -41,7 +44,7 @@ pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Red
         timings_us: timings(observation),
         headers: http.map(|http| headers(http, &bounds, redactor)).unwrap_or_default(),
         excerpt: http.and_then(|http| excerpt(&http.body, bounds.excerpt, redactor)),
-        certificate: observation.certificate.as_deref().map(certificate),
+        certificate: observation.certificate.as_deref().map(|facts| certificate(facts, bounds.chain)),
         details: observation.details.as_deref().map(|details| Box::new(self::details(details, redactor))),
     }
 }
@@ -99,11 +102,17 @@ fn shown(text: &str, most: usize, lines: bool, redactor: &Redactor) -> Box<str> 
     text::clean(&redactor.scrub(&text[..end]), most, lines).into()
 }
 
-fn certificate(facts: &CertificateFacts) -> CertificateFacts {
+/// What is known of the chain beyond the leaf was bounded and cleaned when it was read.
+fn certificate(facts: &CertificateFacts, chain: bool) -> CertificateFacts {
     CertificateFacts {
         subject: text::clean(&facts.subject, SUBJECT_MAX, false),
         issuer: text::clean(&facts.issuer, SUBJECT_MAX, false),
-        ..facts.clone()
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        days_left: facts.days_left,
+        fingerprint_sha256: facts.fingerprint_sha256.clone(),
+        chain_length: facts.chain_length,
+        more: facts.more.clone().filter(|_| chain),
     }
 }
 

@@ -11,7 +11,7 @@ use self::value::ValueTest;
 use crate::settings::reader::TableReader;
 
 pub mod json;
-mod pattern;
+pub(crate) mod pattern;
 pub mod status;
 pub mod value;
 
@@ -30,6 +30,8 @@ pub struct Accepts {
     pub certificate: bool,
     /// `value`.
     pub value: bool,
+    /// `domain_days_left`, which the kind reads and judges itself.
+    pub domain: bool,
 }
 
 /// What a body, read as UTF-8 (wrong bytes become U+FFFD), must or must not hold.
@@ -121,6 +123,7 @@ impl Expectations {
         written |= rules.value.is_some();
         written |= !rules.headers.is_empty() || !rules.body.is_empty() || !rules.json.is_empty();
         written |= rules.certificate_days_left.is_some();
+        accepted(&mut table, "domain_days_left", of_monitor, accepts.domain);
         table.not_built_yet(&["answers", "rcode"]);
         table.finish(&|_| None);
         Self { rules: written.then(|| Box::new(rules)) }
@@ -154,6 +157,7 @@ fn accepted(table: &mut TableReader<'_>, key: &'static str, of_monitor: bool, ac
         let who = match key {
             "certificate_days_left" => "only probes over TLS see a certificate",
             "value" => "only probes that have a query get a value",
+            "domain_days_left" => "only domain probes ask a registry",
             "status" | "headers" => "only http and https probes see a response head",
             _ => "only http and https probes read a body",
         };

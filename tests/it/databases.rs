@@ -10,7 +10,7 @@ use lamplighter::verdict::redact::Redactor;
 use serde_json::{Value, json};
 
 use crate::support::databases::{MARIA_CONNECTIONS, Maria, Postgres, REDIS_CLIENTS, Redis, Trust};
-use crate::support::probing::{check_of, net, net_trusting, phases, prepare};
+use crate::support::probing::{check_of, net, net_with, phases, prepare};
 
 mod hostile;
 mod scripted_mongodb;
@@ -84,7 +84,7 @@ async fn becomes(net: &Net, monitor: &Value, wanted: Failure, part: &str) {
 async fn a_real_redis() {
     let trust = Trust::new();
     let redis = Redis::start(&trust).await;
-    let net = net_trusting(vec![trust.ca_file()]);
+    let net = net_with(([127, 0, 0, 1], 9).into(), vec![trust.ca_file()]);
     let url = |rest: &str| format!("redis://{}{rest}", redis.plain);
     let reader = || format!("redis://reader@{}", redis.plain);
     let tls = format!("rediss://{}", redis.tls);
@@ -153,7 +153,7 @@ async fn a_real_redis() {
 async fn a_real_postgres() {
     let trust = Trust::new();
     let postgres = Postgres::start(&trust).await;
-    let net = net_trusting(vec![trust.ca_file()]);
+    let net = net_with(([127, 0, 0, 1], 9).into(), vec![trust.ca_file()]);
     let url = |rest: &str| format!("postgres://{rest}").replace('@', &format!("@{}", postgres.address));
     let query = |query: &str, value: Value| json!({ "query": query, "expect": { "value": value } });
     let tls = || json!({ "tls": {} });
@@ -277,7 +277,7 @@ async fn a_real_postgres() {
 async fn a_real_mariadb() {
     let trust = Trust::new();
     let maria = Maria::start(&trust).await;
-    let net = net_trusting(vec![trust.ca_file()]);
+    let net = net_with(([127, 0, 0, 1], 9).into(), vec![trust.ca_file()]);
     let url = |rest: &str| format!("mysql://{rest}").replace('@', &format!("@{}", maria.address));
     let query = |query: &str, value: Value| json!({ "query": query, "expect": { "value": value } });
     let none = || json!({});

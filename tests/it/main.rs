@@ -5,11 +5,17 @@
 mod cli;
 mod daemon;
 mod databases;
+mod domain;
+mod exec;
 mod http;
 mod layers;
 mod net;
 mod settings;
+mod ssh;
+mod starttls;
 mod store;
 mod support;
 mod tcp;
+mod tls;
+mod udp;
 mod web;

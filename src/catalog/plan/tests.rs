@@ -95,21 +95,21 @@ fn differences_name_the_keys_of_the_file() {
     let file = FileRow {
         key: "a".parse().unwrap(),
         renamed_from: None,
-        name: "A".to_owned(),
-        url: "https://a.example/".to_owned(),
+        name: "A".into(),
+        url: "https://a.example/".into(),
         owner: None,
         interval_seconds: 60,
         timeout_seconds: 10,
         is_active: true,
-        kind: "http".to_owned(),
-        spec: serde_json::json!({ "method": "GET", "expect": { "status": [200] } }),
-        tags: vec!["x".to_owned()],
+        kind: "http",
+        spec: r#"{ "method": "GET", "expect": { "status": [200] } }"#.into(),
+        tags: ["x".into()].into(),
     };
     let owner = Some(UserId(uuid::Uuid::from_u128(1)));
     let same = Content {
         user_id: owner,
-        name: file.name.clone(),
-        url: file.url.clone(),
+        name: file.name.to_string(),
+        url: file.url.to_string(),
         interval_seconds: Some(60),
         timeout_seconds: Some(10),
         is_active: Some(true),

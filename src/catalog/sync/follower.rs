@@ -18,7 +18,7 @@ use crate::catalog::plan::{Archiving, Guard};
 use crate::catalog::remember::Remembered;
 use crate::catalog::{CatalogStore, MonitorRow, Reloaded};
 use crate::model::{IncidentUid, MonitorId, StoreFault};
-use crate::settings::definition::Definition;
+use crate::settings::definition::Located;
 use crate::shutdown::Shutdown;
 
 /// After the store failed; doubles up to [`RETRY_MOST`].
@@ -40,7 +40,7 @@ pub struct Follower<S> {
     pub(super) store: Arc<S>,
     pub(super) links: Links,
     /// In force.
-    pub(super) definitions: Arc<[Definition]>,
+    pub(super) definitions: Arc<[Located]>,
     /// Which reading they are of.
     pub(super) edition: u64,
     /// Counts readings that brought something new.
@@ -75,6 +75,14 @@ pub struct Follower<S> {
     /// What may differ from the snapshot; none: everything.
     pub(super) touched: Option<HashSet<MonitorId>>,
     pub(super) dismissed: Vec<(MonitorId, IncidentUid)>,
+    /// The file's monitors whose rows were not found: archived or deleted by somebody, which is to be asked.
+    pub(super) row_missing: HashSet<MonitorId>,
+    /// Those that were deleted, until they have rows again.
+    pub(super) row_gone: HashSet<MonitorId>,
+    /// Those of them that have rows again, until the next publication.
+    pub(super) remade: Vec<MonitorId>,
+    /// Rows that were found archived when they were about to be read.
+    pub(super) archived: HashSet<MonitorId>,
     /// Dismissed, and the followers know.
     pub(super) told: HashSet<(MonitorId, IncidentUid)>,
     /// Ids that left the snapshot as invalid: the followers still keep them, and are told when their rows go.
@@ -128,6 +136,10 @@ impl<S: CatalogStore> Follower<S> {
             question: None,
             touched: None,
             dismissed: Vec::new(),
+            row_missing: HashSet::new(),
+            row_gone: HashSet::new(),
+            remade: Vec::new(),
+            archived: HashSet::new(),
             told: HashSet::new(),
             invalid: HashSet::new(),
             publish_by: None,
@@ -283,21 +295,32 @@ impl<S: CatalogStore> Follower<S> {
             report.last_applied_at = Some(now);
         });
         self.due.merge = true;
-        self.make_file_entries().await;
+        self.make_file_entries(None).await;
         self.publish_by = Some(Instant::now() + PATIENCE);
     }
 
-    pub(super) async fn make_file_entries(&mut self) {
+    /// Makes the file's monitors of the definitions in force. `edited` are those that the present ones were made of, if no
+    /// key has another id since: then only what differs is made.
+    pub(super) async fn make_file_entries(&mut self, edited: Option<Arc<[Located]>>) {
         let (definitions, keys) = (Arc::clone(&self.definitions), Arc::clone(&self.keys));
-        let (before, seals) = (std::mem::take(&mut self.file_entries), Arc::clone(&self.seals));
-        let (entries, seals) = off_loop(move || {
+        let (mut before, known) = (std::mem::take(&mut self.file_entries), Arc::clone(&self.seals));
+        let (entries, seals, touched) = off_loop(move || {
+            if let Some(edited) = edited {
+                let (mut seals, lists) = (merge::Seals::clone(&known), (&*edited, &*definitions));
+                if let Some(touched) = merge::edit_entries(&mut before, &mut seals, lists, &keys) {
+                    return (before, seals, Some(touched));
+                }
+            }
             let entries = merge::file_entries(&definitions, &keys, &before);
-            let seals = merge::seals(&definitions, &keys, &entries, &before, &seals);
-            (entries, seals)
+            let seals = merge::seals(&definitions, &keys, &entries, &before, &known);
+            (entries, seals, None)
         })
         .await;
         (self.file_entries, self.seals) = (entries, Arc::new(seals));
-        self.touched = None;
+        match (touched, &mut self.touched) {
+            (Some(ids), Some(touched)) => touched.extend(ids),
+            _ => self.touched = None,
+        }
         self.tell_unmerged();
     }
 

@@ -15,7 +15,7 @@ use crate::catalog::merge;
 use crate::catalog::plan::{Archiving, Guard};
 use crate::catalog::{CatalogStore, Merged, Reloaded};
 use crate::model::MonitorKey;
-use crate::settings::definition::Definition;
+use crate::settings::definition::{Edits, Located};
 
 /// Who asks for a reload is taken in while fewer wait for their answer.
 const MOST_ASKED: usize = 64;
@@ -26,7 +26,7 @@ const CONFIRM: Duration = Duration::from_secs(2);
 /// New and valid sources that wait for the store.
 pub(super) struct Candidate {
     pub(super) edition: u64,
-    pub(super) definitions: Arc<[Definition]>,
+    pub(super) definitions: Arc<[Located]>,
     pub(super) force: bool,
     /// Whether the store has been asked.
     pub(super) asked: bool,
@@ -44,10 +44,11 @@ impl Candidate {
 }
 
 /// Whether a monitor is not there any more, under its key or as a former one.
-fn loses(before: &[Definition], now: &[Definition]) -> bool {
-    let names = now.iter().flat_map(|definition| [definition.key.as_ref(), definition.renamed_from.as_ref()]);
-    let kept: HashSet<&MonitorKey> = names.flatten().collect();
-    before.iter().filter_map(|definition| definition.key.as_ref()).any(|key| !kept.contains(key))
+fn loses(before: &[Located], now: &[Located]) -> bool {
+    let edits = Edits::between(before, now);
+    let heirs: HashSet<&MonitorKey> =
+        edits.changed.iter().filter_map(|located| located.renamed_from.as_ref()).collect();
+    edits.gone.iter().any(|key| !heirs.contains(key))
 }
 
 impl<S: CatalogStore> Follower<S> {
@@ -187,8 +188,6 @@ impl<S: CatalogStore> Follower<S> {
         let guard = candidate.guard(self.guard);
         let before = std::mem::replace(&mut self.definitions, candidate.definitions);
         self.edition = candidate.edition;
-        // Freeing 100,000 of them takes longer than a check may wait.
-        drop(spawn_blocking(move || drop(before)));
         // Said once, for this content: what comes later is guarded again.
         self.guard = match guard {
             Guard::Reload { had } => Guard::Again { had },
@@ -199,12 +198,14 @@ impl<S: CatalogStore> Follower<S> {
         match merged {
             Some(merged) => {
                 self.due.merge = false;
-                self.merged(merged, true).await;
+                self.merged(merged, Some(before)).await;
             }
             None => {
                 self.due.merge = true;
                 self.tell_held(None);
-                self.make_file_entries().await;
+                self.make_file_entries(None).await;
+                // Freeing 100,000 of them takes longer than a check may wait.
+                drop(spawn_blocking(move || drop(before)));
             }
         }
         self.reread_rows(rows).await;

@@ -7,7 +7,7 @@ use super::FileSource;
 use crate::catalog::merge::{self, Ids, RowOutcome, Seals};
 use crate::catalog::{Entry, MonitorRow};
 use crate::model::{MonitorId, MonitorState, Source};
-use crate::settings::definition::Definition;
+use crate::settings::definition::Located;
 
 /// A row that says it is the file's, and is not.
 const FOREIGN: &str = "source is 'file', but no [[monitor]] of the configuration has this row; \
@@ -24,8 +24,8 @@ pub(super) enum Asked {
 pub(super) struct Difference {
     /// New, changed or gone.
     pub(super) ids: HashSet<MonitorId>,
-    /// Rows of the file's monitors that are gone.
-    pub(super) file_gone: bool,
+    /// The file's monitors whose rows are gone.
+    pub(super) file_gone: HashSet<MonitorId>,
 }
 
 /// A row that says it is the file's.
@@ -64,12 +64,15 @@ pub(super) fn read(file: &dyn FileSource, rows: Vec<Arc<MonitorRow>>, ids: &Ids,
 }
 
 /// Whether every row of a file monitor is as the file says.
-pub(super) fn undisturbed(rows: &[MonitorRow], definitions: &[Definition], ids: &Ids) -> bool {
+pub(super) fn undisturbed(rows: &[MonitorRow], definitions: &[Located], ids: &Ids) -> bool {
     if rows.is_empty() {
         return true;
     }
+    // Of few rows among many definitions.
+    let asked: HashSet<&str> = rows.iter().filter_map(|row| row.key.as_deref()).collect();
     let keyed = definitions.iter().filter_map(|definition| Some((definition.key.as_ref()?.as_str(), definition)));
-    let by_key: HashMap<&str, &Definition> = keyed.collect();
+    let keyed = keyed.filter(|(key, _)| asked.contains(key));
+    let by_key: HashMap<&str, &Located> = keyed.collect();
     rows.iter().all(|row| {
         let definition = row.key.as_deref().and_then(|key| by_key.get(key));
         let known = definition.and_then(|definition| ids.get(definition.key.as_ref()?));
@@ -139,7 +142,8 @@ impl Rows {
             let now: HashSet<MonitorId> = now.iter().map(|(id, _)| *id).collect();
             let gone = self.others.keys().chain(self.of_file.keys()).filter(|id| !now.contains(id));
             difference.ids.extend(gone.copied());
-            difference.file_gone = self.of_file.keys().any(|id| self.owned.contains(id) && !now.contains(id));
+            let of_file = self.of_file.keys().filter(|id| self.owned.contains(id) && !now.contains(id));
+            difference.file_gone = of_file.copied().collect();
         }
         difference
     }

@@ -12,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::*;
+use crate::catalog::merge;
 use crate::catalog::plan::{Guard, Place, StoredRow, assign};
 use crate::catalog::remember::{self, Remembered};
 use crate::catalog::{CatalogStore, Entry, FileRow, MergeAnswer, Merged, Removal};
@@ -190,7 +191,7 @@ impl FakeStore {
     }
 
     fn merge_now(&self, files: &[FileRow], guard: Guard) -> MergeAnswer {
-        let mut merged = Merged::default();
+        let (mut merged, mut ids) = (Merged::default(), merge::Ids::new());
         let (mut rows, mut archived) = (self.rows.lock().unwrap(), self.archived.lock().unwrap());
         let of_file = |row: &&MonitorRow| row.source == Source::File && row.key.is_some();
         let stored = |row: &MonitorRow, archived| StoredRow { id: row.id, key: row.key.clone().unwrap(), archived };
@@ -214,8 +215,9 @@ impl FakeStore {
             let fresh = Some(MonitorId::of_key(&file.key)).filter(|id| !taken(*id));
             let id = old.as_ref().map_or_else(|| fresh.unwrap_or(MonitorId(Uuid::new_v4())), |old| old.id);
             let mut new = old.clone().unwrap_or_else(|| MonitorRow { id, source: Source::File, ..row(0) });
-            (new.key, new.name, new.url) = (Some(file.key.to_string()), file.name.clone(), file.url.clone());
-            (new.kind, new.spec, new.tags) = (Some(file.kind.clone()), file.spec.clone(), file.tags.clone());
+            (new.key, new.name, new.url) = (Some(file.key.to_string()), file.name.to_string(), file.url.to_string());
+            let tags = file.tags.iter().map(ToString::to_string).collect();
+            (new.kind, new.spec, new.tags) = (Some(file.kind.to_owned()), file.spec(), tags);
             (new.interval_seconds, new.timeout_seconds) = (file.interval_seconds, file.timeout_seconds);
             new.is_active = file.is_active;
             let same = |old: &MonitorRow| (&old.key, &old.name, &old.url) == (&new.key, &new.name, &new.url);
@@ -225,17 +227,18 @@ impl FakeStore {
                 merged.written.push(id);
             }
             rows.insert(id, new);
-            merged.ids.insert(file.key.clone(), (id, SYSTEM_USER));
+            ids.insert(file.key.clone(), (id, SYSTEM_USER));
         }
         for gone in assignment.gone.iter().map(|at| &stored[*at]) {
             if merged.guarded.is_some() {
                 merged.held.push(gone.id);
-                merged.ids.insert(key(&gone.key), (gone.id, SYSTEM_USER));
+                ids.insert(key(&gone.key), (gone.id, SYSTEM_USER));
             } else {
                 merged.archived.push(gone.id);
                 archived.insert(gone.id, rows.remove(&gone.id).unwrap());
             }
         }
+        merged.ids = Arc::new(ids);
         MergeAnswer::Done(merged)
     }
 }
@@ -260,6 +263,14 @@ impl CatalogStore for FakeStore {
         Box::pin(async move {
             self.call("dismissed").await?;
             Ok(self.dismissed.lock().unwrap().clone())
+        })
+    }
+
+    fn archived<'a>(&'a self, ids: &'a [MonitorId]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
+        Box::pin(async move {
+            self.call("archived").await?;
+            let archived = self.archived.lock().unwrap();
+            Ok(ids.iter().copied().filter(|id| archived.contains_key(id)).collect())
         })
     }
 

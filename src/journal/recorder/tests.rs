@@ -262,3 +262,10 @@ async fn a_row_that_stays_locked_is_tried_less_often_and_its_records_are_bounded
     backlog.close();
     task.await.unwrap();
 }
+
+#[test]
+fn a_fenced_daemon_does_not_promise_that_results_wait() {
+    let fenced = consequence(&StoreFault::Fenced(String::new()));
+    assert!(fenced.contains("dropped") && !fenced.contains("checks go on"), "{fenced}");
+    assert!(consequence(&StoreFault::Away(String::new())).contains("results wait in the journal, checks go on"));
+}

@@ -6,16 +6,15 @@ use futures_util::future::BoxFuture;
 use tokio::time::Instant;
 use url::Url;
 
-use self::exchange::Step;
 use crate::model::{Fault, Observation};
 use crate::probe::authority::{Authority, Shape};
+use crate::probe::exchange::{self, Script};
 use crate::probe::form::Form;
-use crate::probe::net::{IpVersion, Profile};
-use crate::probe::{Kind, Prepared, Probe, ProbeContext, talk};
+use crate::probe::net::{IpVersion, Profile, Stream};
+use crate::probe::talk::{self, Talk};
+use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
-
-mod exchange;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {
@@ -32,20 +31,20 @@ struct TcpProbe {
     authority: Authority,
     ip_version: IpVersion,
     profile: Profile,
-    steps: Box<[Step]>,
+    script: Script,
 }
 
 fn prepare(url: &Url, reader: &mut TableReader<'_>) -> Option<Prepared> {
     let before = reader.findings().count();
     let authority = Authority::read(url, reader, Shape::bare(None, "tcp://mail.example:25"));
     let ip_version = super::read_ip_version(reader);
-    let steps = exchange::read(reader);
+    let script = exchange::read(reader, exchange::MAX_SENT_BYTES);
     let expect = Expectations::read(reader, Accepts::default());
     let authority = authority?;
     if reader.findings().count() > before {
         return None;
     }
-    let probe = TcpProbe { authority, ip_version, profile: super::profile_of(reader), steps };
+    let probe = TcpProbe { authority, ip_version, profile: super::profile_of(reader), script };
     Some(Prepared { probe: Arc::new(probe), expect: Arc::new(expect) })
 }
 
@@ -63,12 +62,13 @@ impl Probe for TcpProbe {
 
 impl TcpProbe {
     async fn run(&self, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<(), Fault> {
-        let mut stream = talk::connect(&self.authority, self.ip_version, self.profile, context, seen).await?;
-        if self.steps.is_empty() {
+        let stream = talk::connect(&self.authority, self.ip_version, self.profile, context, seen).await?;
+        if self.script.is_empty() {
             return Ok(());
         }
-        let place = self.authority.to_string();
-        exchange::run(&self.steps, &mut stream, &place, context.deadline, &mut seen.timings).await
+        let (stream, most) = (Stream::Plain(stream), exchange::MAX_RECEIVED_BYTES);
+        let mut talk = Talk::new(stream, context.deadline, &mut seen.timings, most);
+        self.script.run(&mut talk, &self.authority).await
     }
 }
 

@@ -141,6 +141,9 @@ impl TableReader<'_> {
     }
 
     fn secret_file(&self, key: &str, node: &Node, path: PathBuf) -> Option<Secret> {
+        if let Some(outside) = self.outside {
+            outside.files.set(true);
+        }
         let why = match limited::read(&path, SECRET_MAX_BYTES) {
             Ok(text) => {
                 let text = text.strip_suffix('\n').unwrap_or(&text);
@@ -196,8 +199,8 @@ impl TableReader<'_> {
             return None;
         }
         let path = self.path_of(key, node, text)?;
-        if let Some(paths) = self.paths {
-            paths.borrow_mut().push(path.clone());
+        if let Some(outside) = self.outside {
+            outside.paths.borrow_mut().push(path.clone());
         }
         Some(path)
     }

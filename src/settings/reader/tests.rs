@@ -142,13 +142,13 @@ fn null_in_a_spec_counts_as_absent() {
 #[test]
 fn paths_start_from_the_base_and_are_collected() {
     let (table, _) = document::parse(0, "a = 'x/y'\nb = ['/z', 1]\nc = ''", &Findings::default());
-    let (findings, secrets, paths) = (Findings::default(), RefCell::default(), RefCell::default());
+    let (findings, secrets, outside) = (Findings::default(), RefCell::default(), Outside::default());
     let origin = Origin { trusted: true, env: &|_| None, base: Path::new("/base"), credentials: None };
-    let mut reader = TableReader::new(&table, None, "", &origin, &findings, &secrets).with_paths(&paths);
+    let mut reader = TableReader::new(&table, None, "", &origin, &findings, &secrets).with_outside(&outside);
     assert_eq!(reader.path("a"), Some("/base/x/y".into()));
     assert_eq!(reader.paths("b"), Some(vec!["/z".into()]));
     assert_eq!(reader.path("c"), None);
-    assert_eq!(*paths.borrow(), [PathBuf::from("/base/x/y"), "/z".into()]);
+    assert_eq!(*outside.paths.borrow(), [PathBuf::from("/base/x/y"), "/z".into()]);
     let complaints: Vec<String> = findings.into_sorted().0.iter().map(ToString::to_string).collect();
     assert_eq!(complaints, ["b: found an integer (1), must be a path", "c: not a path"]);
     assert_eq!(with("a = 'x'", false, |reader| reader.path("a")).0, None);

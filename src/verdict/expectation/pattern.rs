@@ -14,7 +14,7 @@ const SIZE_MAX: usize = 1 << 20;
 const PATTERN_MAX: usize = 4096;
 
 /// Reads a regular expression.
-pub(super) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Regex> {
+pub(crate) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Regex> {
     let text = table.string(key)?;
     if text.len() > PATTERN_MAX {
         table.error(key, "the regular expression is too long", format!("must be at most {PATTERN_MAX} bytes"));

@@ -8,7 +8,8 @@ use crate::settings::diagnostic::Findings;
 use crate::settings::reader::Origin;
 use crate::settings::tree::Table;
 
-const ALL: Accepts = Accepts { status: true, body: true, headers: true, json: true, certificate: true, value: true };
+const ALL: Accepts =
+    Accepts { status: true, body: true, headers: true, json: true, certificate: true, value: true, domain: false };
 
 fn table(value: &Json) -> Table {
     Table::from_json(value.as_object().unwrap())

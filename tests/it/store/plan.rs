@@ -43,17 +43,15 @@ fn file_rows(file: &BTreeMap<String, Generated>) -> Vec<FileRow> {
     let each = file.iter().map(|(key, monitor)| FileRow {
         key: key.parse().unwrap(),
         renamed_from: monitor.former.as_ref().map(|former| former.parse().unwrap()),
-        name: format!("name {}", monitor.name),
-        url: "tcp://a.example:1".to_owned(),
-        owner: monitor.owner.clone(),
+        name: format!("name {}", monitor.name).into(),
+        url: "tcp://a.example:1".into(),
+        owner: monitor.owner.as_deref().map(Into::into),
         interval_seconds: monitor.interval,
         timeout_seconds: 10,
         is_active: true,
-        kind: "tcp".to_owned(),
-        spec: monitor
-            .confirmations
-            .map_or_else(|| serde_json::json!({}), |n| serde_json::json!({ "confirmations": n })),
-        tags: Vec::new(),
+        kind: "tcp",
+        spec: monitor.confirmations.map_or_else(|| "{}".to_owned(), |n| format!("{{\"confirmations\":{n}}}")).into(),
+        tags: [].into(),
     });
     each.collect()
 }

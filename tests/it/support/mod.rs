@@ -7,6 +7,7 @@ pub mod postgres;
 pub mod probing;
 pub mod servers;
 pub mod source;
+pub mod sshd;
 pub mod target;
 
 /// Held by tests that measure time while they load the machine, and by those that such a load would disturb.

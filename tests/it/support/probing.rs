@@ -1,6 +1,7 @@
 //! Makes one check of a monitor given as JSON, with a network layer of its own.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,13 +20,13 @@ use tokio::time::Instant;
 pub const MAX_BODY: usize = 64 * 1024;
 
 pub fn net() -> Net {
-    net_trusting(Vec::new())
+    net_with("127.0.0.1:9".parse().unwrap(), Vec::new())
 }
 
-/// One that trusts authorities besides the system's.
-pub fn net_trusting(ca_files: Vec<PathBuf>) -> Net {
+/// A network layer that asks this name server, and trusts these roots besides the system's.
+pub fn net_with(resolver: SocketAddr, ca_files: Vec<PathBuf>) -> Net {
     Net::new(NetOptions {
-        resolvers: vec!["127.0.0.1:9".parse().unwrap()],
+        resolvers: vec![resolver],
         ca_files,
         egress: EgressOptions::default(),
         user_agent: "lamplighter-test/1".to_owned(),
@@ -52,7 +53,12 @@ pub fn prepare(monitor: &Value) -> Prepared {
 
 /// One attempt. What must hold of every observation is looked at here.
 pub async fn check(monitor: &Value, timeout: Duration) -> Observation {
-    check_of(&prepare(monitor), &net(), monitor, timeout).await
+    check_by(&net(), monitor, timeout).await
+}
+
+/// The same through a given network layer.
+pub async fn check_by(net: &Net, monitor: &Value, timeout: Duration) -> Observation {
+    check_of(&prepare(monitor), net, monitor, timeout).await
 }
 
 /// The same of a prepared monitor; `monitor` is for messages.

@@ -4,14 +4,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::catalog::diff::diff;
-use crate::catalog::merge::{self, Entries, Ids};
+use crate::catalog::merge::{Entries, Ids};
 
 /// Also what the file's own checks refuse.
-fn definitions(pairs: &[(&str, Option<&str>)]) -> Vec<Definition> {
+fn definitions(pairs: &[(&str, Option<&str>)]) -> Vec<Located> {
     let names: Vec<&str> = pairs.iter().map(|(name, _)| *name).collect();
     let mut definitions = settings(&monitors(&names)).monitors;
     for (definition, (_, from)) in definitions.iter_mut().zip(pairs) {
-        definition.renamed_from = from.map(key);
+        Arc::make_mut(&mut definition.definition).renamed_from = from.map(key);
     }
     definitions
 }
@@ -96,6 +96,55 @@ proptest! {
         prop_assert_eq!(after.generation, 5);
         for (id, entry) in old.monitors.iter().filter(|(id, e)| new.get(id).is_some_and(|n| n.fingerprint == e.fingerprint)) {
             prop_assert!(Arc::ptr_eq(entry, &after.monitors[id]));
+        }
+    }
+}
+
+/// Monitors by their key: a port, and whether they depend on the first of all.
+type Generated = std::collections::BTreeMap<String, (u16, bool)>;
+
+fn generated(file: &Generated) -> Vec<Located> {
+    let first = file.keys().next().cloned().unwrap_or_default();
+    let each = file.iter().map(|(key, (port, depends))| {
+        let depends = if *depends && *key != first { format!("depends_on = [{first:?}]\n") } else { String::new() };
+        format!("[[monitor]]\nid = {key:?}\nurl = \"tcp://h.example:{port}\"\n{depends}")
+    });
+    settings(&each.collect::<String>()).monitors
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn edited_entries_are_those_that_are_made_anew(
+        files in proptest::collection::vec(
+            proptest::collection::btree_map("[a-f]", (1u16..4, any::<bool>()), 0..6), 1..6),
+        unknown in proptest::option::of("[a-f]"),
+    ) {
+        // Keys that the guard holds are among them.
+        let known = ["a", "b", "c", "d", "e", "f"].into_iter().filter(|name| Some(*name) != unknown.as_deref());
+        let ids: Ids = known.map(|name| (key(name), (of_key(name), SYSTEM_USER))).collect();
+        let prints = |of: &Entries| of.iter().map(|(id, entry)| (*id, entry.fingerprint)).collect::<HashMap<_, _>>();
+        let (mut before, mut entries, mut seals): (Vec<Located>, _, _) = Default::default();
+        for file in files {
+            let mut now = generated(&file);
+            crate::settings::definition::share(&before, &mut now);
+            let old: Entries = Entries::clone(&entries);
+            let touched = merge::edit_entries(&mut entries, &mut seals, (&before, &now), &ids);
+            let anew = merge::file_entries(&now, &ids, &old);
+            if let Some(touched) = touched {
+                prop_assert_eq!(prints(&entries), prints(&anew));
+                for (id, entry) in &entries {
+                    prop_assert!(touched.contains(id) || Arc::ptr_eq(entry, &old[id]));
+                }
+                prop_assert!(old.keys().all(|id| entries.contains_key(id) || touched.contains(id)));
+                prop_assert_eq!(&seals, &merge::seals(&now, &ids, &anew, &Entries::new(), &seals));
+                prop_assert_eq!(merge::file_rows(&now), merge::file_rows(&generated(&file)));
+            } else {
+                prop_assert_eq!(prints(&entries), prints(&old), "nothing was changed");
+                seals = merge::seals(&now, &ids, &anew, &old, &seals);
+                entries = anew;
+            }
+            before = now;
         }
     }
 }

@@ -88,6 +88,15 @@ impl Server {
         Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(acceptor(false))).await
     }
 
+    /// The same over TLS, as this configuration says.
+    pub async fn start_tls_as(
+        config: rustls::ServerConfig,
+        script: impl Fn(&Request) -> Vec<Act> + Send + Sync + 'static,
+    ) -> Self {
+        let tls = TlsAcceptor::from(Arc::new(config));
+        Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(tls)).await
+    }
+
     /// The same, for clients that have a certificate of that very issuer, which nobody has.
     pub async fn start_tls_for_members(script: impl Fn(&Request) -> Vec<Act> + Send + Sync + 'static) -> Self {
         Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(acceptor(true))).await
