@@ -131,7 +131,6 @@ async fn a_real_redis() {
         (url(""), all, query("GET 'a b' c", json!("x")), Some(QueryFailed), "wrong number of arguments"),
         (url(""), all, json!({ "query": "GET big" }), Some(QueryFailed), "let the query ask for less"),
         (url(""), all, json!({ "query": "BLPOP never 0" }), Some(ResponseTimeout), "its reply to the query"),
-        (format!("rediss://{}", redis.plain), all, none(), Some(TlsHandshake), ""),
     ];
     all_hold(rows, &net).await;
 
