@@ -128,7 +128,8 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
         user_agent: settings.probe.user_agent.clone(),
         max_body: settings.probe.max_body,
     })?;
-    Ok(net.with_rdap_bootstrap(settings.probe.rdap_bootstrap.clone()))
+    let net = net.with_rdap_bootstrap(settings.probe.rdap_bootstrap.clone());
+    Ok(net.with_proxy(settings.probe.proxy.clone()))
 }
 
 /// The parts of a configuration that hold until the next start, each with a hash over all that it says, in hex (JSON's

@@ -9,11 +9,13 @@ use super::authority::{profile_of, read_ip_version};
 use crate::model::{Answer, Observation, Phase};
 use crate::settings::reader::TableReader;
 
+mod dns;
 mod domain;
 mod exec;
 mod group;
 mod heartbeat;
 mod http;
+mod icmp;
 mod mongodb;
 mod mysql;
 mod postgres;
@@ -26,6 +28,7 @@ mod udp;
 
 /// Every kind that this version has.
 pub const KINDS: &[&Kind] = &[
+    &dns::KIND,
     &domain::KIND,
     &exec::KIND,
     &group::KIND,
@@ -35,6 +38,7 @@ pub const KINDS: &[&Kind] = &[
     &mysql::KIND,
     &postgres::KIND,
     &redis::KIND,
+    &icmp::KIND,
     &ssh::KIND,
     &starttls::KIND,
     &tcp::KIND,
@@ -55,8 +59,7 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] =
-    &["icmp", "dns", "ws", "wss", "grpc", "grpcs", "amqp", "mqtt", "heartbeat", "group", "ssh", "domain", "exec"];
+pub const LATER: &[&str] = &["ws", "wss", "grpc", "grpcs", "amqp", "mqtt"];
 
 /// A statement; longer ones belong into a view or a function.
 const MAX_QUERY_BYTES: usize = 16 * 1024;

@@ -1,6 +1,7 @@
 //! One check for people (a waterfall) and for programs (the contract's JSON). Pure.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
@@ -39,7 +40,7 @@ pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &st
         "status_code": check.status_code,
         "response_time_ms": check.timings.total_ms(),
         "timings_us": check.timings,
-        "address": check.address,
+        "address": check.address.map(place),
         "http_version": check.http_version,
         "certificate": certificate,
         "attempt": check.attempt,
@@ -81,6 +82,11 @@ fn chain_json(facts: &CertificateFacts, more: &ChainFacts) -> serde_json::Map<St
     .collect()
 }
 
+/// ICMP has no ports.
+fn place(address: SocketAddr) -> String {
+    if address.port() == 0 { address.ip().to_string() } else { address.to_string() }
+}
+
 fn seconds(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
@@ -108,7 +114,7 @@ pub fn waterfall(check: &Check, label: &str) -> String {
         fact("status", check.http_version.map_or_else(|| status.to_string(), |version| format!("{status} {version}")));
     }
     if let Some(address) = check.address {
-        fact("address", address.to_string());
+        fact("address", place(address));
     }
     if let Some(certificate) = check.certificate.as_deref() {
         certificate_facts(certificate, &mut fact);

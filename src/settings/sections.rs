@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::limited;
+use super::proxy::Proxy;
 use super::reader::TableReader;
 use super::tree::{Node, Value};
 use crate::model::Secret;
@@ -85,6 +86,8 @@ pub struct Probing {
     pub max_in_flight: usize,
     /// `User-Agent`.
     pub user_agent: String,
+    /// Where requests of HTTP go instead of to their target.
+    pub proxy: Option<Proxy>,
     /// Cap on a body, bytes.
     pub max_body: usize,
     /// The list of registries' RDAP servers: a file, or a URL of http or https.
@@ -139,6 +142,7 @@ impl Default for Probing {
             ca_files: Vec::new(),
             max_in_flight: 10_000,
             user_agent: concat!("Lamplighter/", env!("CARGO_PKG_VERSION")).to_owned(),
+            proxy: None,
             max_body: 1 << 20,
             rdap_bootstrap: RDAP_BOOTSTRAP.to_owned(),
         }
@@ -272,7 +276,6 @@ fn is_identifier(text: &str, signs: &[u8]) -> bool {
 
 impl Probing {
     pub(super) fn read(table: &mut TableReader<'_>) -> Self {
-        table.not_built_yet(&["proxy"]);
         let default = Self::default();
         let user_agent = checked(table, "user_agent", "1 to 255 visible ASCII characters and spaces", |text| {
             (1..=255).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
@@ -285,6 +288,7 @@ impl Probing {
                 .and_then(|number| usize::try_from(number).ok())
                 .unwrap_or(default.max_in_flight),
             user_agent: user_agent.unwrap_or(default.user_agent),
+            proxy: Proxy::read(table),
             max_body: bytes(table, "max_body", 1 << 10, 64 << 20).unwrap_or(default.max_body),
             rdap_bootstrap: rdap_bootstrap(table).unwrap_or(default.rdap_bootstrap),
         }

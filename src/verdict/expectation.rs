@@ -30,9 +30,14 @@ pub struct Accepts {
     pub certificate: bool,
     /// `value`.
     pub value: bool,
+    /// [`DNS_KEYS`], which the kind reads and judges itself.
+    pub dns: bool,
     /// `domain_days_left`, which the kind reads and judges itself.
     pub domain: bool,
 }
+
+/// What only probes of name servers can meet.
+pub const DNS_KEYS: &[&str] = &["answers", "answers_exact", "rcode", "authenticated", "serial_at_least"];
 
 /// What a body, read as UTF-8 (wrong bytes become U+FFFD), must or must not hold.
 #[derive(Debug)]
@@ -123,8 +128,10 @@ impl Expectations {
         written |= rules.value.is_some();
         written |= !rules.headers.is_empty() || !rules.body.is_empty() || !rules.json.is_empty();
         written |= rules.certificate_days_left.is_some();
+        for key in DNS_KEYS {
+            accepted(&mut table, key, of_monitor, accepts.dns);
+        }
         accepted(&mut table, "domain_days_left", of_monitor, accepts.domain);
-        table.not_built_yet(&["answers", "rcode"]);
         table.finish(&|_| None);
         Self { rules: written.then(|| Box::new(rules)) }
     }
@@ -157,6 +164,7 @@ fn accepted(table: &mut TableReader<'_>, key: &'static str, of_monitor: bool, ac
         let who = match key {
             "certificate_days_left" => "only probes over TLS see a certificate",
             "value" => "only probes that have a query get a value",
+            key if DNS_KEYS.contains(&key) => "only dns probes get answers of name servers",
             "domain_days_left" => "only domain probes ask a registry",
             "status" | "headers" => "only http and https probes see a response head",
             _ => "only http and https probes read a body",

@@ -10,7 +10,7 @@ use lamplighter::verdict::redact::Redactor;
 use serde_json::{Value, json};
 
 use crate::support::databases::{MARIA_CONNECTIONS, Maria, Postgres, REDIS_CLIENTS, Redis, Trust};
-use crate::support::probing::{check_of, net, net_with, phases, prepare};
+use crate::support::probing::{attempt, net, net_with, phases, prepare};
 
 mod hostile;
 mod scripted_mongodb;
@@ -34,7 +34,7 @@ fn monitor(url: &str, password: &str, more: &Value) -> Value {
 /// What a check finds and says, and what it saw. No password is ever in it.
 async fn judged(net: &Net, monitor: &Value, timeout: Duration) -> (Option<Failure>, String, Observation) {
     let prepared = prepare(monitor);
-    let seen = check_of(&prepared, net, monitor, timeout).await;
+    let seen = attempt(net, &prepared, monitor, timeout).await;
     let raw = seen.fault.as_ref().map(|fault| fault.message.clone()).unwrap_or_default();
     if let Some(password) = monitor["auth"]["basic"]["password"].as_str() {
         assert!(!raw.contains(password), "{raw}");

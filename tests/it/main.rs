@@ -5,9 +5,11 @@
 mod cli;
 mod daemon;
 mod databases;
+mod dns;
 mod domain;
 mod exec;
 mod http;
+mod icmp;
 mod layers;
 mod net;
 mod settings;

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
+use crate::settings::proxy::Proxy;
 use crate::settings::sections::RDAP_BOOTSTRAP;
 
 mod certificate;
@@ -19,16 +20,23 @@ mod chain;
 mod connect;
 mod datagram;
 mod dial;
+pub mod dns;
 mod guard;
+mod icmp;
+mod proxy;
 mod resolve;
 mod special;
 mod stream;
 mod tls;
 mod trust;
+mod via;
 
 pub use datagram::{DialledUdp, datagram_fault};
+pub use icmp::{Pinged, Pinger};
+pub use proxy::{authorization as proxy_authorization, told as proxy_told};
 pub use stream::Stream;
 pub use tls::{TlsOptions, tls_fault};
+pub use via::Via;
 
 /// Who asked for a connection: monitors of the file are the operator's, rows and the API are other people's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,6 +134,7 @@ pub struct Net {
     tls: tls::Tls,
     user_agent: String,
     max_body: usize,
+    proxy: Option<Proxy>,
     rdap: Rdap,
 }
 
@@ -149,6 +158,7 @@ impl Net {
             tls: tls::Tls::new(&options.ca_files)?,
             user_agent: options.user_agent,
             max_body: options.max_body,
+            proxy: None,
             rdap: Rdap { bootstrap: RDAP_BOOTSTRAP.to_owned(), folder: None, turn: tokio::sync::Mutex::new(()) },
         })
     }
@@ -171,6 +181,19 @@ impl Net {
     #[must_use]
     pub const fn rdap(&self) -> &Rdap {
         &self.rdap
+    }
+
+    /// The same with `probe.proxy`.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    /// `probe.proxy`.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// `probe.user_agent`.

@@ -41,7 +41,7 @@ pub(crate) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Reg
 
 /// Compiles, or shares what was compiled lately: a pattern in `[defaults]` is read once for each monitor, and compiled
 /// anew it would cost every one of them its time and some 10 KiB.
-fn compile(text: &str) -> Result<Regex, regex::Error> {
+pub(crate) fn compile(text: &str) -> Result<Regex, regex::Error> {
     const KEPT: usize = 64;
     static LATELY: Mutex<VecDeque<Regex>> = Mutex::new(VecDeque::new());
     let lately = || LATELY.lock().unwrap_or_else(PoisonError::into_inner);

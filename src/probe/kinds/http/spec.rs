@@ -11,10 +11,12 @@ use hyper::http::header::{
 use hyper::http::{Method, Uri};
 use url::Url;
 
+use super::exchange::{ALPN_HTTP1, ALPN_HTTP2};
 use super::redirect::Rules;
 use crate::model::Secret;
 use crate::probe::kinds::{profile_of, read_ip_version};
 use crate::probe::net::{IpVersion, Profile, TlsOptions};
+use crate::settings::proxy::Choice;
 use crate::settings::reader::TableReader;
 use crate::settings::tree::Value;
 use crate::verdict::expectation::{Accepts, Expectations};
@@ -58,6 +60,7 @@ pub(super) struct Spec {
     pub(super) redirects: Rules,
     pub(super) ip_version: IpVersion,
     pub(super) profile: Profile,
+    pub(super) proxy: Choice,
     pub(super) tls: TlsOptions,
     /// For hosts that only a redirect named: who we are is not their business.
     pub(super) tls_abroad: TlsOptions,
@@ -82,7 +85,8 @@ pub(super) fn read(url: &Url, reader: &mut TableReader<'_>) -> Option<(Spec, Exp
         downgrade: reader.boolean("redirect_downgrade").unwrap_or(false),
     };
     let ip_version = read_ip_version(reader);
-    let tls = TlsOptions::read(reader).map(|tls| tls.with_alpn(&["http/1.1"]));
+    let proxy = Choice::read(reader);
+    let tls = TlsOptions::read(reader).map(|tls| tls.with_alpn(&[ALPN_HTTP2, ALPN_HTTP1]));
     let accepts =
         Accepts { status: true, body: true, headers: true, json: true, certificate: true, ..Accepts::default() };
     let expect = Expectations::read(reader, accepts);
@@ -99,6 +103,7 @@ pub(super) fn read(url: &Url, reader: &mut TableReader<'_>) -> Option<(Spec, Exp
         needs_body: expect.reads_body(),
         tls_abroad: tls.clone().without_client(),
         tls,
+        proxy,
         url,
         method,
         body,
