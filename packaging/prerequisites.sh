@@ -73,7 +73,7 @@ hold_servers() {
     own_policy=yes
     # 101: forbidden by policy, which the packages' scripts accept.
     # shellcheck disable=SC2016 # $1 belongs to the policy
-    printf '#!/bin/sh\ncase $1 in nginx* | prometheus* | monit*) exit 101 ;; esac\nexit 0\n' | as_root tee "$start_policy" >/dev/null
+    printf '#!/bin/sh\ncase $1 in nginx* | prometheus* | monit* | redis* | mariadb* | mysql*) exit 101 ;; esac\nexit 0\n' | as_root tee "$start_policy" >/dev/null
     as_root chmod 755 "$start_policy"
 }
 
@@ -91,7 +91,8 @@ disable_servers() {
     for package; do
         case $package in
         nginx*) as_root update-rc.d nginx disable ;;
-        prometheus | prometheus-*-exporter | monit) as_root update-rc.d "$package" disable ;;
+        mariadb-server) as_root update-rc.d mariadb disable ;;
+        redis-server | prometheus | prometheus-*-exporter | monit) as_root update-rc.d "$package" disable ;;
         esac
     done
 }

@@ -20,7 +20,8 @@ pub use ids::{BatchId, IncidentUid, MonitorId, MonitorKey, SYSTEM_USER, UserId};
 pub use incident::{Evidence, Opening, Resolution, ResolveReason};
 pub use monitor::{Cadence, Flap, Monitor, Source};
 pub use observation::{
-    CertificateFacts, ChainCertificate, ChainFacts, Details, Fault, HttpFacts, Observation, Phase, Timings, Weakness,
+    Answer, CertificateFacts, ChainCertificate, ChainFacts, Details, Fault, HttpFacts, Observation, Phase, Timings,
+    Weakness,
 };
 pub use record::{Batch, Record};
 pub use secret::Secret;

@@ -233,6 +233,17 @@ impl Serialize for Details {
     }
 }
 
+/// What a query gave first: the first field of the first row, or the one reply.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A value as text, cut where the kind says.
+    Value(Box<str>),
+    /// A value that is none.
+    Null,
+    /// No row.
+    Nothing,
+}
+
 /// Everything that one attempt saw.
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -251,6 +262,8 @@ pub struct Observation {
     pub http: Option<HttpFacts>,
     /// TLS, when a chain was presented (that of the last hop, or of the hop that failed).
     pub certificate: Option<Arc<CertificateFacts>>,
+    /// What a query gave, where the monitor has one.
+    pub value: Option<Answer>,
     /// What else the kind found out; boxed, because most checks have none.
     pub details: Option<Box<Details>>,
 }
@@ -267,6 +280,7 @@ impl Observation {
             address: None,
             http: None,
             certificate: None,
+            value: None,
             details: None,
         }
     }

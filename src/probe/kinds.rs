@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::Kind;
 use super::authority::{profile_of, read_ip_version};
-use crate::model::{Observation, Phase};
+use crate::model::{Answer, Observation, Phase};
+use crate::settings::reader::TableReader;
 
 mod amqp;
 mod dns;
@@ -17,7 +18,11 @@ mod grpc;
 mod heartbeat;
 mod http;
 mod icmp;
+mod mongodb;
 mod mqtt;
+mod mysql;
+mod postgres;
+mod redis;
 mod ssh;
 mod starttls;
 mod tcp;
@@ -36,7 +41,11 @@ pub const KINDS: &[&Kind] = &[
     &heartbeat::KIND,
     &http::KIND,
     &icmp::KIND,
+    &mongodb::KIND,
     &mqtt::KIND,
+    &mysql::KIND,
+    &postgres::KIND,
+    &redis::KIND,
     &ssh::KIND,
     &starttls::KIND,
     &tcp::KIND,
@@ -58,7 +67,35 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] = &["postgres", "mysql", "redis", "mongodb"];
+pub const LATER: &[&str] = &[];
+
+/// A statement; longer ones belong into a view or a function.
+const MAX_QUERY_BYTES: usize = 16 * 1024;
+
+/// A query's value, as far as it is kept and held against an expectation.
+const MAX_VALUE_BYTES: usize = 4 * 1024;
+
+/// A value that a query gave: text, whatever its encoding was.
+fn answer(value: &[u8]) -> Answer {
+    let cut = value.get(..MAX_VALUE_BYTES).unwrap_or(value);
+    // Of a character that the cut parts nothing stays; what is no UTF-8 by itself is replaced.
+    let whole = match std::str::from_utf8(cut) {
+        Err(error) if cut.len() < value.len() && error.error_len().is_none() => cut.get(..error.valid_up_to()),
+        _ => None,
+    };
+    Answer::Value(String::from_utf8_lossy(whole.unwrap_or(cut)).into())
+}
+
+/// `query` of a kind that takes a statement.
+fn read_query(reader: &mut TableReader<'_>) -> Option<Box<str>> {
+    let text = reader.string("query")?;
+    if text.trim().is_empty() || text.len() > MAX_QUERY_BYTES || text.contains('\0') {
+        let what = if text.trim().is_empty() { "empty" } else { "too long, or has a NUL in it" };
+        reader.error("query", what, format!("a statement of at most {MAX_QUERY_BYTES} bytes"));
+        return None;
+    }
+    Some(text.into())
+}
 
 /// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
 /// add up to the total.
@@ -83,6 +120,8 @@ pub(in crate::probe) mod testing {
     use crate::model::Secret;
     use crate::probe::Kind;
     use crate::probe::form::Form;
+    use crate::probe::net::Stream;
+    use crate::probe::talk::Talk;
     use crate::settings::diagnostic::Findings;
     use crate::settings::reader::{Origin, TableReader};
     use crate::settings::tree::{Entry, Node, Table, Value};
@@ -148,6 +187,21 @@ pub(in crate::probe) mod testing {
         Read { value, findings: list.iter().map(line).collect(), secrets: secrets.into_inner() }
     }
 
+    /// What a decoder makes of bytes behind which the connection ends.
+    pub(in crate::probe) fn heard<T>(bytes: &[u8], decode: impl AsyncFnOnce(&mut Talk<'_>) -> T) -> T {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let near = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (mut far, _) = listener.accept().await.unwrap();
+            tokio::io::AsyncWriteExt::write_all(&mut far, bytes).await.unwrap();
+            drop(far);
+            let mut timings = crate::model::Timings::default();
+            let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(10);
+            decode(&mut Talk::new(Stream::Plain(near), deadline, &mut timings, 64 * 1024)).await
+        })
+    }
+
     /// The same through a kind's row.
     pub(in crate::probe) fn prepare(kind: &Kind, toml: &str) -> Read<crate::probe::Prepared> {
         read(toml, kind.prepare)
@@ -172,6 +226,16 @@ mod tests {
             .collect();
         let rows: BTreeSet<String> = KINDS.iter().map(|kind| kind.name.to_owned()).collect();
         assert_eq!(files, rows);
+    }
+
+    #[test]
+    fn a_value_is_cut_between_characters() {
+        assert_eq!(answer(b"42"), Answer::Value("42".into()));
+        assert_eq!(answer(b"a\xff"), Answer::Value("a\u{fffd}".into()));
+        for (before, kept) in [("", MAX_VALUE_BYTES), ("a", MAX_VALUE_BYTES - 1)] {
+            let long = format!("{before}{}", "ä".repeat(MAX_VALUE_BYTES));
+            assert_eq!(answer(long.as_bytes()), Answer::Value(long[..kept].into()));
+        }
     }
 
     #[test]

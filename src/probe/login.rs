@@ -12,6 +12,7 @@ use super::net::{IpVersion, Profile, Stream, TlsOptions};
 use super::talk;
 use crate::model::{Failure, Fault, Observation, Secret};
 use crate::settings::reader::TableReader;
+use crate::verdict::redact::Redactor;
 use crate::verdict::text;
 
 /// A user name; servers of these kinds take less.
@@ -74,6 +75,13 @@ impl Login {
             Some(tls) => talk::secure(stream, &self.authority, tls, context, seen).await,
             None => Ok(Stream::Plain(stream)),
         }
+    }
+
+    /// What a server said, quoted as by [`said`]. The password goes before the cut, which could leave a part of it.
+    #[must_use]
+    pub fn said(&self, bytes: &[u8]) -> String {
+        let redactor = Redactor::new(self.password.as_slice());
+        said(redactor.scrub(&String::from_utf8_lossy(bytes)).as_bytes())
     }
 
     /// The fault of a server that was reached, speaks the protocol, and does not let us do what was asked. `what` is

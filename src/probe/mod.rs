@@ -20,6 +20,7 @@ pub mod net;
 pub mod pool;
 pub mod report;
 pub mod request;
+pub mod scram;
 pub mod talk;
 
 /// What a probe may use for one attempt.

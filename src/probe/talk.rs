@@ -234,6 +234,11 @@ impl<'a> Talk<'a> {
         }
     }
 
+    /// Something besides the connection that the conversation waits for, within its deadline.
+    pub async fn within<T>(&self, work: impl Future<Output = T>) -> Result<T, End> {
+        timeout_at(self.deadline, work).await.map_err(|_| End::Deadline)
+    }
+
     /// What was received and not taken.
     #[must_use]
     pub fn unread(&self) -> &[u8] {

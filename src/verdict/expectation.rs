@@ -7,11 +7,13 @@ use regex::Regex;
 
 use self::json::JsonRule;
 use self::status::StatusSet;
+use self::value::ValueTest;
 use crate::settings::reader::TableReader;
 
 pub mod json;
 pub(crate) mod pattern;
 pub mod status;
+pub mod value;
 
 /// Which expectations a kind can meet; `latency_below` and `latency_down_above` every kind can.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +28,8 @@ pub struct Accepts {
     pub json: bool,
     /// `certificate_days_left`.
     pub certificate: bool,
+    /// `value`.
+    pub value: bool,
     /// [`DNS_KEYS`], which the kind reads and judges itself.
     pub dns: bool,
     /// `domain_days_left`, which the kind reads and judges itself.
@@ -78,6 +82,7 @@ pub(crate) struct Rules {
     pub(crate) body: Box<[BodyRule]>,
     pub(crate) json: Box<[JsonRule]>,
     pub(crate) certificate_days_left: Option<i64>,
+    pub(crate) value: Option<ValueTest>,
 }
 
 /// Compiled expectations. Without any written down they are one pointer, and mean `status = ["2xx"]` where the
@@ -117,6 +122,10 @@ impl Expectations {
         if accepted(&mut table, "certificate_days_left", of_monitor, accepts.certificate) {
             rules.certificate_days_left = table.integer("certificate_days_left", 0..=36_500);
         }
+        if accepted(&mut table, "value", of_monitor, accepts.value) {
+            rules.value = ValueTest::read(&mut table);
+        }
+        written |= rules.value.is_some();
         written |= !rules.headers.is_empty() || !rules.body.is_empty() || !rules.json.is_empty();
         written |= rules.certificate_days_left.is_some();
         for key in DNS_KEYS {
@@ -154,6 +163,7 @@ fn accepted(table: &mut TableReader<'_>, key: &'static str, of_monitor: bool, ac
     if !accepts && own && table.node(key).is_some() {
         let who = match key {
             "certificate_days_left" => "only probes over TLS see a certificate",
+            "value" => "only probes that have a query get a value",
             key if DNS_KEYS.contains(&key) => "only dns probes get answers of name servers",
             "domain_days_left" => "only domain probes ask a registry",
             "status" | "headers" => "only http and https probes see a response head",

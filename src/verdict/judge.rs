@@ -1,7 +1,7 @@
 //! Holds an observation against expectations. Pure: no clock, no I/O.
 //!
 //! The most severe verdict wins, and of equals the first in this order: a fault of the probe, `status`, `headers`, the
-//! body's texts and patterns, `json`, `latency_down_above`; then what only degrades: a fault that degrades,
+//! body's texts and patterns, `json`, `value`, `latency_down_above`; then what only degrades: a fault that degrades,
 //! `latency_below`, `certificate_days_left`. A fault that is down or unknown ends the judgement: what was not measured
 //! is not judged.
 
@@ -9,10 +9,11 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use super::expectation::json::{JsonRule, JsonTest};
+use super::expectation::value::ValueTest;
 use super::expectation::{BodyRule, Expectations, HeaderRule, HeaderTest, Rules};
 use super::redact::Redactor;
 use super::text;
-use crate::model::{Check, Failure, HttpFacts, MonitorId, Observation, Verdict};
+use crate::model::{Answer, Check, Failure, HttpFacts, MonitorId, Observation, Verdict};
 use crate::settings::duration;
 
 /// A message is at most so many characters.
@@ -84,6 +85,7 @@ fn find(observation: &Observation, rules: &Rules, redactor: &Redactor) -> Option
         .or_else(|| rules.headers.iter().find_map(|rule| response.header(rule)))
         .or_else(|| response.body(&rules.body))
         .or_else(|| response.json(&rules.json))
+        .or_else(|| response.value(rules, observation.value.as_ref()))
         .or_else(|| slow(total, rules.latency_down_above, "latency_down_above", Verdict::Down))
         .or(fault)
         .or_else(|| slow(total, rules.latency_below, "latency_below", Verdict::Degraded))
@@ -200,6 +202,22 @@ impl Response<'_> {
             Err(error) => format!("the body is not JSON (line {}, column {})", error.line(), error.column()),
         };
         Some(Finding(Verdict::Down, Failure::JsonMismatch, message))
+    }
+
+    /// Of a kind without a query there is nothing to hold against it.
+    fn value(&self, rules: &Rules, answer: Option<&Answer>) -> Option<Finding> {
+        let test = rules.value.as_ref()?;
+        let message = match answer? {
+            Answer::Value(value) if test.holds(value) => return None,
+            Answer::Value(value) => format!("the query gave {}, expected {}", self.quote(value), self.safe(test)),
+            Answer::Null => format!("the query gave no value (null), expected {}", self.safe(test)),
+            Answer::Nothing => format!("the query gave nothing, expected {}", self.safe(test)),
+        };
+        Some(Finding(Verdict::Down, Failure::QueryFailed, message))
+    }
+
+    fn safe(&self, test: &ValueTest) -> String {
+        text::clean(&self.redactor.scrub(&test.to_string()), QUOTE_MAX, false)
     }
 
     /// The sentence when a rule does not hold.

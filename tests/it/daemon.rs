@@ -2,6 +2,7 @@
 
 mod away;
 mod commands;
+mod databases;
 mod embedded;
 mod ends;
 mod faults;

@@ -5,6 +5,7 @@
 mod brokers;
 mod cli;
 mod daemon;
+mod databases;
 mod dns;
 mod domain;
 mod exec;

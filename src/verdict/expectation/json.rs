@@ -110,7 +110,7 @@ impl JsonRule {
     }
 }
 
-fn number(entry: &mut TableReader<'_>, key: &'static str) -> Option<f64> {
+pub(super) fn number(entry: &mut TableReader<'_>, key: &'static str) -> Option<f64> {
     match entry.node(key)?.value {
         Value::Integer(integer) => Some(integer as f64),
         Value::Float(float) if float.is_finite() => Some(float),

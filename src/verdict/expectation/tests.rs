@@ -8,8 +8,16 @@ use crate::settings::diagnostic::Findings;
 use crate::settings::reader::Origin;
 use crate::settings::tree::Table;
 
-const ALL: Accepts =
-    Accepts { status: true, body: true, headers: true, json: true, certificate: true, dns: false, domain: false };
+const ALL: Accepts = Accepts {
+    status: true,
+    body: true,
+    headers: true,
+    json: true,
+    certificate: true,
+    dns: false,
+    value: true,
+    domain: false,
+};
 
 fn table(value: &Json) -> Table {
     Table::from_json(value.as_object().unwrap())

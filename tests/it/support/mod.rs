@@ -2,6 +2,7 @@
 
 pub mod brokers;
 pub mod daemon;
+pub mod databases;
 pub mod netns;
 pub mod nginx;
 pub mod postgres;

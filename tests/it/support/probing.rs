@@ -90,7 +90,8 @@ fn read_proxy(text: &str) -> Proxy {
     Proxy::read(&mut TableReader::new(&own, None, "", &origin, &findings, &secrets)).unwrap()
 }
 
-async fn attempt(net: &Net, prepared: &Prepared, monitor: &Value, timeout: Duration) -> Observation {
+/// The same of a prepared monitor; `monitor` is for messages.
+pub async fn attempt(net: &Net, prepared: &Prepared, monitor: &Value, timeout: Duration) -> Observation {
     let begin = Instant::now();
     let context = ProbeContext { net, deadline: begin + timeout, started_at: Utc::now() };
     let seen = prepared.probe.probe(&context).await;
