@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 
 import accounting
@@ -66,17 +67,54 @@ def version(*command):
     return found[0] if found else "unknown"
 
 
+def certify(folder, addresses):
+    """A root, and a chain through an intermediate for the addresses: what a public site presents."""
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    names = ",".join(f"IP:{address}" for address in addresses)
+    extensions = {
+        "root": "basicConstraints=critical,CA:TRUE",
+        "middle": "basicConstraints=critical,CA:TRUE",
+        "leaf": f"subjectAltName={names}",
+    }
+    for name, issuer in (("root", None), ("middle", "root"), ("leaf", "middle")):
+        with open(os.path.join(folder, f"{name}.ext"), "w", encoding="ascii") as file:
+            file.write(extensions[name] + "\n")
+        openssl("ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", f"{name}.key")
+        openssl("req", "-new", "-key", f"{name}.key", "-subj", f"/CN=punctual {name}", "-out", f"{name}.csr")
+        signer = ["-CA", f"{issuer}.pem", "-CAkey", f"{issuer}.key", "-CAcreateserial"] if issuer else []
+        signer = signer or ["-signkey", "root.key"]
+        openssl("x509", "-req", "-in", f"{name}.csr", "-days", "30", "-extfile", f"{name}.ext", "-out", f"{name}.pem", *signer)
+    with open(os.path.join(folder, "chain.pem"), "w", encoding="ascii") as chain:
+        for name in ("leaf", "middle"):
+            with open(os.path.join(folder, f"{name}.pem"), encoding="ascii") as file:
+                chain.write(file.read())
+
+
 class Target:
     """nginx on many loopback addresses, one small answer, and an access log that is the truth.
 
     Many addresses, because a fresh connection a check to one address and port would use up its 28,000 local ports: at
     500 checks a second they would all be in TIME_WAIT within a minute."""
 
-    def __init__(self, folder, addresses):
+    def __init__(self, folder, addresses, secure):
         self.folder, self.addresses = folder, [f"127.0.0.{1 + index}" for index in range(addresses)]
-        self.port = free_port()
+        self.port, self.scheme = free_port(), "https" if secure else "http"
         self.log = os.path.join(folder, "access.log")
-        listen = "\n".join(f"      listen {address}:{self.port} backlog=4096;" for address in self.addresses)
+        self.roots = None
+        ssl = tls = ""
+        if secure:
+            certify(folder, self.addresses)
+            self.roots = os.path.join(folder, "root.pem")
+            # Every check is a new visitor: no session may be resumed.
+            ssl = " ssl"
+            tls = (
+                f"ssl_certificate {folder}/chain.pem; ssl_certificate_key {folder}/leaf.key;"
+                " ssl_session_tickets off; ssl_session_cache off;"
+            )
+        listen = "\n".join(f"      listen {address}:{self.port}{ssl} backlog=4096;" for address in self.addresses)
         parts = " ".join(
             f"{name}_temp_path {folder}/{name};" for name in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
@@ -88,6 +126,7 @@ http {{
     {parts}
     log_format punctual '$msec $request_uri $status';
     access_log {self.log} punctual buffer=64k flush=1s;
+    {tls}
     server {{
 {listen}
       location / {{ default_type text/plain; return 200 "ok\\n"; }}
@@ -122,7 +161,42 @@ http {{
 
     def url(self, monitor):
         address, port, path = self.place(monitor)
-        return f"http://{address}:{port}{path}"
+        return f"{self.scheme}://{address}:{port}{path}"
+
+
+class Listener:
+    """A listener for every monitor, whose accept log is the truth: a bare connection has no path to tell one by.
+
+    They share the addresses of `Target`, and ports below the range that clients are given."""
+
+    FIRST_PORT = 20000
+
+    def __init__(self, folder, addresses, monitors):
+        self.folder, self.addresses = folder, [f"127.0.0.{1 + index}" for index in range(addresses)]
+        self.log, self.roots = os.path.join(folder, "access.log"), None
+        self._monitors, self._processes = monitors, []
+
+    def place(self, monitor):
+        return self.addresses[monitor % len(self.addresses)], self.FIRST_PORT + monitor // len(self.addresses)
+
+    def start(self):
+        own = os.path.join(os.path.dirname(os.path.abspath(__file__)), "accepting.py")
+        command = [sys.executable, own, self.log, str(self._monitors), *self.addresses, str(self.FIRST_PORT)]
+        process = spawn(command, f"{self.folder}/accepting.out")
+        self._processes.append(process)
+        deadline = time.monotonic() + 20
+        while not os.path.exists(f"{self.log}.ready"):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the listeners did not start: see {self.folder}/accepting.out")
+            time.sleep(0.05)
+
+    def stop(self):
+        for process in self._processes:
+            stop(process)
+
+    def url(self, monitor):
+        address, port = self.place(monitor)
+        return f"tcp://{address}:{port}"
 
 
 class Lamplighter:
@@ -138,6 +212,8 @@ class Lamplighter:
         with open(self.config, "w", encoding="ascii") as file:
             file.write(f'[daemon]\nstate_directory = "{self._state}"\n')
             file.write(f'[server]\nlisten = "127.0.0.1:{free_port()}"\n')
+            if target.roots:
+                file.write(f'[probe]\nca_files = ["{target.roots}"]\n')
             file.write(f'[defaults]\ninterval = "{interval}s"\ntimeout = "10s"\n')
             for monitor in range(monitors):
                 file.write(f'[[monitor]]\nid = "m{monitor}"\nurl = "{target.url(monitor)}"\n')

@@ -22,7 +22,9 @@ SETTLE_S = 3
 
 def arguments():
     parser = argparse.ArgumentParser(prog="benches/daemon/punctual", description=__doc__)
-    parser.add_argument("--monitors", type=int, default=5000, help="http monitors (default: 5000)")
+    parser.add_argument("--monitors", type=int, default=5000, help="monitors (default: 5000)")
+    kinds = ("http", "https", "tcp")
+    parser.add_argument("--kind", choices=kinds, default="http", help="of the monitors; https with full verification (default: http)")
     parser.add_argument("--interval", type=int, default=10, help="seconds between checks of one (default: 10)")
     parser.add_argument("--window", type=int, default=120, help="seconds measured, whole intervals (default: 120)")
     parser.add_argument("--warmup", type=int, default=45, help="seconds from start to window (default: 45)")
@@ -35,6 +37,9 @@ def arguments():
     parser.add_argument("--strict", action="store_true", help="exit 1 when Lamplighter misses a target")
     options = parser.parse_args()
     options.only = options.only.split(",")
+    if options.kind != "http":
+        # The others are set up for http only.
+        options.only = [name for name in options.only if name == "lamplighter"]
     unknown = [name for name in options.only if name not in ALL]
     if unknown:
         parser.error(f"--only: {unknown[0]!r} is none of {', '.join(ALL)}")
@@ -56,7 +61,10 @@ def run(kind, number, monitors, options, folder):
     # runs Postgres may not reach.
     with tempfile.TemporaryDirectory(prefix="punctual-", dir="/var/tmp") as state:
         os.chmod(state, 0o755)
-        target = contenders.Target(str(folder), options.addresses)
+        if options.kind == "tcp":
+            target = contenders.Listener(str(folder), options.addresses, monitors)
+        else:
+            target = contenders.Target(str(folder), options.addresses, options.kind == "https")
         contender = kind(str(folder), state, options.program)
         try:
             target.start()
@@ -79,6 +87,7 @@ def run(kind, number, monitors, options, folder):
     found = access_log.judge(times, monitors, options.interval, begin, end)
     return {
         "name": kind.name,
+        "kind": options.kind,
         "stores": kind.stores,
         "monitors": monitors,
         "round": number,

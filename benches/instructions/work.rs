@@ -20,6 +20,7 @@ use lamplighter::settings::model::{self, Environment};
 use lamplighter::shutdown;
 use lamplighter::store::copy;
 use lamplighter::verdict::board::Board;
+use lamplighter::verdict::pings::Pings;
 use lamplighter::verdict::stage::Stage;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -110,6 +111,7 @@ async fn pass(checks: u32, entries: Vec<Arc<Entry>>) -> Result<(), String> {
     let net = Arc::new(ArcSwap::from_pointee(net()?));
     let gaps = Arc::clone(&journal) as Arc<dyn Journal>;
     let pool = Pool { net, wall: Arc::clone(&wall), journal: gaps, finished, grace: Duration::from_secs(1) };
+    let (to_pings, pinged) = mpsc::channel(1);
     let stage = Stage {
         finished: finished_end,
         updates: updates_end,
@@ -118,6 +120,8 @@ async fn pass(checks: u32, entries: Vec<Arc<Entry>>) -> Result<(), String> {
         journal: Arc::clone(&journal) as Arc<dyn Journal>,
         wall,
         board: Arc::new(Board::default()),
+        pings: Arc::new(Pings::new(to_pings)),
+        pinged,
     };
     let added = entries.iter().map(|entry| (Arc::clone(entry), MonitorState::default())).collect();
     let monitors: HashMap<_, _> = entries.iter().map(|entry| (entry.monitor.id, Arc::clone(entry))).collect();

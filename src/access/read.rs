@@ -7,7 +7,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Viewer;
-use crate::model::{MonitorId, Source, Status, StoreFault, UserId, Verdict};
+use crate::model::{
+    MonitorId, Source, Status, StoreFault, UserId, Verdict, serialize_check_time, serialize_some_check_time,
+};
 
 /// A row of `monitors`. Its `spec` stays where it is: rows of others may hold secrets in it.
 #[derive(Clone, Debug, Serialize)]
@@ -41,6 +43,7 @@ pub struct MonitorView {
     /// Of 30 days, as a text.
     pub uptime: Option<String>,
     /// Time of the last recorded check.
+    #[serde(serialize_with = "serialize_some_check_time")]
     pub last_checked: Option<DateTime<Utc>>,
     /// Of the last recorded check.
     pub response_time_ms: Option<i32>,
@@ -120,6 +123,7 @@ pub struct CheckView {
     /// Where it was checked from.
     pub region: String,
     /// Wall-clock start.
+    #[serde(serialize_with = "serialize_check_time")]
     pub checked_at: DateTime<Utc>,
 }
 

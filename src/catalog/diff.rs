@@ -52,6 +52,10 @@ impl Changes {
     /// Nothing to apply.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty() && self.dismissed.is_empty()
+        self.added.is_empty()
+            && self.changed.is_empty()
+            && self.removed.is_empty()
+            && self.dismissed.is_empty()
+            && self.remade.is_empty()
     }
 }

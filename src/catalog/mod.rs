@@ -61,8 +61,10 @@ pub struct Changes {
     pub changed: Vec<Arc<Entry>>,
     /// No longer there.
     pub removed: Vec<(MonitorId, Removal)>,
-    /// Open incidents that a person resolved in the database: the state machine lets go of them, if it still has them.
+    /// Open incidents that were closed in the database, by a person or for another region: the state machine lets go of them, if it still has them.
     pub dismissed: Vec<(MonitorId, IncidentUid)>,
+    /// Somebody deleted their rows, and they have new ones: what the rows of the others hang on went with them.
+    pub remade: Vec<MonitorId>,
 }
 
 /// What a loop is told: apply the changes and you are at this snapshot.
@@ -192,6 +194,9 @@ pub trait CatalogStore: Send + Sync + 'static {
 
     /// Incidents that `monitor_state` holds for open and that somebody else has resolved.
     fn dismissed(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, IncidentUid)>, StoreFault>>;
+
+    /// Those of these ids whose rows are there, and archived.
+    fn archived<'a>(&'a self, ids: &'a [MonitorId]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>>;
 
     /// `(id, revision)` of every row that is not archived: the minute's comparison.
     fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>>;

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Environment, Exit, Stop, exit, locate, migrate, small_runtime, state, with_environment};
+use super::{Environment, Exit, Stop, counted, exit, locate, migrate, small_runtime, state, with_environment};
 use crate::catalog::merge;
 use crate::catalog::plan::Plan;
 use crate::daemon::{restart_parts, start_stop};
-use crate::settings::file;
+use crate::settings::file::{self, Sources};
 use crate::settings::model::Settings;
 use crate::store::Found;
 use crate::telemetry::escape;
@@ -54,7 +54,10 @@ pub(super) fn run(path: Option<&Path>, what: What, environment: &Environment) ->
                 files => format!("{name}: valid: {}\n", summary(&settings, files)),
             };
             match what {
-                What::Check => drop(exit::say(&text)),
+                What::Check => {
+                    exit::say(&text);
+                    warn_of_empty(&sources);
+                }
                 What::Plan => drop(exit::say(&format!("{text}{}", planned(&settings, environment)?.text()))),
                 What::PlanAsJson => {
                     let json = serde_json::to_string(&planned(&settings, environment)?);
@@ -73,14 +76,19 @@ pub(super) fn run(path: Option<&Path>, what: What, environment: &Environment) ->
     }
 }
 
+/// Legal at the first start; that is what a reload takes for a mistake.
+fn warn_of_empty(sources: &Sources) {
+    for source in sources.texts.iter().filter(|source| !source.says_something()) {
+        let what =
+            "says nothing, which only a start takes: a running daemon that has something from it refuses the file";
+        exit::complain_plainly(&format!("{}: warning: {what}", source.name));
+    }
+}
+
 fn summary(settings: &Settings, files: usize) -> String {
     let paused = settings.monitors.iter().filter(|monitor| !monitor.active).count();
     let paused = if paused == 0 { String::new() } else { format!(" ({paused} paused)") };
     format!("{}{paused} in {}", counted(settings.monitors.len(), "monitor"), counted(files, "file"))
-}
-
-fn counted(number: usize, one: &str) -> String {
-    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 fn planned(settings: &Settings, environment: &Environment) -> Result<Planned, Stop> {

@@ -1,9 +1,10 @@
 //! `lamplighter migrate`, `db url`, and the hidden subcommand of the embedded database.
 
 use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::path::Path;
 
-use super::{Environment, Exit, Stop, exit, load, load_leniently, small_runtime, state};
+use super::{Environment, Exit, Stop, counted, exit, load, load_leniently, small_runtime, state};
 use crate::daemon::{cluster_stop, start_stop};
 use crate::settings::model::Settings;
 use crate::store::cluster::{self, Cluster, ClusterOptions, StateLock};
@@ -28,7 +29,11 @@ pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environmen
             let partitions = partitions.map_err(|fault| Stop::new(Exit::Unavailable, fault.to_string()))?;
             match (migrated.applied, partitions) {
                 (0, 0) => "the schema is up to date\n".to_owned(),
-                (applied, made) => format!("{applied} migrations applied, {made} partitions made\n"),
+                (applied, made) => format!(
+                    "{} applied, {} made\n",
+                    counted(applied, "migration"),
+                    counted(usize::try_from(made).unwrap_or(0), "partition")
+                ),
             }
         };
         exit::say(&text);
@@ -65,23 +70,70 @@ pub(super) fn store(settings: &Settings, environment: &Environment) -> Result<St
     .map_err(|error| start_stop(&error))
 }
 
-/// Prints how to reach the embedded database.
+/// Prints how to reach the database, for `psql`. A configured URL comes without its password: the output ends up in
+/// histories and logs, and psql has .pgpass and PGPASSWORD for it.
 pub(super) fn db_url(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let settings = load_leniently(config, environment)?;
-    if settings.database.url.is_some() {
-        let text = "database.url is set: this daemon uses that database and has no embedded one";
-        return Err(Stop::new(Exit::Failure, text));
-    }
-    let directory = state::directory(settings.daemon.state_directory.as_deref(), environment)?;
-    let url = cluster::url_of(&directory);
+    let mut url = if let Some(url) = &settings.database.url {
+        let Some((url, hidden)) = without_password(url.expose()) else {
+            return Err(Stop::new(Exit::Config, "database.url cannot be read as a postgres:// URL"));
+        };
+        let more = if hidden { ", shown without its password" } else { "" };
+        exit::complain_plainly(&format!("database.url is set: this is that database, not an embedded one{more}"));
+        url
+    } else {
+        let directory = state::directory(settings.daemon.state_directory.as_deref(), environment)?;
+        cluster::url_of(&directory).expose().to_owned()
+    };
     let schema = settings.database.schema.as_str();
     // So that psql finds the tables.
-    let path = if schema == "public" { String::new() } else { format!("&options=-csearch_path%3D{schema}") };
-    exit::say(&format!("{}{path}\n", url.expose()));
+    if schema != "public" && !url.contains("search_path") {
+        url.push(if url.contains('?') { '&' } else { '?' });
+        let _ = write!(url, "options=-csearch_path%3D{schema}");
+    }
+    exit::say(&format!("{url}\n"));
     Ok(Exit::Ok)
+}
+
+/// A database URL without what must not be shown, and whether there was any.
+fn without_password(text: &str) -> Option<(String, bool)> {
+    let mut url = url::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "postgres" | "postgresql"))?;
+    let had = url.password().is_some();
+    if had {
+        url.set_password(None).ok()?;
+    }
+    let is_secret = |pair: &&str| pair.split('=').next().is_some_and(|key| matches!(key, "password" | "sslpassword"));
+    let pairs: Vec<&str> = url.query().unwrap_or_default().split('&').collect();
+    let kept: Vec<&str> = pairs.iter().copied().filter(|pair| !is_secret(pair)).collect();
+    let hidden = had || kept.len() < pairs.len();
+    let kept = kept.join("&");
+    url.set_query((!kept.is_empty()).then_some(&kept));
+    Some((url.into(), hidden))
 }
 
 /// Becomes Postgres; returns only with the reason why not.
 pub(super) fn exec_postgres(arguments: &[OsString]) -> Stop {
     Stop::new(Exit::Unavailable, cluster::exec_postgres(arguments.iter().cloned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_is_shown_without_its_password() {
+        for (text, shown) in [
+            ("postgres://u:geheim@db.example:5433/x", Some(("postgres://u@db.example:5433/x", true))),
+            ("postgres://u@db.example/x?sslmode=require", Some(("postgres://u@db.example/x?sslmode=require", false))),
+            (
+                "postgresql://db/x?password=geheim&sslmode=require&sslpassword=geheim",
+                Some(("postgresql://db/x?sslmode=require", true)),
+            ),
+            ("postgres:///x?host=/run/pg", Some(("postgres:///x?host=/run/pg", false))),
+            ("host=db password=geheim", None),
+            ("mysql://u:geheim@db/x", None),
+        ] {
+            assert_eq!(without_password(text), shown.map(|(url, hidden)| (url.to_owned(), hidden)), "{text}");
+        }
+    }
 }

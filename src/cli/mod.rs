@@ -67,7 +67,7 @@ enum Command {
     },
     /// Show what the running daemon sees
     Status(status::StatusArgs),
-    /// The embedded database
+    /// The database
     Db {
         #[command(subcommand)]
         what: DbWhat,
@@ -102,7 +102,7 @@ enum MigrateWhat {
 
 #[derive(Debug, Subcommand)]
 enum DbWhat {
-    /// Print how to reach the embedded database
+    /// Print how to reach the database; that of database.url without its password
     Url,
     /// Back up the store (not built yet)
     Dump(Later),
@@ -212,6 +212,11 @@ fn remaining_state_directory(config: Option<&Path>, environment: &Environment) -
     let sources = file::read(&path, presence);
     let settings = with_environment(environment, |environment| sources.settings_leniently(environment));
     state::directory(settings.daemon.state_directory.as_deref(), environment)
+}
+
+/// `1 monitor`, `2 monitors`.
+pub(crate) fn counted(number: usize, one: &str) -> String {
+    format!("{number} {one}{}", if number == 1 { "" } else { "s" })
 }
 
 fn not_built_yet(what: &str) -> Stop {

@@ -1,5 +1,6 @@
 //! `lamplighter probe`: checks from the command line, without a store.
 
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,12 +11,15 @@ use super::{Environment, Exit, Stop, exit, load, load_leniently, small_runtime, 
 use crate::catalog::{Entry, merge};
 use crate::clock::{SystemWall, Wall as _};
 use crate::daemon::net_of;
-use crate::model::{Check, MonitorId, SYSTEM_USER, Source, Verdict};
+use crate::model::{Check, MonitorId, MonitorKey, SYSTEM_USER, Source, Status, Verdict};
+use crate::probe::driven::{Driven, Member};
 use crate::probe::net::Net;
-use crate::probe::{pool, report};
+use crate::probe::{kinds, pool, report};
+use crate::settings::definition::Definition;
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model::{self, Settings};
 use crate::verdict::Finished;
+use crate::verdict::gathering::{self, Standing};
 
 /// Checks of `--all` that run at the same time.
 /// More would show in each other's times.
@@ -49,30 +53,139 @@ pub(super) fn run(arguments: &ProbeArgs, config: Option<&Path>, environment: &En
     let net = net_of(&settings, Vec::new()).map_err(|error| Stop::new(Exit::Config, error))?;
     let region = &settings.daemon.region;
     let named = arguments.url.is_none();
+    let wanted = |entry: &Entry| {
+        let key = entry.monitor.key.as_ref().map(MonitorKey::as_str);
+        arguments.monitor.as_deref().is_none_or(|id| key == Some(id))
+    };
+    if let [only] = entries.as_slice()
+        && matches!(only.prepared.probe.driven(), Driven::Pings(_))
+    {
+        return Err(Stop::new(Exit::Usage, "a heartbeat is pinged by its job and cannot be probed"));
+    }
+    let mut told = Told { json: arguments.json, named, region: region.to_string(), down: false, unknown: false };
     small_runtime()?.block_on(async {
-        let (mut down, mut unknown) = (false, false);
-        let mut checks = stream::iter(entries).map(|entry| check(entry, &net)).buffered(AT_ONCE);
+        // Up to the first group the checks are told as they end; a group waits for all of them.
+        let mut order = entries.iter().cloned().collect::<VecDeque<_>>();
+        let probed: Vec<Arc<Entry>> = entries.iter().filter(|entry| is_probed(entry)).cloned().collect();
+        let mut checks = stream::iter(probed).map(|entry| check(entry, &net)).buffered(AT_ONCE);
+        let mut done: HashMap<MonitorId, Check> = HashMap::new();
         while let Some((entry, check)) = checks.next().await {
-            let label = entry.monitor.label();
-            let text = if arguments.json {
-                format!("{}\n", report::check_json(&check, label, named.then_some(entry.monitor.id), region))
-            } else {
-                report::waterfall(&check, label)
-            };
-            down |= check.verdict == Verdict::Down;
-            unknown |= check.verdict == Verdict::Unknown;
-            if !exit::say(&text) {
+            done.insert(entry.monitor.id, check);
+            if !told.tell_first(&mut order, &done, &wanted) {
+                return Ok(told.exit());
+            }
+        }
+        gather(&entries, &mut done);
+        for entry in order {
+            if wanted(&entry) && !told.tell(&entry, done.get(&entry.monitor.id)) {
                 break;
             }
         }
-        Ok(if down {
+        Ok(told.exit())
+    })
+}
+
+/// What was printed, and what it means for the exit code.
+struct Told {
+    json: bool,
+    named: bool,
+    region: String,
+    down: bool,
+    unknown: bool,
+}
+
+impl Told {
+    /// Tells what is known at the front of the line; false when nobody reads any more.
+    fn tell_first(
+        &mut self,
+        order: &mut VecDeque<Arc<Entry>>,
+        done: &HashMap<MonitorId, Check>,
+        wanted: &impl Fn(&Entry) -> bool,
+    ) -> bool {
+        while let Some(entry) = order.front() {
+            let check = done.get(&entry.monitor.id);
+            if check.is_none() && !matches!(entry.prepared.probe.driven(), Driven::Pings(_)) {
+                return true;
+            }
+            if wanted(entry) && !self.tell(entry, check) {
+                return false;
+            }
+            order.pop_front();
+        }
+        true
+    }
+
+    /// Without a check, says why on the other stream: it is not a result.
+    fn tell(&mut self, entry: &Entry, check: Option<&Check>) -> bool {
+        let label = entry.monitor.label();
+        let Some(check) = check else {
+            exit::complain_plainly(&match entry.prepared.probe.driven() {
+                Driven::Pings(_) => format!("{label}: left out, a heartbeat is pinged by its job and cannot be probed"),
+                _ => format!("{label}: left out, none of its members could be probed"),
+            });
+            return true;
+        };
+        self.down |= check.verdict == Verdict::Down;
+        self.unknown |= check.verdict == Verdict::Unknown;
+        let text = if self.json {
+            format!("{}\n", report::check_json(check, label, self.named.then_some(entry.monitor.id), &self.region))
+        } else {
+            report::waterfall(check, label)
+        };
+        exit::say(&text)
+    }
+
+    const fn exit(&self) -> Exit {
+        if self.down {
             Exit::Failure
-        } else if unknown {
+        } else if self.unknown {
             Exit::Unknown
         } else {
             Exit::Ok
-        })
-    })
+        }
+    }
+}
+
+fn is_probed(entry: &Entry) -> bool {
+    entry.prepared.probe.driven().is_scheduled()
+}
+
+/// Makes the checks of groups from those of their members. Settings let no cycle through, so each round makes at least one.
+fn gather(entries: &[Arc<Entry>], done: &mut HashMap<MonitorId, Check>) {
+    let groups = || entries.iter().filter(|entry| matches!(entry.prepared.probe.driven(), Driven::Members(_)));
+    let mut open: HashSet<MonitorId> = groups().map(|entry| entry.monitor.id).collect();
+    let ids: HashMap<&MonitorKey, MonitorId> =
+        entries.iter().filter_map(|entry| Some((entry.monitor.key.as_ref()?, entry.monitor.id))).collect();
+    while !open.is_empty() {
+        let before = open.len();
+        for entry in groups() {
+            let Driven::Members(group) = entry.prepared.probe.driven() else { continue };
+            let members = group.members.iter().filter_map(|member| match member {
+                Member::Key(key) => Some((key.as_str(), ids.get(key).copied())),
+                Member::Id(_) => None,
+            });
+            let members: Vec<_> = members.collect();
+            let waits = members.iter().any(|(_, id)| id.is_some_and(|id| open.contains(&id)));
+            if waits || !open.remove(&entry.monitor.id) {
+                continue;
+            }
+            // A member that was not checked, such as a heartbeat or a paused one, is left out.
+            let status = |id: Option<MonitorId>| match id.and_then(|id| done.get(&id)).map(|check| check.verdict) {
+                Some(Verdict::Up) => Status::Up,
+                Some(Verdict::Degraded) => Status::Degraded,
+                Some(Verdict::Down) => Status::Down,
+                Some(Verdict::Unknown) => Status::Unknown,
+                None => Status::Pending,
+            };
+            let standing: Vec<Standing<'_>> = members.iter().map(|(name, id)| (*name, Some(status(*id)))).collect();
+            if let Some(seen) = gathering::observe(group, &standing, SystemWall.now()) {
+                done.insert(entry.monitor.id, Finished::of(Arc::clone(entry), 1, &seen).check);
+            }
+        }
+        if open.len() == before {
+            break;
+        }
+    }
 }
 
 /// A URL of the command line becomes a configuration of one monitor, so that it is read, and complained about, as any.
@@ -88,7 +201,10 @@ fn one(
         format!("[[monitor]]\nid = \"probe\"\nurl = {}\ntimeout = {}\nname = {0}\n", quoted(url), quoted(timeout));
     let sources = [SourceText::new("command line".to_owned(), text)];
     let read = with_environment(environment, |environment| model::read(&sources, Path::new("."), environment, &[]));
-    let mut settings = read.map_err(|refusal| Stop::new(Exit::Usage, plain(&refusal.messages)))?;
+    let mut settings = read.map_err(|refusal| {
+        let exit = if is_later(url) { Exit::Unavailable } else { Exit::Usage };
+        Stop::new(exit, plain(&refusal.messages))
+    })?;
     // [probe] and [egress] of the configuration count here too; what is wrong elsewhere in it does not matter.
     let configured = load_leniently(config, environment)?;
     settings.probe = configured.probe;
@@ -102,6 +218,11 @@ fn one(
     });
     let entries = entries.flatten().collect();
     Ok((settings, entries))
+}
+
+/// Whether it is of a kind that this version does not have: nothing is wrong with it, but what it needs is not there.
+fn is_later(url: &str) -> bool {
+    url.split_once(':').is_some_and(|(scheme, _)| kinds::LATER.contains(&&*scheme.to_ascii_lowercase()))
 }
 
 /// Findings without their places in a text that the user has never seen.
@@ -118,9 +239,10 @@ fn of_file(
     environment: &Environment,
 ) -> Result<(Settings, Vec<Arc<Entry>>), Stop> {
     let settings = load(config, environment)?;
-    let wanted = settings.monitors.iter().filter(|definition| match id {
-        Some(id) => definition.key.as_ref().is_some_and(|key| key.as_str() == id),
-        None => definition.active,
+    let asked = id.map(|id| with_members(&settings, id));
+    let wanted = settings.monitors.iter().filter(|definition| match (&asked, &definition.key) {
+        (Some(asked), Some(key)) => key.as_str() == id.unwrap_or_default() || definition.active && asked.contains(key),
+        _ => definition.active,
     });
     let entries: Vec<Arc<Entry>> = wanted
         .filter_map(|definition| {
@@ -132,6 +254,25 @@ fn of_file(
         return Err(Stop::new(Exit::Usage, format!("the configuration has no monitor {id:?}")));
     }
     Ok((settings, entries))
+}
+
+/// A monitor of the file and, when it is a group, everything that it is made of.
+fn with_members(settings: &Settings, id: &str) -> HashSet<MonitorKey> {
+    let by_key: HashMap<&MonitorKey, &Definition> =
+        settings.monitors.iter().filter_map(|definition| Some((definition.key.as_ref()?, &**definition))).collect();
+    let mut found = HashSet::new();
+    let mut ahead: Vec<MonitorKey> = id.parse().into_iter().collect();
+    while let Some(key) = ahead.pop() {
+        if let Some(Driven::Members(group)) = by_key.get(&key).map(|definition| definition.prepared.probe.driven()) {
+            let members = group.members.iter().filter_map(|member| match member {
+                Member::Key(key) if !found.contains(key) => Some(key.clone()),
+                Member::Key(_) | Member::Id(_) => None,
+            });
+            ahead.extend(members);
+        }
+        found.insert(key);
+    }
+    found
 }
 
 async fn check(entry: Arc<Entry>, net: &Net) -> (Arc<Entry>, Check) {

@@ -17,6 +17,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const REDRAW: Duration = Duration::from_secs(1);
 /// Longer texts are cut, so that a row stays a row.
 const WIDEST_CELL: usize = 60;
+/// The column of reasons, and what is left of it on a narrow terminal.
+const WHY: usize = 6;
+const SHORTEST_WHY: usize = 24;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -49,6 +52,15 @@ struct Row {
     #[serde(default)]
     overdue: bool,
     last: Option<Last>,
+    /// Why it is down, when no check of this daemon's life says it.
+    #[serde(default)]
+    first_bad: Option<Bad>,
+}
+
+#[derive(Deserialize)]
+struct Bad {
+    failure: Option<String>,
+    message: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -60,25 +72,55 @@ struct Last {
 }
 
 pub(super) fn run(arguments: &StatusArgs, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
-    let socket = state::admin_socket(&super::configured_state_directory(config, environment)?)?;
     let runtime = small_runtime()?;
+    let ask = |socket: &Path| runtime.block_on(client::get(socket, "/api/v1/overview", DEADLINE));
+    let socket = match super::configured_state_directory(config, environment) {
+        Ok(directory) => state::admin_socket(&directory)?,
+        // The file is gone; its daemon may run on, and is looked for where it would be without the file.
+        Err(lost) if lost.exit == Exit::Config => {
+            let directory = super::remaining_state_directory(config, environment)?;
+            let socket = state::admin_socket(&directory)?;
+            if ask(&socket).is_err() {
+                let text = format!("{}; and no daemon answers at {}", lost.message, socket.display());
+                return Err(Stop::new(Exit::Config, text));
+            }
+            let found = format!("the daemon of the default state directory is shown, at {}", socket.display());
+            exit::complain(&Stop::new(Exit::Config, format!("{}: {found}", lost.message)));
+            socket
+        }
+        Err(stop) => return Err(stop),
+    };
     loop {
-        let body = runtime.block_on(client::get(&socket, "/api/v1/overview", DEADLINE)).map_err(reload::client_stop)?;
+        let body = ask(&socket).map_err(reload::client_stop)?;
         let overview: Overview = serde_json::from_slice(&body)
             .map_err(|error| Stop::new(Exit::Failure, format!("the daemon's answer is not understood: {error}")))?;
-        let text = if arguments.json { String::from_utf8_lossy(&body).into_owned() } else { table(&overview) };
+        let stdout = std::io::stdout();
+        let width = stdout.is_terminal().then(|| rustix::termios::tcgetwinsize(&stdout).ok()).flatten();
+        let width = width.map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
+        let text = if arguments.json { String::from_utf8_lossy(&body).into_owned() } else { table(&overview, width) };
         // Home and clear below, so that a redraw does not flicker.
-        let redraw = arguments.watch && !arguments.json && std::io::stdout().is_terminal();
+        let redraw = arguments.watch && !arguments.json && stdout.is_terminal();
         let text = if redraw { format!("\x1b[H\x1b[J{text}") } else { text };
         if !exit::say(&text) || !arguments.watch {
-            let down = overview.monitors.iter().any(|row| row.status == "down");
-            return Ok(if down { Exit::Failure } else { Exit::Ok });
+            return Ok(exit_of(&overview));
         }
         runtime.block_on(async { tokio::time::sleep(REDRAW).await });
     }
 }
 
-fn table(overview: &Overview) -> String {
+/// A daemon that checks nothing, such as a standby, must not pass for one that finds everything up.
+fn exit_of(overview: &Overview) -> Exit {
+    if overview.monitors.iter().any(|row| row.status == "down") {
+        Exit::Failure
+    } else if overview.monitors.is_empty() && overview.readiness.role != "active" {
+        Exit::NotRunning
+    } else {
+        Exit::Ok
+    }
+}
+
+/// `width`: columns of the terminal; what goes elsewhere is not cut.
+fn table(overview: &Overview, width: Option<usize>) -> String {
     let mut text = format!(
         "Lamplighter {}, running for {}, database: {}\n",
         overview.version,
@@ -92,16 +134,12 @@ fn table(overview: &Overview) -> String {
         let _ = writeln!(text, "! {}: {}", reason.code, detail.join("\n    "));
     }
     text.push('\n');
-    if overview.monitors.is_empty() && overview.readiness.role == "standby" {
-        text.push_str("A standby checks nothing. Ask for the monitors where the active daemon runs.\n");
-        return text;
-    }
     if overview.monitors.is_empty() {
         text.push_str(match overview.readiness.role.as_str() {
             "active" => {
                 "No monitors yet: add [[monitor]] tables to the configuration file, or rows to the table monitors.\n"
             }
-            "standby" => "A standby watches nothing: the active daemon has the table.\n",
+            "standby" => "A standby checks nothing. Ask for the monitors where the active daemon runs.\n",
             _ => "It is starting and watches nothing yet.\n",
         });
         return text;
@@ -114,10 +152,17 @@ fn table(overview: &Overview) -> String {
             *width = (*width).max(cell.chars().count());
         }
     }
+    // The last column gets what is left, but enough for the name of a failure, which may wrap then.
+    let others: usize = widths.iter().take(6).map(|width| width + 2).sum();
+    let last = width.map_or(usize::MAX, |width| width.saturating_sub(others).max(SHORTEST_WHY));
     for row in &rows {
         let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
+        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
+            if column == WHY {
+                line.push_str(&shortened(cell, last));
+            } else {
+                let _ = write!(line, "{cell:width$}  ");
+            }
         }
         text.push_str(line.trim_end());
         text.push('\n');
@@ -135,11 +180,12 @@ fn table(overview: &Overview) -> String {
 fn cells(row: &Row, now: DateTime<Utc>) -> [String; 7] {
     let ago = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), |at| age(at, now));
     let last = row.last.as_ref();
-    let why = last.and_then(|last| match (&last.failure, &last.message) {
-        (Some(failure), Some(message)) => Some(format!("{failure}: {message}")),
-        (Some(failure), None) => Some(failure.clone()),
+    let bad = row.first_bad.as_ref().map(|bad| (&bad.failure, &bad.message));
+    let why = match last.map(|last| (&last.failure, &last.message)).or(bad) {
+        Some((Some(failure), Some(message))) => Some(format!("{failure}: {message}")),
+        Some((Some(failure), None)) => Some(failure.clone()),
         _ => None,
-    });
+    };
     let why = match (row.overdue, why) {
         (true, Some(why)) => Some(format!("overdue; {why}")),
         (true, None) => Some("overdue".to_owned()),
@@ -157,11 +203,15 @@ fn cells(row: &Row, now: DateTime<Utc>) -> [String; 7] {
 }
 
 fn cut(text: &str) -> String {
-    let text = escape(text);
-    if text.chars().count() <= WIDEST_CELL {
-        return text.into_owned();
+    shortened(&escape(text), WIDEST_CELL)
+}
+
+/// At most so many characters.
+fn shortened(text: &str, most: usize) -> String {
+    if text.chars().count() <= most {
+        return text.to_owned();
     }
-    text.chars().take(WIDEST_CELL - 1).chain(['…']).collect()
+    text.chars().take(most.saturating_sub(1)).chain(['…']).collect()
 }
 
 /// `8s`, `5m`, `3h`, `12d`.
@@ -187,7 +237,8 @@ mod tests {
                 "monitors":[]}"#,
         )
         .unwrap();
-        let text = table(&overview);
+        assert_eq!(exit_of(&overview), Exit::NotRunning, "nothing is known of any monitor here");
+        let text = table(&overview, None);
         assert!(text.contains("A standby checks nothing") && !text.contains("No monitors yet"), "{text}");
     }
 
@@ -199,21 +250,30 @@ mod tests {
                 "monitors":[
                   {"monitor":"shop","url":"https://shop.example/","status":"up","since":"2026-01-01T00:00:01Z",
                    "last":{"checked_at":"2026-01-01T00:59:55Z","response_time_ms":41,"failure":null,"message":null}},
+                  {"monitor":"old","url":"tcp://127.0.0.1:2","status":"down","since":null,"last":null,
+                   "first_bad":{"checked_at":"2026-01-01T00:00:00.000Z","failure":"dns_nxdomain","message":"no such name"}},
                   {"monitor":"a\nb","url":"tcp://127.0.0.1:1","status":"down","since":null,"overdue":true,
                    "last":{"checked_at":"2026-01-01T00:59:59Z","response_time_ms":0,"failure":"connect_refused","message":"nobody listens"}}]}"#,
         )
         .unwrap();
-        let text = table(&overview);
+        assert_eq!(exit_of(&overview), Exit::Failure);
+        let text = table(&overview, None);
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "Lamplighter 0.1.0, running for 60m, database: embedded");
         assert_eq!(lines[1], "! store_away: refused");
         assert_eq!(lines[3], "MONITOR  STATUS  SINCE  CHECKED  TIME   URL                    WHY");
         assert_eq!(lines[4], "shop     up      59m    5s       41 ms  https://shop.example/");
+        assert!(lines[5].starts_with("old ") && lines[5].ends_with("dns_nxdomain: no such name"), "{text}");
         assert_eq!(
-            lines[5],
+            lines[6],
             "a\\u{a}b  down    -      1s       0 ms   tcp://127.0.0.1:1      overdue; connect_refused: nobody listens"
         );
-        assert_eq!(lines[7], "1 up, 1 down");
+        assert_eq!(lines[8], "1 up, 2 down");
+        let narrow = table(&overview, Some(94));
+        let row = narrow.lines().nth(6).unwrap();
+        assert!(row.ends_with("overdue; connect_refused: nobo…") && row.chars().count() == 94, "{row}");
+        let narrower = table(&overview, Some(20));
+        assert!(narrower.lines().nth(6).unwrap().ends_with("  overdue; connect_refuse…"), "{narrower}");
     }
 
     #[test]
@@ -224,7 +284,9 @@ mod tests {
                 "database": "external", "monitors": [],
                 "readiness": {"ready": role == "active", "role": role, "reasons": [], "notes": []},
             });
-            let shown = table(&serde_json::from_value(overview).unwrap());
+            let overview: Overview = serde_json::from_value(overview).unwrap();
+            assert_eq!(exit_of(&overview), if role == "active" { Exit::Ok } else { Exit::NotRunning });
+            let shown = table(&overview, None);
             assert!(shown.lines().nth(2).unwrap().starts_with(text), "{shown}");
         }
     }

@@ -24,7 +24,8 @@ pub(super) struct Embedded {
     /// Dropped: the thread stops the server and ends.
     stay: Option<SyncSender<()>>,
     started: Option<oneshot::Receiver<Result<(), ClusterError>>>,
-    ended: oneshot::Receiver<()>,
+    /// Taken when it was heard.
+    ended: Option<oneshot::Receiver<()>>,
 }
 
 impl Embedded {
@@ -40,7 +41,7 @@ impl Embedded {
             let _ = tell_ended.send(());
         };
         thread.spawn(keeping).map_err(|error| Stop::new(Exit::Unavailable, format!("no thread: {error}")))?;
-        Ok(Self { options, stay: Some(stay), started: Some(started), ended })
+        Ok(Self { options, stay: Some(stay), started: Some(started), ended: Some(ended) })
     }
 
     /// Waits until the server answers.
@@ -54,7 +55,10 @@ impl Embedded {
 
     /// Waits for a thread that ends although nobody asked it to: only a panic makes it.
     pub(super) async fn ended_early(&mut self) -> Stop {
-        let _ = (&mut self.ended).await;
+        if let Some(ended) = &mut self.ended {
+            let _ = ended.await;
+            self.ended = None;
+        }
         lost()
     }
 
@@ -62,7 +66,10 @@ impl Embedded {
     pub(super) async fn stop(mut self) {
         self.options.given_up.store(true, Ordering::Relaxed);
         self.stay = None;
-        let _ = self.ended.await;
+        if let Some(ended) = self.ended {
+            let _ = ended.await;
+            log::info!("the embedded PostgreSQL has stopped");
+        }
     }
 }
 

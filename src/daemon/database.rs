@@ -22,8 +22,10 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::role::{Role, SharedRole};
 use crate::cli::{Exit, Stop};
+use crate::clock::{SystemWall, Wall as _};
 use crate::journal::disk::DiskJournal;
-use crate::model::StoreFault;
+use crate::journal::{Journal as _, Unrecorded};
+use crate::model::{Gap, Record, StoreFault};
 use crate::shutdown::Shutdown;
 use crate::store::{Found, LEASE_SECONDS, Lease, StartError, Store};
 
@@ -180,7 +182,7 @@ impl Keeper {
             Err(fault) => return Ok(Seen::Away(fault.to_string())),
         };
         let mut dropped = self.journal_does(move |journal| journal.before_lease(row)).await;
-        match self.store.acquire(&self.holder).await {
+        match self.store.acquire(&self.holder, &self.unrecorded()).await {
             Ok(Lease::Held { epoch }) => {
                 dropped = self.journal_does(move |journal| journal.leased(epoch)).await.or(dropped);
             }
@@ -197,8 +199,14 @@ impl Keeper {
         if let Some(records) = dropped {
             log::warn!(records; "another daemon was active since: what this one had not recorded is dropped");
         }
+        match self.store.lost(checking).await {
+            // Ours from now on: they wait for their monitors' rows as results do. Killed before they are forgotten there,
+            // the same gaps are written once more.
+            Ok(lost) => self.keep(lost).await,
+            Err(fault) => return Ok(Seen::Away(fault.to_string())),
+        }
         let downtimes = self.journal_does(DiskJournal::downtimes).await;
-        match self.store.record_downtime(checking, &downtimes).await {
+        match self.store.record_downtime(checking, &downtimes, &self.unrecorded()).await {
             Ok(Some(gap)) => {
                 let seconds = (gap.to_at - gap.from_at).as_seconds_f64();
                 let since = gap.from_at.format("%F %T UTC");
@@ -209,6 +217,20 @@ impl Keeper {
         }
         self.journal_does(DiskJournal::downtimes_recorded).await;
         Ok(Seen::Held)
+    }
+
+    fn unrecorded(&self) -> Unrecorded {
+        self.journal.unrecorded(SystemWall.now())
+    }
+
+    async fn keep(&self, lost: Vec<Gap>) {
+        if lost.is_empty() {
+            return;
+        }
+        let monitors = lost.len();
+        log::warn!(monitors; "the daemon of before could not record these monitors' results: they are gaps");
+        let records = lost.into_iter().map(|gap| vec![Record::Gap(gap)]).collect();
+        self.journal_does(move |journal| journal.write(records)).await;
     }
 
     fn taken(&self, holder: &str, until: chrono::DateTime<chrono::Utc>) -> Seen {
@@ -287,7 +309,7 @@ impl Keeper {
             }
             let asked_at = Instant::now();
             self.role.beat();
-            match self.store.renew().await {
+            match self.store.renew(&self.unrecorded()).await {
                 Ok(()) => {
                     renewed_at = asked_at;
                     self.role.renewed(None);

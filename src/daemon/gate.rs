@@ -118,6 +118,10 @@ impl CatalogStore for Gated {
         Box::pin(async move { self.note(self.store()?.dismissed().await) })
     }
 
+    fn archived<'a>(&'a self, ids: &'a [MonitorId]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.archived(ids).await) })
+    }
+
     fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>> {
         Box::pin(async move { self.note(self.store()?.revisions().await) })
     }

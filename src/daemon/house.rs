@@ -273,7 +273,8 @@ impl House {
         }
         self.ends.0.fire();
         self.services.join_one(Instant::now() + RELEASE, "lease keeper").await;
-        let _ = timeout(RELEASE, self.shared.store.release()).await;
+        let unrecorded = self.shared.journal.unrecorded(self.shared.wall.now());
+        let _ = timeout(RELEASE, self.shared.store.release(&unrecorded)).await;
         self.ends.1.fire();
         if let Some(term) = &mut self.term {
             term.cut_off().await;
@@ -310,9 +311,10 @@ fn share(
 ) -> Result<Shared, Stop> {
     let settings = &first.settings;
     let net = net_of(settings, own.clone()).map_err(|error| Stop::new(Exit::Config, error))?;
-    let net = Arc::new(ArcSwap::from_pointee(net));
+    let rdap = state.join("rdap");
+    let net = Arc::new(ArcSwap::from_pointee(net.with_rdap_folder(rdap.clone())));
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
-    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own };
+    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own, rdap };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
     Ok(Shared {

@@ -36,6 +36,7 @@ use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::verdict::Finished;
 use crate::verdict::board::Board;
+use crate::verdict::pings::{self, Pings};
 use crate::verdict::stage::Stage;
 
 /// How long checks in flight may go on at the end: a standby waits for it.
@@ -96,6 +97,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     let (folders, folders_end) = mpsc::channel(1);
     let (file_wake, file_end) = mpsc::channel(1);
     let (reload, reload_end) = mpsc::channel(16);
+    let (to_pings, pinged) = mpsc::channel(pings::WAITING);
 
     let queues = vec![
         Queue::of("due", &due),
@@ -107,8 +109,10 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         Queue::of("folders", &folders),
         Queue::of("file_wake", &file_wake),
         Queue::of("reloads", &reload),
+        Queue::of("pings", &to_pings),
     ];
 
+    let pings = Arc::new(Pings::new(to_pings));
     let mut jobs = Jobs::builder();
     let tick = jobs.job("tick", "* * * * * *");
     let minute = jobs.job("compare", "0 * * * * *");
@@ -138,6 +142,8 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         journal,
         wall: Arc::clone(&wall),
         board: Arc::clone(&board),
+        pings: Arc::clone(&pings),
+        pinged,
     };
     let recorder = Recorder::new(Arc::clone(&shared.journal), Arc::clone(&store), Arc::clone(&recorder_stats));
     let links = sync::Links {
@@ -176,7 +182,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     run_jobs(tasks, jobs, wall, stop);
     let (stats, stopping) = (Arc::clone(&dispatch), stop.clone());
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
-    let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics };
+    let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics, pings };
     Pipeline { stage_hold, live }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Links {
     pub(super) max_in_flight: watch::Sender<usize>,
     /// Our own listeners and the store's address.
     pub(super) own: Vec<SocketAddr>,
+    /// Where answers of domain registries are kept.
+    pub(super) rdap: PathBuf,
 }
 
 struct Inner {
@@ -114,7 +116,7 @@ fn read_settings(sources: &Sources, environment: &cli::Environment, former: &mut
 
 /// The network layer of a configuration. An error names the setting or the file.
 pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, String> {
-    Net::new(NetOptions {
+    let net = Net::new(NetOptions {
         resolvers: settings.probe.resolvers.clone(),
         ca_files: settings.probe.ca_files.clone(),
         egress: EgressOptions {
@@ -125,7 +127,9 @@ pub(crate) fn net_of(settings: &Settings, own: Vec<SocketAddr>) -> Result<Net, S
         },
         user_agent: settings.probe.user_agent.clone(),
         max_body: settings.probe.max_body,
-    })
+    })?;
+    let net = net.with_rdap_bootstrap(settings.probe.rdap_bootstrap.clone());
+    Ok(net.with_proxy(settings.probe.proxy.clone()))
 }
 
 /// The parts of a configuration that hold until the next start, each with a hash over all that it says, in hex (JSON's
@@ -215,14 +219,14 @@ impl ConfigSource {
             return Err(format!("{}: the file is gone; restore it, or restart to run without it", self.path.display()));
         }
         // Also what a reader sees while somebody writes the file anew.
-        let is_empty = |source: &&SourceText| !says_something(source) && filled_before.contains(&source.name);
+        let is_empty = |source: &&SourceText| !source.says_something() && filled_before.contains(&source.name);
         if let Some(emptied) = sources.texts.iter().find(is_empty) {
             return Err(format!(
                 "{}: the file was emptied; fill it, or restart to run without its content",
                 emptied.name
             ));
         }
-        let net = net_of(&settings, self.links.own.clone())?;
+        let net = net_of(&settings, self.links.own.clone())?.with_rdap_folder(self.links.rdap.clone());
         Ok((settings, net))
     }
 
@@ -262,12 +266,7 @@ impl ConfigSource {
 }
 
 fn filled(sources: &Sources) -> HashSet<String> {
-    sources.texts.iter().filter(|source| says_something(source)).map(|source| source.name.clone()).collect()
-}
-
-/// Comments and blank lines say nothing.
-fn says_something(source: &SourceText) -> bool {
-    source.text.lines().map(str::trim_start).any(|line| !line.is_empty() && !line.starts_with('#'))
+    sources.texts.iter().filter(|source| source.says_something()).map(|source| source.name.clone()).collect()
 }
 
 impl FileSource for ConfigSource {
@@ -323,7 +322,7 @@ pub(super) fn watched(first: &First) -> String {
         (false, _) => format!("no {path}, so built-in defaults: monitors come from the database only"),
         (true, 0) => format!("{path}, which has no monitors yet"),
         (true, 1) => format!("{path}, 1 monitor"),
-        (true, number) => format!("{path}, {number} monitors"),
+        (true, number) => format!("{path}, {}", cli::counted(number, "monitor")),
     }
 }
 

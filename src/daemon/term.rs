@@ -97,7 +97,8 @@ impl Term {
         self.tasks.join_one(Instant::now() + RECORDER, "recorder").await;
         let left = self.journal.depth().records as u64 + self.live.recorder.in_hand();
         if left > 0 {
-            log::warn!(records = left; "the database did not take the last results in time: the next start brings them");
+            log::warn!(records = left; "the database did not take the last results in time: the next start \
+                brings them, unless another daemon takes over until then, which has a gap for that time");
         }
     }
 

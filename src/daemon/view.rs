@@ -17,13 +17,16 @@ use super::tasks::Restarts;
 use crate::access::Viewer;
 use crate::catalog::Reloaded;
 use crate::catalog::sync::{ReloadCount, ReloadRequest, SharedReport};
+use crate::cli::counted;
 use crate::clock::Wall;
 use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::RecorderStats;
 use crate::metrics::text::Format;
-use crate::model::{MonitorId, Status};
+use crate::model::{MonitorId, Status, check_time};
 use crate::schedule::dispatch::DispatchStats;
 use crate::verdict::board::{Board, Row};
+use crate::verdict::pings::{Pinged, Pings};
+use crate::verdict::pulse::Ping;
 use crate::web::{Admin, Readiness, Reason};
 
 /// The dispatcher looks at its wheel at least once a second; silent for longer, nothing is fired.
@@ -55,6 +58,7 @@ pub(super) struct Live {
     pub(super) catalog: Arc<SharedReport>,
     pub(super) reload: mpsc::Sender<ReloadRequest>,
     pub(super) metrics: TermSources,
+    pub(super) pings: Arc<Pings>,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
@@ -65,12 +69,20 @@ fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
     let monitor = &row.entry.monitor;
     let last = row.latest.as_ref().map(|latest| {
         json!({
-            "checked_at": latest.checked_at,
+            "checked_at": check_time(latest.checked_at),
             "verdict": latest.verdict,
             "failure": latest.failure,
             "message": latest.message.as_deref(),
             "status_code": latest.status_code,
             "response_time_ms": latest.response_time_ms,
+        })
+    });
+    let before = row.before.as_ref().map(|before| {
+        json!({
+            "checked_at": check_time(before.checked_at),
+            "failure": before.failure,
+            "message": before.message,
+            "status_code": before.status_code,
         })
     });
     json!({
@@ -85,6 +97,7 @@ fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
         "incident": row.incident,
         "overdue": overdue.contains(&monitor.id),
         "last": last,
+        "first_bad": before,
     })
 }
 
@@ -133,7 +146,7 @@ impl View {
             let of_down = tally.monitors.iter().filter(|((status, _), _)| *status == Status::Down);
             let down: usize = of_down.map(|(_, count)| count).sum();
             let all: usize = tally.monitors.values().sum();
-            parts.insert(1, format!("{all} monitors, {down} down"));
+            parts.insert(1, format!("{}, {down} down", counted(all, "monitor")));
         }
         parts.join("; ")
     }
@@ -156,8 +169,10 @@ impl View {
             reasons.push(reason("scheduler_stuck", format!("nothing was fired for {} s", overdue.silent.as_secs())));
         } else if overdue.count > 0 {
             let example = overdue.example.as_deref().unwrap_or_default();
-            reasons
-                .push(reason("overdue", format!("{} monitors by three intervals, such as {example}", overdue.count)));
+            reasons.push(reason(
+                "overdue",
+                format!("{} by three intervals, such as {example}", counted(overdue.count, "monitor")),
+            ));
         }
         notes.extend(report.file_error.map(|findings| reason("config_refused", findings)));
         notes.extend(report.archive_held.map(|archiving| {
@@ -250,6 +265,17 @@ impl Admin for View {
 
     fn metrics_public(&self) -> bool {
         self.metrics.public
+    }
+
+    fn ping<'a>(&'a self, address: &'a str, ping: Ping) -> BoxFuture<'a, Pinged> {
+        Box::pin(async move {
+            // Without loops, as on a standby, nothing is recorded.
+            let Some(live) = self.live.load_full() else { return Pinged::Away };
+            let answer = live.pings.deliver(address, ping).await;
+            let knows_all = || self.role.get() == Role::Active && live.catalog.get().store_fault.is_none();
+            // The database may have one that we have not read yet.
+            if answer == Pinged::Unknown && !knows_all() { Pinged::Away } else { answer }
+        })
     }
 
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded> {

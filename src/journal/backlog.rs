@@ -196,7 +196,7 @@ impl Inner {
             self.bytes = self.bytes.saturating_sub(record.cost());
             self.thinned += 1;
             self.thinned_at = Some(Instant::now());
-            let end = check.checked_at + check.timings.total;
+            let end = check.ended_at();
             let span = self.lost.entry(check.monitor).or_insert((check.checked_at, end));
             span.1 = span.1.max(end);
         }

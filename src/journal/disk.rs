@@ -3,6 +3,7 @@
 //! While the disk cannot be written to, records wait in memory, bounded and thinned, as they would in a journal without a
 //! disk: checks go on, the log says so once, and [`DiskJournal::unwritable`] until it can be written again.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -24,6 +25,7 @@ mod gaps;
 mod lease;
 mod opening;
 mod reading;
+mod unrecorded;
 mod upkeep;
 
 pub use reading::{Restart, Taken};
@@ -107,6 +109,12 @@ struct Faults {
 struct Signal {
     /// When the oldest unread record came.
     oldest: Option<Instant>,
+    /// When the oldest came that is not recorded, in hand or unread. Those that wait for rows do not count here.
+    unrecorded: Option<Instant>,
+    /// What came after this is not in hand; none: nor is some of what came before.
+    hand: Option<Instant>,
+    /// Monitors whose records wait for rows, with the beginning of the first.
+    waiting: BTreeMap<MonitorId, DateTime<Utc>>,
     closed: bool,
 }
 
@@ -142,7 +150,10 @@ impl DiskJournal {
         let opened = opening::open(&folder, &disk, (limit / 8).clamp(SEGMENT_LEAST, SEGMENT_MOST), now)?;
         let memory = Backlog::new(usize::try_from(limit).unwrap_or(usize::MAX).min(MEMORY_MOST));
         let cursor = opened.marks.cursors.get(RECORDER).cloned().unwrap_or_default();
-        let signal = Signal { oldest: (opened.records > 0).then(Instant::now), closed: false };
+        let oldest = (opened.records > 0).then(Instant::now);
+        let age = opened.oldest.and_then(|at| (now - at).to_std().ok()).unwrap_or_default();
+        let unrecorded = oldest.map(|now| now.checked_sub(age).unwrap_or(now));
+        let signal = Signal { oldest, unrecorded, ..Signal::default() };
         let shared = Arc::new(Shared {
             bytes: AtomicU64::new(opened.log.bytes()),
             unread: AtomicUsize::new(opened.records),
@@ -247,6 +258,10 @@ impl Journal for DiskJournal {
     fn write(&self, groups: Vec<Vec<Record>>) {
         self.writer().write(groups);
     }
+
+    fn keep(&self, groups: Vec<Vec<Record>>) -> bool {
+        self.writer().keep(groups)
+    }
 }
 
 impl Journal for Writer {
@@ -255,19 +270,24 @@ impl Journal for Writer {
             return;
         }
         self.shared.memory.append(records);
+        lock(&self.shared.signal).unrecorded.get_or_insert_with(Instant::now);
         lock(&self.shared.work).pending = true;
         self.shared.worked.notify_one();
     }
 
     fn write(&self, groups: Vec<Vec<Record>>) {
+        self.keep(groups);
+    }
+
+    fn keep(&self, groups: Vec<Vec<Record>>) -> bool {
         let records: usize = groups.iter().map(Vec::len).sum();
         if records == 0 {
-            return;
+            return true;
         }
         let urgent = groups.iter().flatten().any(|record| matches!(record, Record::Open(_) | Record::Resolve(_)));
         let mut files = lock(&self.shared.files);
         if self.shared.term.load(Ordering::Acquire) != self.term {
-            return;
+            return false;
         }
         let written = !files.broken && self.shared.flush(&mut files) && self.shared.write(&mut files, &groups);
         if !written {
@@ -279,6 +299,7 @@ impl Journal for Writer {
             lock(&self.shared.work).urgent = true;
             self.shared.worked.notify_one();
         }
+        written
     }
 }
 
@@ -332,7 +353,8 @@ impl Shared {
         let unread = self.unread.fetch_add(records, Ordering::Relaxed) + records;
         let mut signal = lock(&self.signal);
         let was_idle = signal.oldest.is_none();
-        signal.oldest.get_or_insert_with(Instant::now);
+        let at = *signal.oldest.get_or_insert_with(Instant::now);
+        signal.unrecorded.get_or_insert(at);
         drop(signal);
         // The recorder sleeps until the first record is ripe; only the first and a full batch need to wake it.
         if was_idle || unread >= BATCH_RECORDS {

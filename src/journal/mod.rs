@@ -48,6 +48,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
@@ -76,6 +77,14 @@ pub trait Journal: Send + Sync + 'static {
     /// Appends groups of records; they survive the process when this returns. Blocks on the disk.
     fn write(&self, groups: Vec<Vec<Record>>) {
         groups.into_iter().for_each(|group| self.append(group));
+    }
+
+    /// As [`Self::write`]; false when they do not survive the process: the disk did not take them, so that they wait in
+    /// memory, or they were dropped because another daemon is active. Whoever was promised a record must not be told that
+    /// it is there.
+    fn keep(&self, groups: Vec<Vec<Record>>) -> bool {
+        self.write(groups);
+        true
     }
 }
 
@@ -134,6 +143,19 @@ impl Recovered {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
+
+/// What a daemon has seen and not recorded: from when on nobody would know of it, if another daemon took over now.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unrecorded {
+    /// How long ago the oldest came of what waits for its turn; none when nothing does.
+    pub age: Option<Duration>,
+    /// Monitors whose records wait for rows that somebody holds, and how long ago the first of each began; at most
+    /// [`WAITING_MOST`]: beyond it `age` covers them all.
+    pub waiting: Vec<(MonitorId, Duration)>,
+}
+
+/// Bound of [`Unrecorded::waiting`].
+pub const WAITING_MOST: usize = 1_000;
 
 /// What became of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

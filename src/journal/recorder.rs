@@ -310,8 +310,10 @@ impl<S: RecordStore> Recorder<S> {
                 }
                 Err(fault @ StoreFault::Refused(_)) => return Ok(Err(fault)),
                 Err(fault) => {
-                    if self.stats.failed(&fault) {
-                        log::warn!("{fault}; results wait in the journal, checks go on");
+                    let was_fenced = self.stats.fenced();
+                    // Being fenced is another matter than what may have been told before.
+                    if self.stats.failed(&fault) || self.stats.fenced() && !was_fenced {
+                        log::warn!("{fault}; {}", consequence(&fault));
                     }
                 }
             }
@@ -360,6 +362,17 @@ impl<S: RecordStore> Recorder<S> {
                 }
             }
         }
+    }
+}
+
+/// What a fault means for what was seen.
+const fn consequence(fault: &StoreFault) -> &'static str {
+    match fault {
+        StoreFault::Fenced(_) => {
+            "nothing of this daemon is recorded now; it asks for its lease, and when another one has that, it steps down: \
+             what waits in its journal is dropped then, and a gap"
+        }
+        StoreFault::Away(_) | StoreFault::Refused(_) => "results wait in the journal, checks go on",
     }
 }
 

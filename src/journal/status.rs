@@ -54,6 +54,12 @@ impl StatusColumns {
     /// Takes in records that were written.
     pub(super) fn note(&mut self, records: &[Record], now: Instant) {
         for record in records {
+            if let Record::Open(opening) = record
+                && let Some(tracked) = self.rows.get_mut(&opening.monitor)
+            {
+                // Also of a row that was made anew, which does not have what was written to the old one.
+                tracked.written = None;
+            }
             let (Record::Check(_) | Record::State(..)) = record else { continue };
             let Some(monitor) = record.monitor() else { continue };
             let tracked = self.rows.entry(monitor).or_insert_with(|| Tracked {

@@ -24,7 +24,7 @@ pub(super) struct Thinned {
 
 /// What stands for a check that will have no row.
 pub(super) fn gap_of(check: &Check, reason: GapReason) -> Record {
-    let (from_at, to_at) = (check.checked_at, check.checked_at + check.timings.total);
+    let (from_at, to_at) = (check.checked_at, check.ended_at());
     Record::Gap(Gap { monitor: Some(check.monitor), from_at, to_at, reason })
 }
 

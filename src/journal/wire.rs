@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use crate::model::{
     CertificateFacts, Check, Failure, Gap, MonitorId, MonitorState, Opening, Record, Resolution, Timings, Verdict,
@@ -62,9 +62,34 @@ struct WrittenCheck<'a> {
     address: Option<SocketAddr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     http: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "leaf_only")]
     certificate: Option<&'a CertificateFacts>,
     attempt: u16,
+}
+
+/// The leaf's facts: the chain is the same with every check, and would be most of the journal.
+#[derive(Serialize)]
+struct WrittenCertificate<'a> {
+    subject: &'a str,
+    issuer: &'a str,
+    not_before: DateTime<Utc>,
+    not_after: DateTime<Utc>,
+    days_left: i64,
+    fingerprint_sha256: &'a str,
+    chain_length: usize,
+}
+
+fn leaf_only<S: Serializer>(facts: &Option<&CertificateFacts>, serializer: S) -> Result<S::Ok, S::Error> {
+    let written = facts.map(|facts| WrittenCertificate {
+        subject: &facts.subject,
+        issuer: &facts.issuer,
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        days_left: facts.days_left,
+        fingerprint_sha256: &facts.fingerprint_sha256,
+        chain_length: facts.chain_length,
+    });
+    written.serialize(serializer)
 }
 
 #[derive(Deserialize)]
@@ -128,6 +153,7 @@ impl From<Read> for Record {
                 address: check.address,
                 http_version: check.http.and_then(|name| HTTP_VERSIONS.iter().copied().find(|known| **known == *name)),
                 certificate: check.certificate.map(Arc::new),
+                details: None,
                 attempt: check.attempt,
                 checked_at: DateTime::<Utc>::from_timestamp_nanos(check.at_ns),
             }),

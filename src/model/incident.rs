@@ -11,6 +11,7 @@ use super::{CertificateFacts, Failure, IncidentUid, MonitorId, UserId, Verdict};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Evidence {
     /// Start of the check.
+    #[serde(serialize_with = "super::serialize_check_time")]
     pub checked_at: DateTime<Utc>,
     /// Its verdict.
     pub verdict: Verdict,
@@ -39,6 +40,9 @@ pub struct Evidence {
     /// Certificate facts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate: Option<CertificateFacts>,
+    /// What else the kind of probe found out: at most 32 facts, texts cut at 256 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub details: Option<Box<serde_json::Map<String, serde_json::Value>>>,
 }
 
 mod timings {

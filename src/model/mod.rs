@@ -12,14 +12,17 @@ mod secret;
 mod state;
 mod store;
 
-pub use check::Check;
+pub use check::{Check, check_time};
+pub(crate) use check::{serialize_check_time, serialize_some_check_time};
 pub use failure::{Failure, Layer, Owner};
 pub use gap::{Gap, GapReason};
 pub use ids::{BatchId, IncidentUid, MonitorId, MonitorKey, SYSTEM_USER, UserId};
 pub use incident::{Evidence, Opening, Resolution, ResolveReason};
 pub use monitor::{Cadence, Flap, Monitor, Source};
-pub use observation::{CertificateFacts, Fault, HttpFacts, Observation, Phase, Timings};
+pub use observation::{
+    CertificateFacts, ChainCertificate, ChainFacts, Details, Fault, HttpFacts, Observation, Phase, Timings, Weakness,
+};
 pub use record::{Batch, Record};
 pub use secret::Secret;
-pub use state::{MonitorState, Status, Unobserved, Verdict};
+pub use state::{Heard, MonitorState, Run, Status, Unobserved, Verdict};
 pub use store::StoreFault;

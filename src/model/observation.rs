@@ -8,7 +8,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize, Serializer};
 
-use super::Failure;
+use super::{Failure, Verdict};
 
 /// A phase of a check, in the order they happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +135,58 @@ pub struct CertificateFacts {
     pub fingerprint_sha256: String,
     /// How many certificates the server sent.
     pub chain_length: usize,
+    /// What goes beyond the leaf; none in the history and in what is kept of a good check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub more: Option<Box<ChainFacts>>,
+}
+
+/// Facts of a whole chain, and of the TLS session that it was presented in.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainFacts {
+    /// The first eight, as they came, leaf first; those that are no X.509 are left out.
+    pub certificates: Vec<ChainCertificate>,
+    /// Which certificate [`CertificateFacts::days_left`] is about: 0 is the leaf.
+    pub days_left_of: usize,
+    /// What should be replaced, though it may still be accepted.
+    pub weaknesses: Vec<Weakness>,
+    /// Hosts that the leaf is valid for, the first sixteen.
+    pub names: Vec<String>,
+    /// How many hosts there are.
+    pub names_total: usize,
+    /// `1.2` or `1.3`; none when the handshake ended before it was proven.
+    pub tls_version: Option<Box<str>>,
+    /// IANA's name of the cipher suite; none when the handshake failed.
+    pub cipher: Option<Box<str>>,
+}
+
+/// One certificate of a chain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChainCertificate {
+    /// Distinguished name, in RFC 4514 style.
+    pub subject: String,
+    /// Distinguished name of its issuer.
+    pub issuer: String,
+    /// Start of validity.
+    pub not_before: DateTime<Utc>,
+    /// End of validity.
+    pub not_after: DateTime<Utc>,
+    /// `RSA`, `EC P-256`, `Ed25519`, or a dotted OID.
+    pub key_algorithm: Box<str>,
+    /// Bits of the key, 0 when they are not known.
+    pub key_bits: u32,
+    /// Such as `sha256WithRSAEncryption`, or a dotted OID.
+    pub signature_algorithm: Box<str>,
+    /// SHA-256 of the DER, lower-case hex.
+    pub fingerprint_sha256: String,
+}
+
+/// A weakness of one certificate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Weakness {
+    /// Its place in the chain: 0 is the leaf.
+    pub certificate: usize,
+    /// Such as `an RSA key of 1024 bits`.
+    pub what: Box<str>,
 }
 
 /// What an HTTP exchange returned at its last hop.
@@ -154,6 +206,33 @@ pub struct HttpFacts {
     pub redirects: u16,
 }
 
+/// What a kind of probe found out besides: round-trip times, answers, a banner. For people and programs to read, in this
+/// order; nothing is judged by it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Details(Vec<(&'static str, serde_json::Value)>);
+
+impl Details {
+    /// Adds a fact, or replaces the one of this name (lower case, words joined by `_`, the unit last).
+    pub fn put(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
+        let value = value.into();
+        match self.0.iter_mut().find(|(there, _)| *there == name) {
+            Some(slot) => slot.1 = value,
+            None => self.0.push((name, value)),
+        }
+    }
+
+    /// Every fact.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &serde_json::Value)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+}
+
+impl Serialize for Details {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.iter())
+    }
+}
+
 /// Everything that one attempt saw.
 #[derive(Clone, Debug)]
 pub struct Observation {
@@ -163,18 +242,37 @@ pub struct Observation {
     pub timings: Timings,
     /// What went wrong below the expectations.
     pub fault: Option<Fault>,
+    /// The verdict that goes with the fault, where the far side grades itself (a plugin's exit code, the members of a
+    /// group); none: the failure's own.
+    pub graded: Option<Verdict>,
     /// The last address dialled.
     pub address: Option<SocketAddr>,
     /// HTTP, when a response head arrived.
     pub http: Option<HttpFacts>,
     /// TLS, when a chain was presented (that of the last hop, or of the hop that failed).
     pub certificate: Option<Arc<CertificateFacts>>,
+    /// What else the kind found out; boxed, because most checks have none.
+    pub details: Option<Box<Details>>,
 }
 
 impl Observation {
     /// Nothing seen yet.
     #[must_use]
     pub fn new(started_at: DateTime<Utc>) -> Self {
-        Self { started_at, timings: Timings::default(), fault: None, address: None, http: None, certificate: None }
+        Self {
+            started_at,
+            timings: Timings::default(),
+            fault: None,
+            graded: None,
+            address: None,
+            http: None,
+            certificate: None,
+            details: None,
+        }
+    }
+
+    /// Adds a fact to the details; see [`Details::put`].
+    pub fn note(&mut self, name: &'static str, value: impl Into<serde_json::Value>) {
+        self.details.get_or_insert_default().put(name, value);
     }
 }

@@ -38,11 +38,23 @@ impl Record {
     #[must_use]
     pub fn time(&self) -> Option<DateTime<Utc>> {
         match self {
-            Self::Check(check) => Some(check.checked_at + check.timings.total),
+            Self::Check(check) => Some(check.ended_at()),
             Self::State(_, state) => state.last_checked,
             Self::Open(opening) => Some(opening.started_at),
             Self::Resolve(resolution) => Some(resolution.resolved_at),
             Self::Gap(gap) => Some(gap.to_at),
+        }
+    }
+
+    /// From when on nothing is known without it; none for a state, which tells nothing by itself.
+    #[must_use]
+    pub fn began(&self) -> Option<DateTime<Utc>> {
+        match self {
+            Self::Check(check) => Some(check.checked_at),
+            Self::Gap(gap) => Some(gap.from_at),
+            Self::Open(opening) => Some(opening.started_at),
+            Self::Resolve(resolution) => Some(resolution.resolved_at),
+            Self::State(..) => None,
         }
     }
 

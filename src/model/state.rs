@@ -6,6 +6,8 @@ use std::fmt;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use uuid::Uuid;
+
 use super::{Evidence, GapReason, IncidentUid};
 
 /// What one check says about its target.
@@ -140,6 +142,28 @@ pub struct MonitorState {
     pub last_checked: Option<DateTime<Utc>>,
     /// Set while the monitor is paused or its definition invalid; its end becomes a gap.
     pub unobserved: Option<Unobserved>,
+    /// What a heartbeat has heard; none before its first ping, and for every other kind.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub heard: Option<Box<Heard>>,
+}
+
+/// What a heartbeat has heard from its sender. Survives restarts and pauses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Heard {
+    /// The latest sign of life that silence is counted from: the end of a run, or the very first ping.
+    pub last: DateTime<Utc>,
+    /// Runs that have started and not ended, oldest first; bounded by `verdict::pulse`.
+    #[serde(default)]
+    pub runs: Vec<Run>,
+}
+
+/// A run that goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// What the sender calls it, if it does.
+    pub rid: Option<Uuid>,
+    /// When its start came in.
+    pub started_at: DateTime<Utc>,
 }
 
 /// Why and since when a monitor is deliberately not checked.

@@ -5,16 +5,45 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::Kind;
-use super::net::{IpVersion, Profile};
+use super::authority::{profile_of, read_ip_version};
 use crate::model::{Observation, Phase};
-use crate::settings::reader::TableReader;
-use crate::settings::tree::Value;
 
+mod amqp;
+mod dns;
+mod domain;
+mod exec;
+mod group;
+mod grpc;
+mod heartbeat;
 mod http;
+mod icmp;
+mod mqtt;
+mod ssh;
+mod starttls;
 mod tcp;
+mod tls;
+mod udp;
+mod ws;
 
 /// Every kind that this version has.
-pub const KINDS: &[&Kind] = &[&http::KIND, &tcp::KIND];
+pub const KINDS: &[&Kind] = &[
+    &amqp::KIND,
+    &dns::KIND,
+    &domain::KIND,
+    &exec::KIND,
+    &group::KIND,
+    &grpc::KIND,
+    &heartbeat::KIND,
+    &http::KIND,
+    &icmp::KIND,
+    &mqtt::KIND,
+    &ssh::KIND,
+    &starttls::KIND,
+    &tcp::KIND,
+    &tls::KIND,
+    &udp::KIND,
+    &ws::KIND,
+];
 
 /// The kind of this name (`monitors.kind`).
 #[must_use]
@@ -29,55 +58,7 @@ pub fn by_scheme(scheme: &str) -> Option<&'static Kind> {
 }
 
 /// Schemes of the contract whose kinds come later: they answer "not built yet".
-pub const LATER: &[&str] = &[
-    "tls",
-    "starttls+smtp",
-    "starttls+imap",
-    "starttls+pop3",
-    "starttls+ftp",
-    "starttls+xmpp",
-    "udp",
-    "icmp",
-    "dns",
-    "ws",
-    "wss",
-    "grpc",
-    "grpcs",
-    "postgres",
-    "mysql",
-    "redis",
-    "mongodb",
-    "amqp",
-    "mqtt",
-    "ssh",
-    "domain",
-    "heartbeat",
-    "group",
-    "exec",
-];
-
-/// `ip_version`: `"any"` (the default), 4 or 6. A wrong one is reported, and read as the default.
-fn read_ip_version(reader: &mut TableReader<'_>) -> IpVersion {
-    let Some(node) = reader.node("ip_version") else { return IpVersion::Any };
-    match &node.value {
-        Value::Integer(4) => return IpVersion::V4,
-        Value::Integer(6) => return IpVersion::V6,
-        Value::String(text) => match &**text {
-            "any" => return IpVersion::Any,
-            "4" => return IpVersion::V4,
-            "6" => return IpVersion::V6,
-            _ => {}
-        },
-        _ => {}
-    }
-    reader.error("ip_version", format!("found {}", node.value), "must be \"any\", 4 or 6".to_owned());
-    IpVersion::Any
-}
-
-/// Who asks: a definition that may name files is the operator's own.
-fn profile_of(reader: &TableReader<'_>) -> Profile {
-    if reader.origin().trusted { Profile::File } else { Profile::Rows }
-}
+pub const LATER: &[&str] = &["postgres", "mysql", "redis", "mongodb"];
 
 /// Sets the total. What lies between two phases, such as waiting for a processor, belongs to the last one: the phases
 /// add up to the total.
@@ -101,6 +82,7 @@ pub(in crate::probe) mod testing {
 
     use crate::model::Secret;
     use crate::probe::Kind;
+    use crate::probe::form::Form;
     use crate::settings::diagnostic::Findings;
     use crate::settings::reader::{Origin, TableReader};
     use crate::settings::tree::{Entry, Node, Table, Value};
@@ -151,7 +133,11 @@ pub(in crate::probe) mod testing {
         let origin = Origin { trusted, env: &env, base: Path::new("/nowhere"), credentials: None };
         let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
         let mut reader = TableReader::new(&own, None, "", &origin, &findings, &secrets);
-        let url = Url::parse(&reader.string("url").unwrap()).unwrap();
+        let text = reader.string("url").unwrap();
+        let kind = text.split_once(':').and_then(|(scheme, _)| super::by_scheme(&scheme.to_ascii_lowercase()));
+        let url = kind.map_or(Form::Authority, |kind| kind.form).parse(&text);
+        // What is wrong with a form is the settings' to say; a kind is asked all the same.
+        let url = url.unwrap_or_else(|_| Url::parse(&text).unwrap());
         for common in ["id", "name", "interval", "timeout"] {
             reader.node(common);
         }
@@ -197,6 +183,14 @@ mod tests {
             for key in kind.keys {
                 assert!(kind.example.contains(key), "{}: the example does not show {key}", kind.name);
             }
+        }
+    }
+
+    #[test]
+    fn every_example_url_is_of_its_form_and_accepted() {
+        for kind in KINDS {
+            let url = kind.form.parse(kind.example_url).unwrap();
+            assert!(kind.schemes.contains(&url.scheme()), "{}", kind.name);
         }
     }
 

@@ -9,10 +9,18 @@ use crate::model::Observation;
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::Expectations;
 
+pub mod authority;
+pub mod driven;
+pub mod exchange;
+pub mod fetch;
+pub mod form;
 pub mod kinds;
+pub mod login;
 pub mod net;
 pub mod pool;
 pub mod report;
+pub mod request;
+pub mod talk;
 
 /// What a probe may use for one attempt.
 pub struct ProbeContext<'a> {
@@ -26,6 +34,11 @@ pub struct ProbeContext<'a> {
 
 /// One prepared monitor target.
 pub trait Probe: Send + Sync + 'static {
+    /// What makes its checks. Most kinds: the schedule, which calls [`Self::probe`].
+    fn driven(&self) -> driven::Driven<'_> {
+        driven::Driven::Schedule
+    }
+
     /// Makes one attempt. Cancel-safe: dropping the future closes what it opened.
     fn probe<'a>(&'a self, context: &'a ProbeContext<'a>) -> BoxFuture<'a, Observation>;
 }
@@ -45,6 +58,10 @@ pub struct Kind {
     pub name: &'static str,
     /// URL schemes that choose it when `kind` is absent.
     pub schemes: &'static [&'static str],
+    /// How its URLs are written.
+    pub form: form::Form,
+    /// A URL of it, for error messages.
+    pub example_url: &'static str,
     /// Keys of `[[monitor]]` that belong to this kind, for the check of `[defaults]` and for "nearest key".
     pub keys: &'static [&'static str],
     /// Reads the kind's keys and the expanded URL; errors go to the reader, and then none is returned.

@@ -1,31 +1,37 @@
 //! One check for people (a waterfall) and for programs (the contract's JSON). Pure.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
-use crate::model::{CertificateFacts, Check, MonitorId, Phase, Timings};
+use crate::model::{CertificateFacts, ChainFacts, Check, MonitorId, Phase, Timings, check_time};
 
 /// Columns that the total time fills.
 const BAR_COLUMNS: usize = 48;
 
 /// One check as JSON, in the shape and order of the contract, section 2. `label` is the monitor's key or name, or the
-/// URL of a check without a monitor, which has no `id`.
+/// URL of a check without a monitor, which has no `id`. A kind that found out more than the contract names has a key
+/// `details` behind it all.
 #[must_use]
 pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &str) -> Value {
     let certificate = check.certificate.as_deref().map(|facts| {
-        json!({
+        let mut object = json!({
             "subject": facts.subject,
             "issuer": facts.issuer,
             "not_before": seconds(facts.not_before),
             "not_after": seconds(facts.not_after),
             "days_left": facts.days_left,
             "fingerprint_sha256": facts.fingerprint_sha256,
-        })
+        });
+        if let (Some(more), Value::Object(object)) = (facts.more.as_deref(), &mut object) {
+            object.extend(chain_json(facts, more));
+        }
+        object
     });
-    json!({
+    let mut text = json!({
         "monitor": label,
         "monitor_id": id,
         "verdict": check.verdict,
@@ -34,13 +40,51 @@ pub fn check_json(check: &Check, label: &str, id: Option<MonitorId>, region: &st
         "status_code": check.status_code,
         "response_time_ms": check.timings.total_ms(),
         "timings_us": check.timings,
-        "address": check.address,
+        "address": check.address.map(place),
         "http_version": check.http_version,
         "certificate": certificate,
         "attempt": check.attempt,
         "region": region,
-        "checked_at": check.checked_at.to_rfc3339_opts(SecondsFormat::Millis, true),
-    })
+        "checked_at": check_time(check.checked_at),
+    });
+    if let (Some(details), Value::Object(object)) = (&check.details, &mut text) {
+        object.insert("details".to_owned(), Value::Object((**details).clone()));
+    }
+    text
+}
+
+/// What stands behind the contract's keys.
+fn chain_json(facts: &CertificateFacts, more: &ChainFacts) -> serde_json::Map<String, Value> {
+    let chain = more.certificates.iter().map(|certificate| {
+        json!({
+            "subject": certificate.subject,
+            "issuer": certificate.issuer,
+            "not_before": seconds(certificate.not_before),
+            "not_after": seconds(certificate.not_after),
+            "key_algorithm": certificate.key_algorithm,
+            "key_bits": certificate.key_bits,
+            "signature_algorithm": certificate.signature_algorithm,
+            "fingerprint_sha256": certificate.fingerprint_sha256,
+        })
+    });
+    [
+        ("chain_length", json!(facts.chain_length)),
+        ("days_left_of", json!(more.days_left_of)),
+        ("names", json!(more.names)),
+        ("names_total", json!(more.names_total)),
+        ("weaknesses", json!(more.weaknesses)),
+        ("chain", chain.collect()),
+        ("tls_version", json!(more.tls_version)),
+        ("cipher", json!(more.cipher)),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect()
+}
+
+/// ICMP has no ports.
+fn place(address: SocketAddr) -> String {
+    if address.port() == 0 { address.ip().to_string() } else { address.to_string() }
 }
 
 fn seconds(time: DateTime<Utc>) -> String {
@@ -70,12 +114,27 @@ pub fn waterfall(check: &Check, label: &str) -> String {
         fact("status", check.http_version.map_or_else(|| status.to_string(), |version| format!("{status} {version}")));
     }
     if let Some(address) = check.address {
-        fact("address", address.to_string());
+        fact("address", place(address));
     }
     if let Some(certificate) = check.certificate.as_deref() {
         certificate_facts(certificate, &mut fact);
     }
+    for (name, value) in check.details.iter().flat_map(|details| details.iter()) {
+        fact(&name.replace('_', " "), detail(value));
+    }
     out
+}
+
+/// A fact of the kind's own as people write it: lists with commas, texts without quotes.
+fn detail(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(items) => items.iter().map(detail).collect::<Vec<_>>().join(", "),
+        Value::Object(fields) => {
+            fields.iter().map(|(name, value)| format!("{name}={}", detail(value))).collect::<Vec<_>>().join(" ")
+        }
+        scalar => scalar.to_string(),
+    }
 }
 
 fn certificate_facts(facts: &CertificateFacts, fact: &mut dyn FnMut(&str, String)) {
@@ -87,10 +146,34 @@ fn certificate_facts(facts: &CertificateFacts, fact: &mut dyn FnMut(&str, String
         days => format!("{days} days left"),
     };
     let (from, to) = (facts.not_before.date_naive(), facts.not_after.date_naive());
-    fact("valid", format!("{from} to {to}, {left}"));
+    let more = facts.more.as_deref();
+    let whose = match more.filter(|more| more.days_left_of > 0).map(|more| more.certificates.get(more.days_left_of)) {
+        None => String::new(),
+        Some(above) => format!(" ({})", above.map_or("further up the chain", |above| &above.subject)),
+    };
+    fact("valid", format!("{from} to {to}, {left}{whose}"));
+    if let Some(more) = more.filter(|more| more.names_total > 0) {
+        let unnamed = more.names_total - more.names.len();
+        let rest = if unnamed > 0 { format!(" and {unnamed} more") } else { String::new() };
+        fact("names", format!("{}{rest}", more.names.join(", ")));
+    }
+    fact("sha256", facts.fingerprint_sha256.clone());
     let plural = if facts.chain_length == 1 { "" } else { "s" };
     fact("chain", format!("{} certificate{plural}", facts.chain_length));
-    fact("sha256", facts.fingerprint_sha256.clone());
+    let Some(more) = more else { return };
+    for (index, one) in more.certificates.iter().enumerate() {
+        let (key, bits, signature) = (&one.key_algorithm, one.key_bits, &one.signature_algorithm);
+        let until = one.not_after.date_naive();
+        fact("", format!("{index} {}, {key} {bits}, {signature}, until {until}", one.subject));
+    }
+    for weakness in &more.weaknesses {
+        fact("weak", format!("certificate {} has {}", weakness.certificate, weakness.what));
+    }
+    let session = [more.tls_version.as_deref(), more.cipher.as_deref()];
+    let session: Vec<&str> = session.into_iter().flatten().collect();
+    if !session.is_empty() {
+        fact("tls", session.join(", "));
+    }
 }
 
 /// Phases that were not reached have a dash; the others start where the one before them ended.
@@ -155,6 +238,7 @@ mod tests {
             days_left: -30,
             fingerprint_sha256: "ab".repeat(32),
             chain_length: 2,
+            more: None,
         };
         Check {
             monitor: MonitorId(uuid::Uuid::nil()),
@@ -166,6 +250,7 @@ mod tests {
             address: Some("203.0.113.7:443".parse().unwrap()),
             http_version: None,
             certificate: Some(Arc::new(certificate)),
+            details: None,
             attempt: 1,
             checked_at: time("2026-11-22T12:00:00.123456Z"),
         }
@@ -191,6 +276,16 @@ mod tests {
         );
         let bare = check_json(&Check { certificate: None, ..expired() }, "https://h/", None, "r");
         assert!(bare["monitor_id"].is_null() && bare["certificate"].is_null());
+        let details = json!({"packets_sent": 3, "answers": ["192.0.2.1", "192.0.2.2"], "rtt_ms": {"min": 0.1}});
+        let details = details.as_object().cloned().map(Box::new);
+        let full = Check { details, ..expired() };
+        assert_eq!(check_json(&full, "x", None, "r")["details"]["packets_sent"], 3);
+        let text = waterfall(&full, "x");
+        assert!(text.contains("packets sent  3\n"), "{text}");
+        assert!(
+            text.contains("answers      192.0.2.1, 192.0.2.2\n") && text.contains("rtt ms       min=0.1\n"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub(super) const NEVER: &[&str] = &["id", "name", "url", "renamed_from"];
 const COLUMNS: &[&str] = &["owner", "interval", "schedule", "timezone", "timeout", "active", "tags", "kind"];
 
 /// Keys that carry the operator's secrets: a row, whose URL somebody else wrote, must not get them.
-const SECRETS: &[&str] = &["auth", "client_certificate", "client_key"];
+const SECRETS: &[&str] = &["auth", "client_certificate", "client_key", "proxy"];
 
 /// The defaults, by kind.
 #[derive(Clone, Debug, Default)]

@@ -133,6 +133,12 @@ struct Place<'a> {
 }
 
 impl SourceText {
+    /// Comments and blank lines say nothing.
+    #[must_use]
+    pub fn says_something(&self) -> bool {
+        self.text.lines().map(str::trim_start).any(|line| !line.is_empty() && !line.starts_with('#'))
+    }
+
     /// Takes a text of less than 4 GiB.
     pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
         let text = text.into();

@@ -73,7 +73,7 @@ mod tests {
             into.insert(key.clone());
             match &entry.node.value {
                 // Free names, and the forms of a secret.
-                Value::Table(_) if key == "monitor.headers" => {}
+                Value::Table(_) if matches!(&*key, "monitor.headers" | "monitor.env") => {}
                 Value::Table(inner) if inner.entries.iter().any(|e| matches!(&*e.key, "file" | "credential")) => {}
                 Value::Table(inner) => keys(inner, &key, into),
                 Value::Array(items) => {

@@ -3,10 +3,11 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 
-use super::definition::{Located, Place};
+use super::definition::{Definition, Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, nearest};
 use super::tree::{Span, Table, Value};
 use crate::model::MonitorKey;
+use crate::probe::driven::{Driven, Member};
 
 /// One monitor of the file: valid or not, its id is taken.
 pub(super) struct Named<'a> {
@@ -44,10 +45,33 @@ pub(super) fn check(named: &[Named<'_>], definitions: &[Located], complete: bool
         .filter(|definition| !definition.depends_on.is_empty())
         .filter_map(|definition| Some((definition.key.as_ref()?, &*definition.depends_on)))
         .collect();
-    if complete {
-        unknown_dependencies(named, &by_key, &edges, findings);
+    let members: HashMap<&MonitorKey, Vec<MonitorKey>> =
+        definitions.iter().filter_map(|definition| Some((definition.key.as_ref()?, members_of(definition)?))).collect();
+    let members = members.iter().map(|(key, members)| (*key, members.as_slice())).collect();
+    for (relation, edges) in [(&DEPENDS_ON, &edges), (&MEMBERS, &members)] {
+        if complete {
+            unknown_ends(named, &by_key, relation, edges, findings);
+        }
+        cycles(named, relation, edges, findings);
     }
-    cycles(named, &edges, findings);
+}
+
+/// What monitors may say of others.
+struct Relation {
+    key: &'static str,
+    why_no_cycle: &'static str,
+}
+
+const DEPENDS_ON: Relation = Relation { key: "depends_on", why_no_cycle: "a monitor cannot explain itself" };
+const MEMBERS: Relation = Relation { key: "members", why_no_cycle: "a group cannot be a member of itself" };
+
+fn members_of(definition: &Definition) -> Option<Vec<MonitorKey>> {
+    let Driven::Members(group) = definition.prepared.probe.driven() else { return None };
+    let keys = group.members.iter().filter_map(|member| match member {
+        Member::Key(key) => Some(key.clone()),
+        Member::Id(_) => None,
+    });
+    Some(keys.collect())
 }
 
 fn twice(findings: &Findings, monitor: &Named<'_>, key: &str, what: String, other: Option<&Place>) {
@@ -84,9 +108,10 @@ fn former_ids(by_key: &HashMap<&MonitorKey, &Named<'_>>, definitions: &[Located]
     }
 }
 
-fn unknown_dependencies(
+fn unknown_ends(
     named: &[Named<'_>],
     by_key: &HashMap<&MonitorKey, &Named<'_>>,
+    relation: &Relation,
     edges: &HashMap<&MonitorKey, &[MonitorKey]>,
     findings: &Findings,
 ) {
@@ -103,8 +128,8 @@ fn unknown_dependencies(
             let candidates = named.iter().map(|monitor| monitor.key.as_str());
             let near = if unknown <= EXPLAINED { nearest(other.as_str(), candidates) } else { None };
             findings.push(Diagnostic {
-                span: value_span(monitor, "depends_on", Some(other.as_str())),
-                key: "monitor.depends_on".to_owned(),
+                span: value_span(monitor, relation.key, Some(other.as_str())),
+                key: format!("monitor.{}", relation.key),
                 what: format!("no monitor has the id {:?}", other.as_str()),
                 allowed: near.map(|near| format!("did you mean {near:?}?")),
                 quote: Quote::Value,
@@ -114,7 +139,7 @@ fn unknown_dependencies(
 }
 
 /// Depth-first with an explicit stack: a chain may be as long as the file. Each cycle is reported once.
-fn cycles(named: &[Named<'_>], edges: &HashMap<&MonitorKey, &[MonitorKey]>, findings: &Findings) {
+fn cycles(named: &[Named<'_>], relation: &Relation, edges: &HashMap<&MonitorKey, &[MonitorKey]>, findings: &Findings) {
     #[derive(Clone, Copy, PartialEq)]
     enum Mark {
         OnPath,
@@ -140,7 +165,7 @@ fn cycles(named: &[Named<'_>], edges: &HashMap<&MonitorKey, &[MonitorKey]>, find
                 Some(Mark::OnPath) => {
                     let from = path.iter().position(|(there, _)| *there == next).unwrap_or(0);
                     let members: Vec<&MonitorKey> = path.iter().skip(from).map(|(key, _)| *key).collect();
-                    report_cycle(named, &members, findings);
+                    report_cycle(named, relation, &members, findings);
                 }
                 None => {
                     marks.insert(next, Mark::OnPath);
@@ -151,7 +176,7 @@ fn cycles(named: &[Named<'_>], edges: &HashMap<&MonitorKey, &[MonitorKey]>, find
     }
 }
 
-fn report_cycle(named: &[Named<'_>], members: &[&MonitorKey], findings: &Findings) {
+fn report_cycle(named: &[Named<'_>], relation: &Relation, members: &[&MonitorKey], findings: &Findings) {
     const SHOWN: usize = 8;
     let (Some(first), Some(last)) = (members.first(), members.last()) else { return };
     let mut names: Vec<&str> = members.iter().take(SHOWN).map(|key| key.as_str()).collect();
@@ -164,12 +189,12 @@ fn report_cycle(named: &[Named<'_>], members: &[&MonitorKey], findings: &Finding
     let span = searched
         .iter()
         .find(|monitor| *monitor.key == **last)
-        .and_then(|monitor| value_span(monitor, "depends_on", Some(first.as_str())));
+        .and_then(|monitor| value_span(monitor, relation.key, Some(first.as_str())));
     findings.push(Diagnostic {
         span,
-        key: "monitor.depends_on".to_owned(),
+        key: format!("monitor.{}", relation.key),
         what: format!("is a cycle: {}", names.join(" -> ")),
-        allowed: Some("a monitor cannot explain itself".to_owned()),
+        allowed: Some(relation.why_no_cycle.to_owned()),
         quote: Quote::Value,
     });
 }

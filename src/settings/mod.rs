@@ -1,6 +1,6 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
 //!
-//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`.
+//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`, `proxy`.
 //! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`. Reading from disk: `file`.
 
 pub mod again;
@@ -17,6 +17,7 @@ pub mod limited;
 pub mod model;
 pub mod monitor;
 mod pieces;
+pub mod proxy;
 pub mod reader;
 pub mod sections;
 pub mod size;

@@ -72,6 +72,7 @@ pub(super) fn read_file_monitor(
     let interval = common::interval(&mut reader);
     let shared = common::shared(&mut reader, interval);
     let prepared = prepare(address.kind, &address.target, &mut reader);
+    let confirmations = confirmations(shared.confirmations, prepared.as_ref(), &mut reader);
     finish(reader, address.kind, context);
     if context.findings.count() > before {
         return None;
@@ -93,7 +94,7 @@ pub(super) fn read_file_monitor(
         active: identity.active,
         tags: identity.tags,
         cadence: shared.cadence?,
-        confirmations: shared.confirmations,
+        confirmations,
         recoveries: shared.recoveries,
         retry_interval: shared.retry_interval,
         flap: shared.flap,
@@ -203,6 +204,7 @@ fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
     let interval = if scheduled { None } else { common::row_interval(&columns, row) };
     let shared = common::shared(&mut reader, interval);
     let prepared = prepare(address.kind, &address.target, &mut reader);
+    let confirmations = confirmations(shared.confirmations, prepared.as_ref(), &mut reader);
     finish(reader, address.kind, context);
     let definition = Definition {
         key: fixed.key,
@@ -213,7 +215,7 @@ fn read_row_in(row: &MonitorRow, context: &Context<'_>) -> Option<Definition> {
         kind: address.kind.name,
         cadence: shared.cadence?,
         timeout: fixed.timeout?,
-        confirmations: shared.confirmations,
+        confirmations,
         recoveries: shared.recoveries,
         retry_interval: shared.retry_interval,
         flap: shared.flap,
@@ -279,6 +281,12 @@ fn prepare(kind: &Kind, target: &url::Url, reader: &mut TableReader<'_>) -> Opti
         reader.error("url", format!("not a target for a {} monitor", kind.name), None);
     }
     prepared
+}
+
+/// What a job or another monitor's confirmed state says is not doubted, unless the definition wants it to be.
+fn confirmations(read: u16, prepared: Option<&crate::probe::Prepared>, reader: &mut TableReader<'_>) -> u16 {
+    let told = prepared.is_some_and(|prepared| !prepared.probe.driven().is_scheduled());
+    if told && reader.node("confirmations").is_none() { 1 } else { read }
 }
 
 fn finish(reader: TableReader<'_>, kind: &Kind, context: &Context<'_>) {

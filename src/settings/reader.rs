@@ -384,6 +384,14 @@ impl<'a> TableReader<'a> {
         Some(readers)
     }
 
+    /// The table in an element of a list that may hold other things as well; none when it is no table, without a
+    /// complaint. Call [`Self::finish`] on it.
+    #[must_use]
+    pub fn table_of(&self, key: &str, index: usize, node: &'a Node) -> Option<TableReader<'a>> {
+        let Value::Table(table) = &node.value else { return None };
+        Some(self.child(table, node.span, format!("{}[{index}]", self.full(key))))
+    }
+
     /// A table whose keys are free, such as `headers = { Accept = "…" }`; bad values are reported and left out.
     pub fn pairs(&mut self, key: &'static str) -> Option<Vec<(String, String)>> {
         let node = self.node(key)?;

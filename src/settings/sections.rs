@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 
 use super::limited;
+use super::proxy::Proxy;
 use super::reader::TableReader;
 use super::tree::{Node, Value};
 use crate::model::Secret;
@@ -71,6 +72,9 @@ pub struct Database {
     pub cluster_user: String,
 }
 
+/// `probe.rdap_bootstrap` when it is not set (RFC 9224, 8).
+pub const RDAP_BOOTSTRAP: &str = "https://data.iana.org/rdap/dns.json";
+
 /// `[probe]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probing {
@@ -82,8 +86,12 @@ pub struct Probing {
     pub max_in_flight: usize,
     /// `User-Agent`.
     pub user_agent: String,
+    /// Where requests of HTTP go instead of to their target.
+    pub proxy: Option<Proxy>,
     /// Cap on a body, bytes.
     pub max_body: usize,
+    /// The list of registries' RDAP servers: a file, or a URL of http or https.
+    pub rdap_bootstrap: String,
 }
 
 /// `[egress]`.
@@ -134,7 +142,9 @@ impl Default for Probing {
             ca_files: Vec::new(),
             max_in_flight: 10_000,
             user_agent: concat!("Lamplighter/", env!("CARGO_PKG_VERSION")).to_owned(),
+            proxy: None,
             max_body: 1 << 20,
+            rdap_bootstrap: RDAP_BOOTSTRAP.to_owned(),
         }
     }
 }
@@ -266,7 +276,6 @@ fn is_identifier(text: &str, signs: &[u8]) -> bool {
 
 impl Probing {
     pub(super) fn read(table: &mut TableReader<'_>) -> Self {
-        table.not_built_yet(&["proxy"]);
         let default = Self::default();
         let user_agent = checked(table, "user_agent", "1 to 255 visible ASCII characters and spaces", |text| {
             (1..=255).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
@@ -279,9 +288,24 @@ impl Probing {
                 .and_then(|number| usize::try_from(number).ok())
                 .unwrap_or(default.max_in_flight),
             user_agent: user_agent.unwrap_or(default.user_agent),
+            proxy: Proxy::read(table),
             max_body: bytes(table, "max_body", 1 << 10, 64 << 20).unwrap_or(default.max_body),
+            rdap_bootstrap: rdap_bootstrap(table).unwrap_or(default.rdap_bootstrap),
         }
     }
+}
+
+fn rdap_bootstrap(table: &mut TableReader<'_>) -> Option<String> {
+    const KEY: &str = "rdap_bootstrap";
+    let text = table.string(KEY)?;
+    if !text.contains("://") {
+        return table.path(KEY).map(|path| path.display().to_string());
+    }
+    let url = url::Url::parse(&text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    if url.is_none() {
+        table.error(KEY, "not a file, nor a URL", "such as \"https://data.iana.org/rdap/dns.json\"".to_owned());
+    }
+    url.map(String::from)
 }
 
 /// Port 53 where there is none.

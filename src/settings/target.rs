@@ -4,6 +4,7 @@ use url::Url;
 
 use super::diagnostic::nearest;
 use crate::probe::Kind;
+use crate::probe::form::{Form, NotOfForm};
 
 /// A URL as written; with references expanded it may be four times as long.
 const MAX_CHARS: usize = 2048;
@@ -32,25 +33,17 @@ pub(super) fn parse(
     if written.chars().count() > MAX_CHARS || expanded.len() > 4 * MAX_CHARS {
         return complaint("is too long", format!("at most {MAX_CHARS} characters"));
     }
-    // The URL standard's parser cuts tabs and line ends away silently.
-    if expanded.chars().any(|char| char.is_whitespace() || char.is_control()) {
-        return complaint("has a space or control character in it", "write %20 for a space");
+    let kind = scheme(expanded, kinds, later)?;
+    match kind.form.parse(expanded) {
+        Ok(url) => Ok((url, kind)),
+        Err(NotOfForm(what)) if what.contains("space") && kind.form != Form::Command => {
+            complaint(what, "write %20 for a space")
+        }
+        Err(NotOfForm(what)) => complaint(what, format!("such as {}", kind.example_url)),
     }
-    let (kind, rest) = scheme(expanded, kinds, later)?;
-    if !rest.starts_with("//") {
-        return complaint("has no \"//\" behind the scheme", format!("such as {}", example(kind)));
-    }
-    let url = match Url::parse(expanded) {
-        Ok(url) => url,
-        Err(why) => return complaint(format!("not a URL: {why}"), format!("such as {}", example(kind))),
-    };
-    if url.host_str().is_none_or(str::is_empty) {
-        return complaint("has no host", format!("such as {}", example(kind)));
-    }
-    Ok((url, kind))
 }
 
-fn scheme<'a>(text: &'a str, kinds: &[&'static Kind], later: &[&str]) -> Result<(&'static Kind, &'a str), Complaint> {
+fn scheme(text: &str, kinds: &[&'static Kind], later: &[&str]) -> Result<&'static Kind, Complaint> {
     let none = || complaint("has no scheme", schemes_allowed(kinds));
     let Some((scheme, rest)) = text.split_once(':') else { return none() };
     let valid = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
@@ -59,7 +52,7 @@ fn scheme<'a>(text: &'a str, kinds: &[&'static Kind], later: &[&str]) -> Result<
         return none();
     }
     if let Some(kind) = kinds.iter().find(|kind| kind.schemes.contains(&&*lower)) {
-        return Ok((kind, rest));
+        return Ok(kind);
     }
     if later.contains(&&*lower) {
         return complaint(format!("scheme {lower:?} is not built yet in this version"), schemes_allowed(kinds));
@@ -83,16 +76,13 @@ fn short(scheme: &str) -> String {
 
 fn schemes_allowed(kinds: &[&'static Kind]) -> String {
     let schemes: Vec<String> =
-        kinds.iter().flat_map(|kind| kind.schemes.iter()).map(|scheme| format!("{scheme}://")).collect();
+        kinds.iter().flat_map(|kind| kind.schemes.iter().map(|scheme| begin(kind, scheme))).collect();
     format!("must begin with one of {}", schemes.join(", "))
 }
 
-fn example(kind: &Kind) -> String {
-    let scheme = kind.schemes.last().copied().unwrap_or(kind.name);
-    match kind.name {
-        "http" => format!("{scheme}://example.com/path"),
-        _ => format!("{scheme}://example.com:1234"),
-    }
+fn begin(kind: &Kind, scheme: &str) -> String {
+    let slashes = if kind.form == Form::Authority { "//" } else { "" };
+    format!("{scheme}:{slashes}")
 }
 
 #[cfg(test)]
@@ -100,8 +90,24 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const HTTP: Kind = Kind { name: "http", schemes: &["http", "https"], keys: &[], prepare: |_, _| None, example: "" };
-    const TCP: Kind = Kind { name: "tcp", schemes: &["tcp"], keys: &[], prepare: |_, _| None, example: "" };
+    const HTTP: Kind = Kind {
+        name: "http",
+        schemes: &["http", "https"],
+        form: Form::Authority,
+        example_url: "https://example.com/path",
+        keys: &[],
+        prepare: |_, _| None,
+        example: "",
+    };
+    const TCP: Kind = Kind {
+        name: "tcp",
+        schemes: &["tcp"],
+        form: Form::Authority,
+        example_url: "tcp://example.com:1234",
+        keys: &[],
+        prepare: |_, _| None,
+        example: "",
+    };
     const KINDS: &[&Kind] = &[&HTTP, &TCP];
 
     fn read(text: &str) -> Result<(Url, &'static Kind), Complaint> {
@@ -135,8 +141,8 @@ mod tests {
             ("icmp:h", "scheme \"icmp\" is not built yet in this version", all),
             ("https:example.com", "has no \"//\" behind the scheme", "such as https://example.com/path"),
             ("https://a b/", "has a space or control character in it", "write %20 for a space"),
-            ("https://h:99999/", "not a URL: invalid port number", "such as https://example.com/path"),
-            ("https://", "not a URL: empty host", "such as https://example.com/path"),
+            ("https://h:99999/", "is not a URL: invalid port number", "such as https://example.com/path"),
+            ("https://", "is not a URL: empty host", "such as https://example.com/path"),
             ("tcp:///x", "has no host", "such as tcp://example.com:1234"),
         ] {
             let found = read(text).err().unwrap();

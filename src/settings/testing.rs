@@ -6,15 +6,18 @@ use futures_util::future::BoxFuture;
 
 use super::reader::TableReader;
 use crate::model::Observation;
+use crate::probe::form::Form;
 use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::verdict::expectation::Expectations;
 
 pub(super) const KINDS: &[&Kind] = &[&HTTP, &TCP];
-pub(super) const LATER: &[&str] = crate::probe::kinds::LATER;
+pub(super) const LATER: &[&str] = &["dns", "exec", "icmp"];
 
 const HTTP: Kind = Kind {
     name: "http",
     schemes: &["http", "https"],
+    form: Form::Authority,
+    example_url: "https://example.com/path",
     keys: &[
         "method",
         "headers",
@@ -64,6 +67,8 @@ const HTTP: Kind = Kind {
 const TCP: Kind = Kind {
     name: "tcp",
     schemes: &["tcp"],
+    form: Form::Authority,
+    example_url: "tcp://example.com:1234",
     keys: &["exchange", "ip_version", "expect"],
     prepare: |_, reader| {
         let before = reader.findings().count();

@@ -182,7 +182,14 @@ fn sections_have_bounds() {
             "[probe]\nresolvers = [\"1.1.1.1\", \"one\"]",
             "c.toml:2:25: probe.resolvers: \"one\" is not right, must be an address with a port, such as \"127.0.0.1:53\"",
         ),
-        ("[probe]\nproxy = \"x\"", "c.toml:2:1: probe.proxy: not built yet in this version, remove it"),
+        (
+            "[probe]\nproxy = \"hunter2\"",
+            "c.toml:2:9: probe.proxy: not an address of a proxy, http://, socks5:// or socks5h://, then [user:password@]host:port",
+        ),
+        (
+            "[probe]\nrdap_bootstrap = \"ftp://x/\"",
+            "c.toml:2:18: probe.rdap_bootstrap: not a file, nor a URL, such as \"https://data.iana.org/rdap/dns.json\"",
+        ),
         (
             "[probe]\nca_files = [\"none.pem\"]",
             "c.toml:2:12: probe.ca_files: /nowhere/none.pem: No such file or directory (os error 2), PEM files of certificates",

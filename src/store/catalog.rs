@@ -15,7 +15,7 @@ use crate::catalog::plan::Guard;
 use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
 use crate::model::{IncidentUid, MonitorId, MonitorState, Source, Status, StoreFault, UserId};
 
-pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, REVISIONS, INVALID_LOCK, INVALID, PATIENCE];
+pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, ARCHIVED, REVISIONS, INVALID_LOCK, INVALID, PATIENCE];
 
 /// The channel of `migrations/0004_triggers.sql`.
 const CHANNEL: &str = "lamplighter_monitors";
@@ -45,6 +45,7 @@ const LOAD: &str = "SELECT m.id, m.user_id, m.name, m.url, coalesce(m.interval_s
 /// The state and its incident are written in one transaction, so an incident that is no longer open was ended by others.
 const DISMISSED: &str = "SELECT s.monitor_id, s.incident FROM monitor_state s WHERE s.region = $1 AND s.incident IS NOT NULL \
     AND NOT EXISTS (SELECT FROM incidents i WHERE i.uid = s.incident AND i.resolved_at IS NULL)";
+const ARCHIVED: &str = "SELECT id FROM monitors WHERE id = ANY($1) AND archived_at IS NOT NULL";
 const REVISIONS: &str = "SELECT id, revision FROM monitors WHERE archived_at IS NULL";
 const INVALID_LOCK: &str = "SELECT m.id FROM monitors m \
     JOIN unnest($1::uuid[], $2::text[]) AS n (id, reason) ON n.id = m.id AND n.reason IS DISTINCT FROM m.invalid_reason \
@@ -81,6 +82,14 @@ impl CatalogStore for Store {
         Box::pin(within(DEADLINE, async {
             let rows: Vec<(Uuid, Uuid)> = sqlx::query_as(DISMISSED).bind(&*self.region).fetch_all(&self.pool).await?;
             Ok::<_, Problem>(rows.into_iter().map(|(id, uid)| (MonitorId(id), IncidentUid(uid))).collect())
+        }))
+    }
+
+    fn archived<'a>(&'a self, ids: &'a [MonitorId]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
+        Box::pin(within(DEADLINE, async {
+            let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+            let rows: Vec<Uuid> = sqlx::query_scalar(ARCHIVED).bind(ids).fetch_all(&self.pool).await?;
+            Ok::<_, Problem>(rows.into_iter().map(MonitorId).collect())
         }))
     }
 
@@ -210,6 +219,7 @@ fn with_open(mut state: MonitorState, uid: IncidentUid, since: Option<DateTime<U
         flaps: state.flaps,
         last_checked: state.last_checked.or(since),
         unobserved: state.unobserved,
+        heard: state.heard,
         incident: Some(uid),
         ..MonitorState::default()
     }

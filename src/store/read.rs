@@ -41,14 +41,41 @@ macro_rules! sane {
     };
 }
 
+/// Texts of others may be of any length; a page of them must not. What is cut ends with an ellipsis.
+macro_rules! cut {
+    ($text:literal, $most:literal, $name:literal) => {
+        concat!(
+            "CASE WHEN length(",
+            $text,
+            ") > ",
+            $most,
+            " THEN left(",
+            $text,
+            ", ",
+            $most,
+            " - 1) || '…' ELSE ",
+            $text,
+            " END AS ",
+            $name
+        )
+    };
+}
+
 macro_rules! monitors {
     ($rest:literal) => {
         concat!(
-            "SELECT m.id, m.key, m.name, m.url, m.kind, m.source, m.user_id, coalesce(m.status, 'pending') AS status, \
-             coalesce(m.is_active, true) AS is_active, coalesce(m.interval_seconds, 300) AS interval_seconds, \
-             coalesce(m.timeout_seconds, 10) AS timeout_seconds, array_remove(coalesce(m.tags, '{}'), NULL) AS tags, \
-             coalesce(m.uptime_percentage, 100) AS uptime_percentage, m.uptime, m.response_time, m.invalid_reason, \
-             m.revision, ",
+            "SELECT m.id, m.source, m.user_id, coalesce(m.is_active, true) AS is_active, \
+             coalesce(m.interval_seconds, 300) AS interval_seconds, coalesce(m.timeout_seconds, 10) AS timeout_seconds, \
+             ARRAY(SELECT CASE WHEN length(t) > 100 THEN left(t, 99) || '…' ELSE t END \
+                FROM unnest(m.tags) t WHERE t IS NOT NULL LIMIT 100) AS tags, \
+             coalesce(m.uptime_percentage, 100) AS uptime_percentage, m.response_time, m.revision, ",
+            cut!("m.key", "500", "key"), ", ",
+            cut!("m.name", "500", "name"), ", ",
+            cut!("m.url", "4096", "url"), ", ",
+            cut!("m.kind", "500", "kind"), ", ",
+            cut!("coalesce(m.status, 'pending')", "500", "status"), ", ",
+            cut!("m.uptime", "500", "uptime"), ", ",
+            cut!("m.invalid_reason", "4096", "invalid_reason"), ", ",
             sane!("m.last_checked", "last_checked"), ", ",
             sane!("m.ssl_expiry", "ssl_expiry"), ", ",
             sane!("m.archived_at", "archived_at"), ", ",
@@ -74,13 +101,30 @@ const BY_KEY: &str = monitors!(
 );
 
 macro_rules! incidents {
-    ($more:literal, $rest:literal) => {
+    ($long:literal, $more:literal, $rest:literal) => {
         concat!(
-            "SELECT i.id, i.monitor_id, coalesce(m.key, m.name) AS monitor, i.title, i.description, \
-             coalesce(i.status, 'open') AS status, i.severity, \
-             greatest('1970-01-01 00:00+00', least(i.started_at, '9999-12-31 00:00+00')) AS started_at, \
-             i.duration_seconds, coalesce(i.source, 'manual') AS source, i.cause, i.caused_by, i.resolve_reason, \
-             i.acknowledged_by, i.acknowledge_note, ",
+            "SELECT i.id, i.monitor_id, i.duration_seconds, i.caused_by, ",
+            cut!("coalesce(m.key, m.name)", "500", "monitor"),
+            ", ",
+            cut!("i.title", "500", "title"),
+            ", ",
+            cut!("i.description", $long, "description"),
+            ", ",
+            cut!("coalesce(i.status, 'open')", "500", "status"),
+            ", ",
+            cut!("i.severity", "500", "severity"),
+            ", ",
+            cut!("coalesce(i.source, 'manual')", "500", "source"),
+            ", ",
+            cut!("i.cause", "500", "cause"),
+            ", ",
+            cut!("i.resolve_reason", "500", "resolve_reason"),
+            ", ",
+            cut!("i.acknowledged_by", "500", "acknowledged_by"),
+            ", ",
+            cut!("i.acknowledge_note", $long, "acknowledge_note"),
+            ", ",
+            "greatest('1970-01-01 00:00+00', least(i.started_at, '9999-12-31 00:00+00')) AS started_at, ",
             sane!("i.resolved_at", "resolved_at"),
             ", ",
             sane!("i.acknowledged_at", "acknowledged_at"),
@@ -93,19 +137,23 @@ macro_rules! incidents {
 }
 
 const INCIDENTS: &str = incidents!(
+    "4000",
     "",
     "($2::text IS NULL OR i.status = $2) AND ($3::uuid IS NULL OR i.monitor_id = $3) \
      AND ($4::timestamptz IS NULL OR i.started_at >= $4) AND ($5::timestamptz IS NULL OR i.started_at < $5) \
      AND ($6::timestamptz IS NULL OR (i.started_at, i.id) < ($6, $7::bigint)) \
      ORDER BY i.started_at DESC, i.id DESC LIMIT $8::bigint"
 );
-const INCIDENT: &str = incidents!(", i.evidence", "i.id = $2");
+const INCIDENT: &str = incidents!("64000", ", i.evidence", "i.id = $2");
 
 const UPTIME_OF: &str = "SELECT checks, good FROM lamplighter_uptime_counts($1, $2)";
-const UPTIME: &str = "SELECT m.id, coalesce(m.key, m.name) AS monitor, u.checks, u.good \
-    FROM (SELECT id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
+const UPTIME: &str = concat!(
+    "SELECT m.id, u.checks, u.good, ",
+    cut!("coalesce(m.key, m.name)", "500", "monitor"),
+    " FROM (SELECT id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
         AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3::bigint) m \
-    CROSS JOIN LATERAL lamplighter_uptime_counts(m.id, $4) u ORDER BY m.id";
+    CROSS JOIN LATERAL lamplighter_uptime_counts(m.id, $4) u ORDER BY m.id"
+);
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, StoreFault>>;
 
@@ -260,6 +308,10 @@ fn without_password(url: String) -> String {
             Ok(()) => parsed.into(),
             Err(()) => "(not shown: it has a password)".to_owned(),
         },
+        // What was cut off may be all that tells a password from a host.
+        Err(_) if url.ends_with('…') && !url.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) => {
+            "(not shown: it is too long)".to_owned()
+        }
         _ => url,
     }
 }
@@ -305,6 +357,7 @@ mod tests {
         let shown = |url: &str| without_password(url.to_owned());
         assert_eq!(shown("postgres://u:hunter2@h/d"), "postgres://u:***@h/d");
         assert_eq!(shown("https://:hunter2@h/"), "https://:***@h/");
+        assert_eq!(shown(&format!("postgres://u:{}…", "hunter2".repeat(500))), "(not shown: it is too long)");
         for url in ["https://h/p?x=1", "tcp://h:1", "not a url", "postgres://u@h/d", "dns:name"] {
             assert_eq!(shown(url), url);
         }

@@ -25,8 +25,8 @@ macro_rules! checks {
     ($before:literal, $after:literal) => {
         concat!(
             $before,
-            "SELECT c.id, c.monitor_id, c.status, c.error_type, c.status_code, c.response_time_ms, \
-             coalesce(c.attempt, 1::smallint) AS attempt, coalesce(c.region, '') AS region, \
+            "SELECT c.id, c.monitor_id, c.status, left(c.error_type, 500) AS error_type, c.status_code, c.response_time_ms, \
+             coalesce(c.attempt, 1::smallint) AS attempt, left(coalesce(c.region, ''), 500) AS region, \
              c.checked_at, c.dns_us, c.connect_us, c.tls_us, c.send_us, c.wait_us, c.receive_us FROM monitor_checks c \
              WHERE c.checked_at >= $2 AND c.checked_at < $3 AND (c.checked_at, c.id) < ($4, $5::bigint) \
              AND ($6::boolean IS NULL OR c.status = $6) \
@@ -40,7 +40,7 @@ macro_rules! checks {
 const OF_ONE: &str = checks!("", " AND c.monitor_id = $1 ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint");
 /// The limit inside keeps the planner from anything but a range of the index for each monitor.
 const OF_ALL: &str = checks!(
-    "SELECT c.*, coalesce(m.key, m.name) AS monitor FROM monitors m CROSS JOIN LATERAL (",
+    "SELECT c.*, left(coalesce(m.key, m.name), 500) AS monitor FROM monitors m CROSS JOIN LATERAL (",
     " AND c.monitor_id = m.id ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint) c \
      WHERE ($1::uuid IS NULL OR m.user_id = $1) ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint"
 );

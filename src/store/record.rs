@@ -66,7 +66,8 @@ const GAPS_ALL: &str = "INSERT INTO monitor_gaps AS g (region, from_at, to_at, r
 pub(super) const DIRTY: &str = "INSERT INTO rollup_dirty (monitor_id, hour) \
     SELECT id, hour FROM unnest($1::uuid[], $2::timestamptz[]) AS n (id, hour) ORDER BY hour, id \
     ON CONFLICT (monitor_id, hour) WHERE monitor_id IS NOT NULL DO UPDATE SET marked_at = now()";
-const CLAIM: &str = "INSERT INTO recorded_batches (id, scope, checks, dropped, delayed) VALUES ($1, $2, $3, $4, $5)";
+const CLAIM: &str = "INSERT INTO recorded_batches (id, scope, checks, dropped, delayed, seen_to) \
+    VALUES ($1, $2, $3, $4, $5, $6)";
 pub(super) const FREE: &str = "SELECT id FROM monitors WHERE id = ANY($1) ORDER BY id FOR KEY SHARE SKIP LOCKED";
 pub(super) const PRESENT: &str = "SELECT id FROM monitors WHERE id = ANY($1)";
 /// Monitors whose owner can be referred to now.
@@ -190,6 +191,7 @@ impl Store {
             .bind(count(recorded.checks))
             .bind(count(recorded.dropped))
             .bind(recorded.delayed.iter().map(|id| id.0).collect::<Vec<_>>())
+            .bind(batch.records.iter().filter_map(Record::time).max())
             .execute(&mut *tx)
             .await?;
         write_checks(tx, &work.checks, &self.region).await?;

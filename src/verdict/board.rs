@@ -100,10 +100,38 @@ pub struct Row {
     pub latest: Option<Latest>,
     /// Wall-clock start of the latest check, also one before the start of the daemon.
     pub last_checked: Option<DateTime<Utc>>,
+    /// Why it is down, while no check since the start of the daemon says so: the check that its state began with.
+    pub before: Option<Arc<Before>>,
     /// Checks since the start of the daemon.
     pub counts: Counts,
     /// End of validity of the certificate that was last presented.
     pub certificate_ends: Option<DateTime<Utc>>,
+}
+
+/// What the evidence of an earlier check says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Before {
+    /// Wall-clock start.
+    pub checked_at: DateTime<Utc>,
+    /// Why it was not up.
+    pub failure: Option<Failure>,
+    /// The failure in a sentence, safe to show.
+    pub message: Option<Box<str>>,
+    /// HTTP status.
+    pub status_code: Option<u16>,
+}
+
+impl Before {
+    /// Of a state that is down.
+    fn of(state: &MonitorState) -> Option<Self> {
+        let evidence = state.first_bad.as_ref().filter(|_| state.shown() == Status::Down)?;
+        Some(Self {
+            checked_at: evidence.checked_at,
+            failure: evidence.failure,
+            message: evidence.message.clone(),
+            status_code: evidence.status_code,
+        })
+    }
 }
 
 /// Sums over all monitors since the start of the daemon.
@@ -215,6 +243,7 @@ impl Board {
             incident: None,
             latest: None,
             last_checked: None,
+            before: None,
             counts: Counts::default(),
             certificate_ends: None,
         });
@@ -242,7 +271,7 @@ impl Board {
         inner.change(monitor, |row| {
             row.counts.add(latest.verdict);
             row.certificate_ends = latest.certificate_ends.or(row.certificate_ends);
-            row.latest = Some(latest);
+            (row.latest, row.before) = (Some(latest), None);
             row.glance(glance);
         });
     }
@@ -292,6 +321,7 @@ impl Inner {
 
 impl Row {
     fn show(&mut self, state: &MonitorState) {
+        self.before = if self.latest.is_none() { Before::of(state).map(Arc::new) } else { None };
         self.glance(Glance::of(state));
     }
 

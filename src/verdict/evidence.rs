@@ -1,24 +1,32 @@
 //! What is kept of a check for a person who asks why: bounded, and without secrets.
 
+use chrono::SubsecRound as _;
+use serde_json::Value;
+
 use super::judge::Judgement;
 use super::redact::Redactor;
 use super::text;
-use crate::model::{CertificateFacts, Evidence, HttpFacts, Observation, Phase, Verdict};
+use crate::model::{CertificateFacts, Details, Evidence, HttpFacts, Observation, Phase, Verdict};
 
 /// Bounds of what is kept, in characters and headers. Of a good check less is kept: every monitor holds one in memory.
 struct Bounds {
     headers: usize,
     excerpt: usize,
+    chain: bool,
 }
 
-const BAD: Bounds = Bounds { headers: 32, excerpt: 1024 };
-const GOOD: Bounds = Bounds { headers: 16, excerpt: 256 };
+const BAD: Bounds = Bounds { headers: 32, excerpt: 1024, chain: true };
+const GOOD: Bounds = Bounds { headers: 16, excerpt: 256, chain: false };
 /// Characters of a header's value.
 const VALUE_MAX: usize = 256;
 /// Characters of a header's name.
 const NAME_MAX: usize = 128;
 /// Characters of a distinguished name.
 const SUBJECT_MAX: usize = 512;
+/// Facts of the details, entries of a list in them, fields of an object in them.
+const DETAILS_MAX: usize = 32;
+/// Lists and objects in each other.
+const DETAILS_DEPTH: usize = 2;
 
 /// The evidence of a judged observation.
 #[must_use]
@@ -26,7 +34,8 @@ pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Red
     let bounds = if matches!(judgement.verdict, Verdict::Down | Verdict::Unknown) { BAD } else { GOOD };
     let http = observation.http.as_ref();
     Evidence {
-        checked_at: observation.started_at,
+        // As it is stored: what is read back is the same.
+        checked_at: observation.started_at.trunc_subsecs(3),
         verdict: judgement.verdict,
         failure: judgement.failure,
         message: judgement.message.clone(),
@@ -35,7 +44,30 @@ pub fn evidence(observation: &Observation, judgement: &Judgement, redactor: &Red
         timings_us: timings(observation),
         headers: http.map(|http| headers(http, &bounds, redactor)).unwrap_or_default(),
         excerpt: http.and_then(|http| excerpt(&http.body, bounds.excerpt, redactor)),
-        certificate: observation.certificate.as_deref().map(certificate),
+        certificate: observation.certificate.as_deref().map(|facts| certificate(facts, bounds.chain)),
+        details: observation.details.as_deref().map(|details| Box::new(self::details(details, redactor))),
+    }
+}
+
+fn details(details: &Details, redactor: &Redactor) -> serde_json::Map<String, Value> {
+    details.iter().take(DETAILS_MAX).map(|(name, value)| (name.to_owned(), cleaned(value, 0, redactor))).collect()
+}
+
+fn cleaned(value: &Value, depth: usize, redactor: &Redactor) -> Value {
+    match value {
+        Value::String(text) => Value::String(shown(text, VALUE_MAX, true, redactor).into()),
+        Value::Array(items) if depth < DETAILS_DEPTH => {
+            items.iter().take(DETAILS_MAX).map(|item| cleaned(item, depth + 1, redactor)).collect()
+        }
+        Value::Object(object) if depth < DETAILS_DEPTH => {
+            let fields = object.iter().take(DETAILS_MAX);
+            let fields = fields.map(|(name, value)| {
+                (shown(name, NAME_MAX, false, redactor).into(), cleaned(value, depth + 1, redactor))
+            });
+            Value::Object(fields.collect())
+        }
+        Value::Array(_) | Value::Object(_) => Value::Null,
+        scalar => scalar.clone(),
     }
 }
 
@@ -70,11 +102,17 @@ fn shown(text: &str, most: usize, lines: bool, redactor: &Redactor) -> Box<str> 
     text::clean(&redactor.scrub(&text[..end]), most, lines).into()
 }
 
-fn certificate(facts: &CertificateFacts) -> CertificateFacts {
+/// What is known of the chain beyond the leaf was bounded and cleaned when it was read.
+fn certificate(facts: &CertificateFacts, chain: bool) -> CertificateFacts {
     CertificateFacts {
         subject: text::clean(&facts.subject, SUBJECT_MAX, false),
         issuer: text::clean(&facts.issuer, SUBJECT_MAX, false),
-        ..facts.clone()
+        not_before: facts.not_before,
+        not_after: facts.not_after,
+        days_left: facts.days_left,
+        fingerprint_sha256: facts.fingerprint_sha256.clone(),
+        chain_length: facts.chain_length,
+        more: facts.more.clone().filter(|_| chain),
     }
 }
 

@@ -10,7 +10,7 @@ use self::status::StatusSet;
 use crate::settings::reader::TableReader;
 
 pub mod json;
-mod pattern;
+pub(crate) mod pattern;
 pub mod status;
 
 /// Which expectations a kind can meet; `latency_below` and `latency_down_above` every kind can.
@@ -26,7 +26,14 @@ pub struct Accepts {
     pub json: bool,
     /// `certificate_days_left`.
     pub certificate: bool,
+    /// [`DNS_KEYS`], which the kind reads and judges itself.
+    pub dns: bool,
+    /// `domain_days_left`, which the kind reads and judges itself.
+    pub domain: bool,
 }
+
+/// What only probes of name servers can meet.
+pub const DNS_KEYS: &[&str] = &["answers", "answers_exact", "rcode", "authenticated", "serial_at_least"];
 
 /// What a body, read as UTF-8 (wrong bytes become U+FFFD), must or must not hold.
 #[derive(Debug)]
@@ -112,7 +119,10 @@ impl Expectations {
         }
         written |= !rules.headers.is_empty() || !rules.body.is_empty() || !rules.json.is_empty();
         written |= rules.certificate_days_left.is_some();
-        table.not_built_yet(&["answers", "rcode"]);
+        for key in DNS_KEYS {
+            accepted(&mut table, key, of_monitor, accepts.dns);
+        }
+        accepted(&mut table, "domain_days_left", of_monitor, accepts.domain);
         table.finish(&|_| None);
         Self { rules: written.then(|| Box::new(rules)) }
     }
@@ -144,6 +154,8 @@ fn accepted(table: &mut TableReader<'_>, key: &'static str, of_monitor: bool, ac
     if !accepts && own && table.node(key).is_some() {
         let who = match key {
             "certificate_days_left" => "only probes over TLS see a certificate",
+            key if DNS_KEYS.contains(&key) => "only dns probes get answers of name servers",
+            "domain_days_left" => "only domain probes ask a registry",
             "status" | "headers" => "only http and https probes see a response head",
             _ => "only http and https probes read a body",
         };

@@ -49,7 +49,7 @@ pub fn judge(observation: &Observation, expect: &Expectations, redactor: &Redact
     Judgement { verdict, failure: Some(failure), message: Some(message.into()) }
 }
 
-/// The check that a judged observation makes: a row of `monitor_checks`.
+/// The check that a judged observation makes: a row of `monitor_checks`. Without details, which are evidence's to clean.
 #[must_use]
 pub fn check(monitor: MonitorId, attempt: u16, observation: &Observation, judgement: Judgement) -> Check {
     Check {
@@ -62,6 +62,7 @@ pub fn check(monitor: MonitorId, attempt: u16, observation: &Observation, judgem
         address: observation.address,
         http_version: observation.http.as_ref().map(|http| http.version),
         certificate: observation.certificate.clone(),
+        details: None,
         attempt,
         checked_at: observation.started_at,
     }
@@ -69,7 +70,10 @@ pub fn check(monitor: MonitorId, attempt: u16, observation: &Observation, judgem
 
 fn find(observation: &Observation, rules: &Rules, redactor: &Redactor) -> Option<Finding> {
     let fault = observation.fault.as_ref();
-    let fault = fault.map(|fault| Finding(fault.failure.verdict(), fault.failure, fault.message.clone()));
+    let fault = fault.map(|fault| {
+        let verdict = observation.graded.unwrap_or(fault.failure.verdict());
+        Finding(verdict, fault.failure, fault.message.clone())
+    });
     if matches!(fault, Some(Finding(Verdict::Down | Verdict::Unknown, ..))) {
         return fault;
     }

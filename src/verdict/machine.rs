@@ -235,17 +235,29 @@ fn open(
     (state.status, state.since, state.incident) = (Status::Down, Some(started_at), Some(uid));
     let first = state.first_bad.as_ref().and_then(|evidence| evidence.failure);
     let failure = first.or(check.failure).unwrap_or(Failure::Internal);
+    Opening { failure, caused_by: cause.filter(|id| *id != monitor.id), ..opening(state, monitor, uid, started_at) }
+}
+
+fn opening(state: &MonitorState, monitor: &Monitor, uid: IncidentUid, started_at: DateTime<Utc>) -> Opening {
+    let first = state.first_bad.as_ref().and_then(|evidence| evidence.failure);
     Opening {
         uid,
         monitor: monitor.id,
         owner: monitor.owner,
         title: format!("{} is down", text::clean(&monitor.name, TITLE_NAME_MAX, false)).into(),
-        failure,
+        failure: first.unwrap_or(Failure::Internal),
         started_at,
-        caused_by: cause.filter(|id| *id != monitor.id),
+        caused_by: None,
         first_bad: state.first_bad.clone(),
         last_good: state.last_good.clone(),
     }
+}
+
+/// The open incident of a state once more, for a store that has lost it; none: there is none.
+#[must_use]
+pub fn open_again(state: &MonitorState, monitor: &Monitor) -> Option<Opening> {
+    let since = state.since.or(state.failing_since).or(state.last_checked)?;
+    Some(opening(state, monitor, state.incident?, since))
 }
 
 /// Notes a confirmed change; how many there were within `flap.within`, up to `flap.changes`.
@@ -269,7 +281,7 @@ fn resolve(
 }
 
 /// The monitor is paused: its incident ends, and what was known of the target is no longer. Evidence of the latest
-/// good check stays.
+/// good check stays, and so does what a heartbeat has heard.
 pub fn paused(state: &mut MonitorState, monitor: MonitorId, at: DateTime<Utc>) -> Left {
     let before = state.unobserved.filter(|unobserved| unobserved.reason == GapReason::Paused);
     if before.is_some() && state.incident.is_none() {
@@ -321,8 +333,8 @@ pub fn retargeted(state: &mut MonitorState) {
 fn leave(state: &mut MonitorState, monitor: MonitorId, at: DateTime<Utc>, reason: ResolveReason) -> Left {
     let resolved_at = state.since.map_or(at, |since| since.max(at));
     let left = Left { resolution: resolve(state, monitor, resolved_at, reason), gap: resumed(state, monitor, at) };
-    let (last_good, last_checked) = (state.last_good.take(), state.last_checked);
-    *state = MonitorState { last_good, last_checked, ..MonitorState::default() };
+    let (last_good, last_checked, heard) = (state.last_good.take(), state.last_checked, state.heard.take());
+    *state = MonitorState { last_good, last_checked, heard, ..MonitorState::default() };
     left
 }
 

@@ -8,8 +8,11 @@ use crate::model::{Check, Evidence, Observation};
 pub mod board;
 pub mod evidence;
 pub mod expectation;
+pub mod gathering;
 pub mod judge;
 pub mod machine;
+pub mod pings;
+pub mod pulse;
 pub mod redact;
 pub mod stage;
 pub mod text;
@@ -43,7 +46,10 @@ impl Finished {
     fn by(entry: Arc<Entry>, attempt: u16, observation: &Observation, redactor: &redact::Redactor) -> Self {
         let judgement = judge::judge(observation, &entry.prepared.expect, redactor);
         let evidence = Box::new(evidence::evidence(observation, &judgement, redactor));
-        let check = judge::check(entry.monitor.id, attempt, observation, judgement);
+        let check = Check {
+            details: evidence.details.clone(),
+            ..judge::check(entry.monitor.id, attempt, observation, judgement)
+        };
         Self { entry, check, evidence }
     }
 }

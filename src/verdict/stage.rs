@@ -6,19 +6,25 @@
 //! A result whose monitor is gone, paused or has another target (url or kind) than the one it was measured on counts
 //! for nothing: no row, no step, and [`Totals::discarded`](super::board::Totals) grows. Any other change of the
 //! definition keeps it, and the rules that hold now judge what it confirms.
+//!
+//! Checks of monitors that no schedule drives are made here, see `driven`: heartbeats, when a ping comes in or does not,
+//! and groups, at their interval and when a member changes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
+
+use self::driven::{Clock, Driver, Groups};
 
 use super::Finished;
 use super::board::{Board, Glance, Latest};
 use super::machine::{self, Left, Step, Transition};
+use super::pings::{Delivery, Pinged, Pings};
 use super::text;
 use crate::catalog::{Changes, Entry, Removal, StatesRequest, Update};
 use crate::clock::Wall;
@@ -27,6 +33,8 @@ use crate::model::{
     Check, IncidentUid, Monitor, MonitorId, MonitorState, Opening, Record, Resolution, ResolveReason, Status, Verdict,
 };
 use crate::schedule::{Done, Next};
+
+mod driven;
 
 /// A state on which nothing depends but the evidence of the latest good check is stored with every tenth check, at the
 /// most every 30 s, and at the latest after an hour: a steady monitor costs its check rows and little more.
@@ -56,6 +64,10 @@ pub struct Stage {
     pub wall: Arc<dyn Wall>,
     /// What is shown.
     pub board: Arc<Board>,
+    /// Where pings ask for their monitor.
+    pub pings: Arc<Pings>,
+    /// Pings that found it. Each is answered when it is in the journal.
+    pub pinged: mpsc::Receiver<Delivery>,
 }
 
 impl Stage {
@@ -66,12 +78,18 @@ impl Stage {
             parked: HashMap::new(),
             archived: VecDeque::new(),
             journal: self.journal,
+            clock: Clock::new(&*self.wall),
             wall: self.wall,
             board: self.board,
+            pings: self.pings,
+            alarms: BTreeSet::new(),
+            groups: Groups::default(),
         };
-        let (mut updates_open, mut states_open) = (true, true);
+        let (mut updates_open, mut states_open, mut pings_open) = (true, true, true);
         let (mut finished, mut done) = (Vec::with_capacity(AT_ONCE), Vec::with_capacity(AT_ONCE));
+        let mut pinged: Vec<Delivery> = Vec::new();
         loop {
+            let wake = watch.next_alarm();
             tokio::select! {
                 biased;
                 update = self.updates.recv(), if updates_open => match update {
@@ -82,6 +100,11 @@ impl Stage {
                     Some(request) => watch.tell(request),
                     None => states_open = false,
                 },
+                taken = self.pinged.recv_many(&mut pinged, AT_ONCE), if pings_open => {
+                    pings_open = taken > 0;
+                    watch.pinged(pinged.drain(..));
+                }
+                () = alarm(wake) => watch.ring(),
                 taken = self.finished.recv_many(&mut finished, AT_ONCE) => {
                     if taken == 0 {
                         break;
@@ -100,6 +123,14 @@ impl Stage {
     }
 }
 
+/// Waits for the time of an alarm, for ever when there is none.
+async fn alarm(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// Records of one result, with the monitor they are of.
 type Group = (Arc<Entry>, Vec<Record>);
 /// What the board is told of one result.
@@ -112,6 +143,10 @@ struct Watched {
     /// Checks since the state was stored.
     unstored: u8,
     stored_at: Instant,
+    /// What makes its checks, if that is here.
+    driver: Driver,
+    /// When the driver wants to be asked; one of [`Watch::alarms`].
+    alarm: Option<Instant>,
 }
 
 struct Watch {
@@ -123,7 +158,12 @@ struct Watch {
     archived: VecDeque<MonitorId>,
     journal: Arc<dyn Journal>,
     wall: Arc<dyn Wall>,
+    clock: Clock,
     board: Arc<Board>,
+    pings: Arc<Pings>,
+    /// When monitors want to be asked that no schedule drives.
+    alarms: BTreeSet<(Instant, MonitorId)>,
+    groups: Groups,
 }
 
 impl Watch {
@@ -133,24 +173,29 @@ impl Watch {
         let mut groups = Vec::new();
         let mut shown = Vec::new();
         for finished in finished {
-            done.push(self.step(finished, &mut groups, &mut shown));
+            done.push(self.step(finished, &mut groups, &mut shown, false));
         }
+        self.commit(groups, shown);
+    }
+
+    /// Records, then shows and tells. False when the records would not survive the process.
+    fn commit(&mut self, groups: Vec<Group>, shown: Vec<Shown>) -> bool {
         let told: Vec<(Arc<Entry>, Record)> = groups
             .iter()
             .flat_map(|(entry, records)| records.iter().filter(|r| is_told(r)).map(|r| (Arc::clone(entry), r.clone())))
             .collect();
-        if !groups.is_empty() {
-            self.journal.write(groups.into_iter().map(|(_, records)| records).collect());
-        }
+        let kept = groups.is_empty() || self.journal.keep(groups.into_iter().map(|(_, records)| records).collect());
         for (entry, record) in told {
             tell(&self.board, &entry.monitor, &record);
         }
         for (kind, monitor, latest, glance) in shown {
             self.board.checked(kind, monitor, latest, glance);
         }
+        kept
     }
 
-    fn step(&mut self, finished: Finished, groups: &mut Vec<Group>, shown: &mut Vec<Shown>) -> Done {
+    /// Steps a monitor by a result. With `store` its state is recorded whatever changed.
+    fn step(&mut self, finished: Finished, groups: &mut Vec<Group>, shown: &mut Vec<Shown>, store: bool) -> Done {
         let Finished { entry, check, evidence } = finished;
         let id = entry.monitor.id;
         let cause = self.cause(&check, &entry.monitor);
@@ -161,13 +206,20 @@ impl Watch {
         };
         let monitor = &watched.entry.monitor;
         let new_uid = || IncidentUid(Uuid::new_v4());
+        let before = watched.state.shown();
         let step = machine::step(&mut watched.state, monitor, &check, evidence, || cause, new_uid);
+        if log::log_enabled!(log::Level::Debug) {
+            tell_check(monitor, &check);
+        }
         shown.push((monitor.kind, id, Latest::of(&check), Glance::of(&watched.state)));
         let (next, attempt) = (step.retry.map_or(Next::Phase, Next::Retry), step.next_attempt);
-        let store = watched.store_now(step.state_changed);
+        let store = watched.store_now(step.state_changed || store);
         let records = records(check, step, store.then(|| Box::new(watched.state.clone())));
         if !records.is_empty() {
             groups.push((Arc::clone(&watched.entry), records));
+        }
+        if watched.state.shown() != before {
+            self.stir_groups(id);
         }
         Done { monitor: id, next, attempt }
     }
@@ -216,10 +268,15 @@ impl Watch {
         for entry in &changes.changed {
             self.changed(entry, now);
         }
+        for id in &changes.remade {
+            self.remade(*id);
+        }
         // Those that were added just now; for the others this is the second time, which does nothing.
         for (id, uid) in &changes.dismissed {
             self.dismissed(*id, *uid);
         }
+        self.gather();
+        self.pings.filled();
     }
 
     fn added(&mut self, entry: &Arc<Entry>, stored: &MonitorState, now: DateTime<Utc>) {
@@ -234,7 +291,7 @@ impl Watch {
         if other_target {
             machine::retargeted(&mut state);
         }
-        self.settle(entry, state, now, other_target);
+        self.settle(entry, state, now, other_target, None);
     }
 
     fn changed(&mut self, entry: &Arc<Entry>, now: DateTime<Utc>) {
@@ -246,11 +303,20 @@ impl Watch {
         if other_target {
             machine::retargeted(&mut state);
         }
-        self.settle(entry, state, now, other_target);
+        self.disarm(entry.monitor.id, watched.alarm);
+        let before = (watched.entry, watched.driver);
+        self.settle(entry, state, now, other_target, Some(before));
     }
 
     /// Watches a monitor under this definition: ends or begins its pause, and stores what that changed.
-    fn settle(&mut self, entry: &Arc<Entry>, mut state: MonitorState, now: DateTime<Utc>, changed: bool) {
+    fn settle(
+        &mut self,
+        entry: &Arc<Entry>,
+        mut state: MonitorState,
+        now: DateTime<Utc>,
+        changed: bool,
+        old: Option<(Arc<Entry>, Driver)>,
+    ) {
         let monitor = &entry.monitor;
         let before = (state.unobserved, state.incident);
         let left = if monitor.active {
@@ -262,12 +328,19 @@ impl Watch {
             self.record(&entry.monitor, left, Some(&state));
         }
         self.board.put(entry, &state);
-        let watched = Watched { entry: Arc::clone(entry), state, unstored: 0, stored_at: Instant::now() };
+        let driver = self.drive(entry, &state, old);
+        let (unstored, stored_at) = (0, Instant::now());
+        let watched = Watched { entry: Arc::clone(entry), state, unstored, stored_at, driver, alarm: None };
         self.monitors.insert(monitor.id, watched);
+        self.arm(monitor.id);
     }
 
     fn removed(&mut self, id: MonitorId, removal: Removal, now: DateTime<Utc>) {
-        let watched = self.monitors.remove(&id).map(|watched| (watched.entry, watched.state));
+        let watched = self.monitors.remove(&id);
+        self.disarm(id, watched.as_ref().and_then(|watched| watched.alarm));
+        self.pings.close(id);
+        self.groups.forget(id);
+        let watched = watched.map(|watched| (watched.entry, watched.state));
         let Some((entry, mut state)) = watched.or_else(|| self.unpark(id)) else { return };
         let reason = match removal {
             Removal::Invalid => {
@@ -301,7 +374,7 @@ impl Watch {
         Some(parked)
     }
 
-    /// A person resolved this incident. One that the monitor no longer has is none of its business any more.
+    /// This incident was closed in the database: by a person, or for another region. One that the monitor no longer has is none of its business any more.
     fn dismissed(&mut self, id: MonitorId, uid: IncidentUid) {
         let watched = self.monitors.get_mut(&id).map(|watched| (&watched.entry, &mut watched.state));
         let parked = self.parked.get_mut(&id).map(|(entry, state)| (&*entry, state));
@@ -311,10 +384,26 @@ impl Watch {
         }
         machine::dismissed(state);
         let label = text::clean(entry.monitor.label(), LABEL_MAX, false);
-        log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "a person resolved the incident");
+        log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "the incident was closed in the database: a person resolved it, or another region's daemon has it");
         let record = Record::State(id, Box::new(state.clone()));
         self.journal.write(vec![vec![record]]);
         self.board.show(id, state);
+    }
+
+    /// The row was deleted by somebody and made anew: state and open incident went with the old one, and the target is as
+    /// it was.
+    fn remade(&mut self, id: MonitorId) {
+        let Some(watched) = self.monitors.get_mut(&id) else { return };
+        let (monitor, state) = (&watched.entry.monitor, &watched.state);
+        let opening = machine::open_again(state, monitor);
+        let label = text::clean(monitor.label(), LABEL_MAX, false);
+        if let Some(Opening { uid, .. }) = &opening {
+            let what = "the incident goes on: somebody deleted the monitor's row, and the incident with it";
+            log::info!(monitor:% = label, monitor_id:% = id, incident:% = uid; "{what}");
+        }
+        let open = opening.map(|opening| Record::Open(Box::new(opening)));
+        let records = open.into_iter().chain([Record::State(id, Box::new(state.clone()))]).collect();
+        self.journal.write(vec![records]);
     }
 
     fn record(&self, monitor: &Monitor, left: Left, state: Option<&MonitorState>) {
@@ -365,6 +454,19 @@ fn records(check: Check, step: Step, state: Option<Box<MonitorState>>) -> Vec<Re
 /// Whether [`tell`] says something of it.
 const fn is_told(record: &Record) -> bool {
     matches!(record, Record::Open(_) | Record::Resolve(_))
+}
+
+/// One line a check, for who wants to see them pass. Called only when somebody does: it makes texts.
+fn tell_check(monitor: &Monitor, check: &Check) {
+    let (label, id) = (text::clean(monitor.label(), LABEL_MAX, false), monitor.id);
+    let (verdict, ms, attempt) = (check.verdict, check.timings.total_ms(), check.attempt);
+    match check.failure {
+        Some(failure) => {
+            let message = check.message.as_deref().unwrap_or_default();
+            log::debug!(monitor:% = label, monitor_id:% = id, failure:% = failure, attempt; "{verdict} in {ms} ms: {message}");
+        }
+        None => log::debug!(monitor:% = label, monitor_id:% = id, attempt; "{verdict} in {ms} ms"),
+    }
 }
 
 /// Counts and logs transitions.

@@ -9,6 +9,7 @@ use crate::access::Caller;
 const INDEX: &str = "Lamplighter is running.\n\n\
     /healthz               alive\n\
     /readyz                ready, and what is not\n\
+    /metrics               figures for Prometheus, with a token unless server.metrics_public is set\n\
     /api/v1/openapi.json   the API, with a token\n\n\
     The table of monitors: run `lamplighter status` on this machine.\n";
 

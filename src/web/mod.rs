@@ -9,6 +9,8 @@ use crate::access::Viewer;
 use crate::access::read::ReadStore;
 use crate::catalog::Reloaded;
 use crate::metrics::text::Format;
+use crate::verdict::pings::Pinged;
+use crate::verdict::pulse::Ping;
 
 pub mod admin_token;
 mod api;
@@ -21,6 +23,7 @@ mod large;
 mod limiter;
 mod metrics;
 pub mod openapi;
+mod ping;
 mod places;
 mod query;
 mod reply;
@@ -72,6 +75,8 @@ pub trait Admin: Send + Sync + 'static {
     fn metrics(&self, format: Format, viewer: Viewer) -> String;
     /// Whether `/metrics` answers everybody.
     fn metrics_public(&self) -> bool;
+    /// Brings a ping to the heartbeat of this address (a token or an id), and waits until it is recorded.
+    fn ping<'a>(&'a self, address: &'a str, ping: Ping) -> BoxFuture<'a, Pinged>;
     /// Asks for a reload and waits for its result. With `force` it may archive more than the guard lets through.
     fn reload(&self, force: bool) -> BoxFuture<'_, Reloaded>;
 }

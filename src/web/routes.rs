@@ -17,8 +17,9 @@ use tokio::time::timeout;
 use super::auth::forbidden;
 use super::query::{Query, segments};
 use super::reply::{Problem, Reply};
-use super::{Site, api, health, metrics, openapi};
+use super::{Site, api, health, metrics, openapi, ping};
 use crate::access::{Caller, Scope};
+use crate::verdict::pulse::TEXT_BYTES;
 
 /// Who is on the other side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +61,8 @@ pub struct Route {
     pub parameters: &'static [&'static str],
     /// Of the whole answer.
     deadline: Duration,
+    /// Bytes of the body that are kept, and no body is too long; none: it is read and dropped.
+    keeps: Option<usize>,
     /// None: not built yet.
     run: Option<Handler>,
 }
@@ -78,29 +81,76 @@ const DEADLINE: Duration = Duration::from_secs(12);
 const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
 /// Characters of path and query.
 const URI_MOST: usize = 8 * 1024;
-/// Bytes of a body. No route reads one yet.
+/// Bytes of a body.
 const BODY_MOST: usize = 64 * 1024;
+/// Of a longer one that is kept in part, so much is read before the connection is closed on the rest.
+const KEPT_READ_MOST: usize = 1024 * 1024;
 /// For the body to arrive.
 const BODY_DEADLINE: Duration = Duration::from_secs(5);
 
 const GET: &[Method] = &[Method::GET];
 const POST: &[Method] = &[Method::POST];
+const PING: &[Method] = &[Method::GET, Method::POST];
+const ANY: &[Method] = &[Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 const WRITE: &[Method] = &[Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
 
 const fn open(pattern: &'static str, run: Handler) -> Route {
-    Route { pattern, methods: GET, access: Access::Open, parameters: &[], deadline: DEADLINE, run: Some(run) }
+    Route {
+        pattern,
+        methods: GET,
+        access: Access::Open,
+        parameters: &[],
+        deadline: DEADLINE,
+        keeps: None,
+        run: Some(run),
+    }
+}
+
+/// For senders without a token: the address itself is known to them only.
+const fn pinged(
+    pattern: &'static str,
+    methods: &'static [Method],
+    parameters: &'static [&'static str],
+    run: Handler,
+) -> Route {
+    let (access, keeps) = (Access::Open, Some(TEXT_BYTES));
+    Route { pattern, methods, access, parameters, deadline: DEADLINE, keeps, run: Some(run) }
 }
 
 const fn get(pattern: &'static str, parameters: &'static [&'static str], run: Handler) -> Route {
-    Route { pattern, methods: GET, access: Access::Needs(Scope::Read), parameters, deadline: DEADLINE, run: Some(run) }
+    Route {
+        pattern,
+        methods: GET,
+        access: Access::Needs(Scope::Read),
+        parameters,
+        deadline: DEADLINE,
+        keeps: None,
+        run: Some(run),
+    }
 }
 
 const fn later(methods: &'static [Method], scope: Scope, pattern: &'static str) -> Route {
-    Route { pattern, methods, access: Access::Needs(scope), parameters: &[], deadline: DEADLINE, run: None }
+    Route {
+        pattern,
+        methods,
+        access: Access::Needs(scope),
+        parameters: &[],
+        deadline: DEADLINE,
+        keeps: None,
+        run: None,
+    }
+}
+
+/// Of those who have no token: visitors of status pages, senders of pings.
+const fn open_later(methods: &'static [Method], pattern: &'static str) -> Route {
+    Route { pattern, methods, access: Access::Open, parameters: &[], deadline: DEADLINE, keeps: None, run: None }
 }
 
 /// Open when `server.metrics_public` says so.
 const METRICS: &str = "/metrics";
+/// What the paths of pings begin with.
+const PINGS: &str = "/ping/";
+const PUSHES: &str = "/api/push/";
 const CHECKS: &[&str] = &["from", "to", "verdict", "error_type", "limit", "cursor"];
 const INCIDENTS: &[&str] = &["status", "from", "to", "limit", "cursor"];
 
@@ -131,6 +181,7 @@ pub const ROUTES: &[Route] = &[
         access: Access::Needs(Scope::Admin),
         parameters: &["force"],
         deadline: RELOAD_DEADLINE,
+        keeps: None,
         run: Some(|call| Box::pin(api::reload(call))),
     },
     later(POST, Scope::Write, "/api/v1/monitors"),
@@ -158,13 +209,14 @@ pub const ROUTES: &[Route] = &[
     later(WRITE, Scope::Admin, "/api/v1/tokens/*"),
     later(GET, Scope::Admin, "/api/v1/audit"),
     later(GET, Scope::Read, "/api/v1/events"),
-    later(GET, Scope::Read, "/api/v2/summary.json"),
-    later(GET, Scope::Read, "/api/push/{token}"),
+    open_later(GET, "/api/v2/summary.json"),
     later(GET, Scope::Write, "/probe"),
-    later(GET, Scope::Read, "/status/*"),
-    later(GET, Scope::Read, "/badge/*"),
-    later(GET, Scope::Read, "/ping/*"),
-    later(POST, Scope::Read, "/ping/*"),
+    open_later(GET, "/status/*"),
+    open_later(GET, "/badge/*"),
+    pinged("/api/push/{token}", ANY, &["status", "msg", "ping"], |call| Box::pin(ping::push(call))),
+    pinged("/ping/{uuid}", PING, &["rid"], |call| Box::pin(ping::ping(call))),
+    pinged("/ping/{uuid}/{signal}", PING, &["rid"], |call| Box::pin(ping::ping(call))),
+    pinged("/ping/{ping_key}/{slug}/{signal}", PING, &[], |call| Box::pin(ping::no_slugs(call))),
 ];
 
 /// What a handler is given.
@@ -176,6 +228,8 @@ pub(super) struct Call {
     /// What stands in place of `{name}`, decoded.
     pub(super) captures: Vec<String>,
     pub(super) query: Query,
+    /// As much of it as the route keeps.
+    pub(super) body: Bytes,
 }
 
 impl Call {
@@ -248,11 +302,11 @@ where
         Access::Open => Query::default(),
         Access::Needs(_) => Query::parse(parts.uri.query(), route.parameters)?,
     };
+    let mut kept = Bytes::new();
     if *unread {
-        drain(body).await?;
-        *unread = false;
+        (kept, *unread) = drain(body, route.keeps).await?;
     }
-    let call = Call { site, trust: peer.trust, caller, parts, captures, query };
+    let call = Call { site, trust: peer.trust, caller, parts, captures, query, body: kept };
     timeout(route.deadline, run(call))
         .await
         .unwrap_or_else(|_| Err(Problem::unavailable("too_slow", "it took too long, and may be tried again")))
@@ -266,7 +320,9 @@ fn check_head(parts: &Parts) -> Result<(), Problem> {
     }
     let length = parts.headers.get(CONTENT_LENGTH);
     let length = length.and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
-    if length.is_some_and(|length| length > BODY_MOST as u64) {
+    // No ping is lost because its job said too much: see `Route::keeps`.
+    let kept = [PINGS, PUSHES].iter().any(|prefix| parts.uri.path().starts_with(prefix));
+    if length.is_some_and(|length| length > BODY_MOST as u64) && !kept {
         return Err(too_large());
     }
     if !matches!(parts.method, Method::GET | Method::HEAD | Method::OPTIONS) && !is_same_origin(parts) {
@@ -291,21 +347,29 @@ fn too_large() -> Problem {
     Problem::too_large("a body may have 65536 bytes here")
 }
 
-/// Reads a body that nobody wants, so that the connection can go on.
-async fn drain<B>(body: B) -> Result<(), Problem>
+/// Reads a body to its end, so that the connection can go on, and keeps the first bytes of it where somebody wants them.
+/// Then it may be too long to be read to its end, and the second value tells so.
+async fn drain<B>(body: B, keeps: Option<usize>) -> Result<(Bytes, bool), Problem>
 where
     B: Body<Data = Bytes> + Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let mut body = Box::pin(Limited::new(body, BODY_MOST));
+    let most = if keeps.is_some() { KEPT_READ_MOST } else { BODY_MOST };
+    let mut body = Box::pin(Limited::new(body, most));
+    let mut kept = Vec::new();
+    let room = keeps.unwrap_or(0);
     let read = async {
         while let Some(frame) = body.frame().await {
-            frame.map_err(|error| error.is::<http_body_util::LengthLimitError>())?;
+            let frame = frame.map_err(|error| error.is::<http_body_util::LengthLimitError>())?;
+            if let Some(data) = frame.data_ref() {
+                kept.extend_from_slice(data.get(..room.saturating_sub(kept.len()).min(data.len())).unwrap_or_default());
+            }
         }
         Ok(())
     };
     match timeout(BODY_DEADLINE, read).await {
-        Ok(Ok(())) => Ok(()),
+        Ok(Ok(())) => Ok((kept.into(), false)),
+        Ok(Err(true)) if keeps.is_some() => Ok((kept.into(), true)),
         Ok(Err(true)) => Err(too_large()),
         Ok(Err(false)) => {
             let text = "the body could not be read";

@@ -1,11 +1,13 @@
 //! The real daemon: the main job end to end, and how it begins, is told, fails and ends.
 
 mod away;
+mod commands;
 mod embedded;
 mod ends;
 mod faults;
 mod files;
 mod guards;
+mod heartbeat;
 mod incidents;
 mod journal;
 mod kills;
@@ -15,6 +17,7 @@ mod overdue;
 mod plan;
 mod punctual;
 mod refusals;
+mod registries;
 mod reload;
 mod rows;
 mod server;

@@ -13,6 +13,11 @@ use crate::support::nginx::Nginx;
 use crate::support::probing::{MAX_BODY, check, phases};
 use crate::support::servers::http::{Act, Request, Server, answer, closed_port, text};
 
+mod bounds;
+mod curl;
+mod http2;
+mod proxies;
+
 /// Enough for what succeeds or fails by itself, also on a busy machine.
 const LONG: Duration = Duration::from_secs(20);
 /// For what can only end by the deadline.
@@ -527,4 +532,29 @@ async fn a_real_server() {
     }
     let seen = check(&json!({ "url": nginx.url("/slow") }), SHORT).await;
     assert_eq!(seen.fault.unwrap().failure, BodyTimeout);
+}
+
+#[tokio::test]
+async fn a_real_server_and_the_keys_about_trust() {
+    let nginx = Nginx::start().await;
+    let path = |name: &str| nginx.folder.path().join(name);
+    let client = json!({ "verify": false, "client_certificate": path("client.pem"), "client_key": path("client.key") });
+    let ask = async |address: std::net::SocketAddr, keys: Value| {
+        check(&monitor(&format!("https://{address}/"), &keys), LONG).await
+    };
+    let body = |seen: &Observation| String::from_utf8(seen.http.as_ref().unwrap().body.to_vec()).unwrap();
+
+    let seen = ask(nginx.members, json!({ "tls": client, "auth": { "bearer": "tok" } })).await;
+    assert_eq!((seen.fault.clone(), body(&seen).as_str()), (None, "CN=lamp Bearer tok"));
+    let seen = ask(nginx.members, json!({ "tls": { "verify": false } })).await;
+    // nginx completes the handshake, and then refuses the request.
+    assert_eq!(seen.http.map(|http| http.status), Some(400));
+
+    for (minimum, wanted) in [("1.2", None), ("1.3", Some(TlsVersion))] {
+        let seen = ask(nginx.old, json!({ "tls": { "verify": false, "min_version": minimum } })).await;
+        assert_eq!(seen.fault.as_ref().map(|fault| fault.failure), wanted, "{minimum}");
+        assert!(wanted.is_some() || body(&seen) == "TLSv1.2");
+    }
+    let seen = ask(nginx.old, json!({ "ip_version": 6 })).await;
+    assert_eq!(seen.fault.unwrap().failure, DnsNoRecords);
 }

@@ -2,13 +2,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a test is not a library")]
 
+mod brokers;
 mod cli;
 mod daemon;
+mod dns;
+mod domain;
+mod exec;
+mod grpc;
 mod http;
+mod icmp;
 mod layers;
 mod net;
 mod settings;
+mod ssh;
+mod starttls;
 mod store;
 mod support;
 mod tcp;
+mod tls;
+mod udp;
 mod web;
+mod ws;

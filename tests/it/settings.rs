@@ -195,6 +195,14 @@ fn check_config_counts_and_exits() {
     assert_eq!(run(&[file], None), (78, format!("{name}: no such file\n{name}: invalid: 1 error\n")));
     write(folder.path(), "config.toml", "[server]\nlisten = \"127.0.0.1:0\"\n");
     assert_eq!(run(&[file], None), (0, format!("{name}: valid: 0 monitors in 1 file\n")));
+    // Legal, and yet not what a running daemon takes.
+    write(folder.path(), "config.toml", " \n# nothing\n");
+    let (code, text) = run(&[file], None);
+    assert!(
+        code == 0 && text.starts_with(&format!("{name}: valid: 0 monitors in 1 file\n{name}: warning: ")),
+        "{text}"
+    );
+    assert!(text.contains("a running daemon") && text.contains("refuses"), "{text}");
     write(folder.path(), "config.toml", "[serve]\n[daemon]\nregion = 1\n");
     let text = format!(
         "{name}:1:2: serve: unknown key, did you mean \"server\"?\n  1 | [serve]\n    |  ^^^^^\n\

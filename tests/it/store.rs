@@ -49,6 +49,7 @@ fn check(monitor: MonitorId, up: bool, checked_at: DateTime<Utc>) -> Check {
         address: None,
         http_version: None,
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at,
     }

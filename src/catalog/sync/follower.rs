@@ -75,6 +75,14 @@ pub struct Follower<S> {
     /// What may differ from the snapshot; none: everything.
     pub(super) touched: Option<HashSet<MonitorId>>,
     pub(super) dismissed: Vec<(MonitorId, IncidentUid)>,
+    /// The file's monitors whose rows were not found: archived or deleted by somebody, which is to be asked.
+    pub(super) row_missing: HashSet<MonitorId>,
+    /// Those that were deleted, until they have rows again.
+    pub(super) row_gone: HashSet<MonitorId>,
+    /// Those of them that have rows again, until the next publication.
+    pub(super) remade: Vec<MonitorId>,
+    /// Rows that were found archived when they were about to be read.
+    pub(super) archived: HashSet<MonitorId>,
     /// Dismissed, and the followers know.
     pub(super) told: HashSet<(MonitorId, IncidentUid)>,
     /// Ids that left the snapshot as invalid: the followers still keep them, and are told when their rows go.
@@ -128,6 +136,10 @@ impl<S: CatalogStore> Follower<S> {
             question: None,
             touched: None,
             dismissed: Vec::new(),
+            row_missing: HashSet::new(),
+            row_gone: HashSet::new(),
+            remade: Vec::new(),
+            archived: HashSet::new(),
             told: HashSet::new(),
             invalid: HashSet::new(),
             publish_by: None,

@@ -53,7 +53,10 @@ impl<S: CatalogStore> Follower<S> {
         let mut changes = self.changes(&old);
         let counts = (changes.added.len(), changes.changed.len(), changes.removed.len());
         let fresh: HashSet<MonitorId> = changes.added.iter().map(|(entry, _)| entry.monitor.id).collect();
-        let dismissed = std::mem::take(&mut self.dismissed);
+        let mut dismissed = std::mem::take(&mut self.dismissed);
+        changes.remade = std::mem::take(&mut self.remade);
+        // Nobody resolved what went with the row.
+        dismissed.retain(|(id, _)| !changes.remade.contains(id));
         // Who has just come brings the state of before.
         let news = dismissed.iter().filter(|pair| fresh.contains(&pair.0) || !self.told.contains(pair));
         changes.dismissed = news.copied().collect();
@@ -88,9 +91,11 @@ impl<S: CatalogStore> Follower<S> {
         let new = |id: MonitorId| -> Option<&Arc<Entry>> {
             self.rows.entry(id).unwrap_or_else(|| self.file_entries.get(&id))
         };
+        let archived = std::mem::take(&mut self.archived);
         let removal = |id: MonitorId| match old.monitors.get(&id) {
             _ if self.rows.has(id) => Removal::Invalid,
             Some(entry) if entry.monitor.source == Source::File => Removal::Archived,
+            _ if archived.contains(&id) => Removal::Archived,
             _ => Removal::Deleted,
         };
         let recovered = &self.links.recovered;

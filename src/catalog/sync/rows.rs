@@ -24,8 +24,8 @@ pub(super) enum Asked {
 pub(super) struct Difference {
     /// New, changed or gone.
     pub(super) ids: HashSet<MonitorId>,
-    /// Rows of the file's monitors that are gone.
-    pub(super) file_gone: bool,
+    /// The file's monitors whose rows are gone.
+    pub(super) file_gone: HashSet<MonitorId>,
 }
 
 /// A row that says it is the file's.
@@ -142,7 +142,8 @@ impl Rows {
             let now: HashSet<MonitorId> = now.iter().map(|(id, _)| *id).collect();
             let gone = self.others.keys().chain(self.of_file.keys()).filter(|id| !now.contains(id));
             difference.ids.extend(gone.copied());
-            difference.file_gone = self.of_file.keys().any(|id| self.owned.contains(id) && !now.contains(id));
+            let of_file = self.of_file.keys().filter(|id| self.owned.contains(id) && !now.contains(id));
+            difference.file_gone = of_file.copied().collect();
         }
         difference
     }

@@ -58,16 +58,39 @@ pub(super) type Question = BoxFuture<'static, Answer>;
 pub(super) enum Answer {
     /// Of which reading.
     Merged(u64, Result<MergeAnswer, StoreFault>),
+    /// Which of these are archived.
+    Missing(HashSet<MonitorId>, Result<Vec<MonitorId>, StoreFault>),
     Revisions(Duration, Result<Vec<(MonitorId, i64)>, StoreFault>),
-    Loaded(Asked, Result<Vec<MonitorRow>, StoreFault>),
+    /// And which of those that were asked for and not found are archived.
+    Loaded(Asked, Result<Vec<MonitorRow>, StoreFault>, Vec<MonitorId>),
     Dismissed(Result<Vec<(MonitorId, IncidentUid)>, StoreFault>),
     Marked(Vec<(MonitorId, Option<String>)>, Result<(), StoreFault>),
+}
+
+/// Rows, and which of those that are not there were archived.
+async fn with_archived<S: CatalogStore>(
+    store: &S,
+    ids: &[MonitorId],
+) -> Result<(Vec<MonitorRow>, Vec<MonitorId>), StoreFault> {
+    let rows = store.load(Some(ids)).await?;
+    let found: HashSet<MonitorId> = rows.iter().map(|row| row.id).collect();
+    let missing: Vec<MonitorId> = ids.iter().copied().filter(|id| !found.contains(id)).collect();
+    let archived = if missing.is_empty() { Vec::new() } else { store.archived(&missing).await? };
+    Ok((rows, archived))
 }
 
 impl<S: CatalogStore> Follower<S> {
     /// The next question of what must be known before the next publication.
     pub(super) fn next_question(&mut self) -> Option<Question> {
         let store = Arc::clone(&self.store);
+        if !self.row_missing.is_empty() {
+            let ids = std::mem::take(&mut self.row_missing);
+            return Some(Box::pin(async move {
+                let list: Vec<MonitorId> = ids.iter().copied().collect();
+                let archived = store.archived(&list).await;
+                Answer::Missing(ids, archived)
+            }));
+        }
         let in_force = self.guard;
         let candidate = self.candidate.as_mut().filter(|candidate| !candidate.asked);
         let merge = if let Some(candidate) = candidate {
@@ -93,14 +116,16 @@ impl<S: CatalogStore> Follower<S> {
         }
         if std::mem::take(&mut self.due.load_all) {
             (self.due.compare, self.due.load) = (false, HashSet::new());
-            return Some(Box::pin(async move { Answer::Loaded(Asked::All, store.load(None).await) }));
+            return Some(Box::pin(async move { Answer::Loaded(Asked::All, store.load(None).await, Vec::new()) }));
         }
         if !self.due.load.is_empty() {
             let ids = std::mem::take(&mut self.due.load);
             return Some(Box::pin(async move {
                 let list: Vec<MonitorId> = ids.iter().copied().collect();
-                let rows = store.load(Some(&list)).await;
-                Answer::Loaded(Asked::These(ids), rows)
+                match with_archived(&*store, &list).await {
+                    Ok((rows, archived)) => Answer::Loaded(Asked::These(ids), Ok(rows), archived),
+                    Err(fault) => Answer::Loaded(Asked::These(ids), Err(fault), Vec::new()),
+                }
             }));
         }
         if std::mem::take(&mut self.due.dismissed) {
@@ -131,11 +156,23 @@ impl<S: CatalogStore> Follower<S> {
     pub(super) async fn take(&mut self, answer: Answer) -> Result<(), StoreFault> {
         match answer {
             Answer::Merged(edition, answer) => return self.merge_answered(edition, answer).await,
+            Answer::Missing(mut ids, Ok(archived)) => {
+                ids.retain(|id| !archived.contains(id));
+                self.row_gone.extend(ids);
+            }
+            Answer::Missing(ids, Err(fault)) => {
+                self.row_missing.extend(ids);
+                return Err(fault);
+            }
             Answer::Revisions(took, Ok(now)) => {
                 self.compare_cost = took;
                 let difference = self.rows.differing(&now);
                 self.due.load.extend(difference.ids);
-                if difference.file_gone {
+                if !difference.file_gone.is_empty() {
+                    // Their results wait until they have rows again.
+                    self.stored.retain(|id| !difference.file_gone.contains(id));
+                    self.tell_unmerged();
+                    self.row_missing.extend(difference.file_gone);
                     self.disturbed();
                 }
             }
@@ -143,8 +180,11 @@ impl<S: CatalogStore> Follower<S> {
                 self.due.compare = true;
                 return Err(fault);
             }
-            Answer::Loaded(asked, Ok(rows)) => self.loaded(asked, rows).await,
-            Answer::Loaded(asked, Err(fault)) => {
+            Answer::Loaded(asked, Ok(rows), archived) => {
+                self.archived.extend(archived);
+                self.loaded(asked, rows).await;
+            }
+            Answer::Loaded(asked, Err(fault), _) => {
                 match asked {
                     Asked::All => self.due.load_all = true,
                     Asked::These(ids) => self.due.load.extend(ids),
@@ -236,6 +276,16 @@ impl<S: CatalogStore> Follower<S> {
         self.hold(&merged);
         let is_first = self.merged_at.is_none();
         (self.merged_at, self.merged_edition) = (Some(Instant::now()), Some(self.edition));
+        self.stored = merged.ids.values().map(|(id, _)| *id).collect();
+        let again: Vec<MonitorId> = self.row_gone.drain().filter(|id| self.stored.contains(id)).collect();
+        if !again.is_empty() {
+            log::warn!(
+                monitors = again.len();
+                "somebody deleted rows of monitors of the configuration, and with them their history: they have new rows"
+            );
+            self.remade.extend(again);
+            self.tell_unmerged();
+        }
         self.merge_fault = None;
         self.due.merge_later = false;
         // What was written has other revisions now, and what returned has a state. What others wrote is heard of.

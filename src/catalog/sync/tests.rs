@@ -266,6 +266,14 @@ impl CatalogStore for FakeStore {
         })
     }
 
+    fn archived<'a>(&'a self, ids: &'a [MonitorId]) -> BoxFuture<'a, Result<Vec<MonitorId>, StoreFault>> {
+        Box::pin(async move {
+            self.call("archived").await?;
+            let archived = self.archived.lock().unwrap();
+            Ok(ids.iter().copied().filter(|id| archived.contains_key(id)).collect())
+        })
+    }
+
     fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>> {
         Box::pin(async move {
             self.call("revisions").await?;

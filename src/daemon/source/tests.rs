@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::*;
 use crate::cli::Environment;
@@ -10,8 +10,12 @@ fn start(path: &Path) -> ConfigSource {
     let environment = Environment::default();
     let first = first(Some(path), &environment).unwrap_or_else(|_| panic!("the first reading is good"));
     let net = net_of(&first.settings, Vec::new()).unwrap();
-    let links =
-        Links { net: Arc::new(ArcSwap::from_pointee(net)), max_in_flight: watch::channel(1).0, own: Vec::new() };
+    let links = Links {
+        net: Arc::new(ArcSwap::from_pointee(net)),
+        max_in_flight: watch::channel(1).0,
+        own: Vec::new(),
+        rdap: PathBuf::new(),
+    };
     ConfigSource::new(first, &environment, links)
 }
 

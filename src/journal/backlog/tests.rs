@@ -19,6 +19,7 @@ fn check(monitor: u128, second: i64) -> Record {
         address: None,
         http_version: None,
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: at(second),
     })

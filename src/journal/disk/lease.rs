@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use chrono::{DateTime, Utc};
 
-use super::{DiskJournal, Files, RECORDER, Shared, lock};
+use super::{DiskJournal, Files, RECORDER, Shared, Signal, lock};
 use crate::journal::delayed;
 use crate::journal::marks::{Cursor, Extent};
 
@@ -89,7 +89,8 @@ impl Shared {
         delayed::delete_others(&self.folder, cursor.delayed);
         self.recovered.clear();
         self.bytes.store(files.log.bytes(), Ordering::Relaxed);
-        lock(&self.signal).oldest = None;
+        let mut signal = lock(&self.signal);
+        *signal = Signal { closed: signal.closed, ..Signal::default() };
         dropped
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Opened {
     pub(super) records: usize,
     /// The latest state of every monitor in them.
     pub(super) states: HashMap<MonitorId, MonitorState>,
+    /// When the oldest of them began.
+    pub(super) oldest: Option<DateTime<Utc>>,
 }
 
 /// A time that may not be known.
@@ -35,6 +37,8 @@ struct Scan {
     states: HashMap<MonitorId, MonitorState>,
     /// The time of the latest record so far.
     alive: Option<DateTime<Utc>>,
+    /// The beginning of the earliest that counts.
+    oldest: Option<DateTime<Utc>>,
     /// Where damage begins, and between which times what it cost lies.
     damage: Vec<(Position, Maybe, Maybe)>,
     torn: Vec<Position>,
@@ -84,7 +88,7 @@ pub(super) fn open(
     if scan.records > 0 {
         log::info!(records = scan.records; "results of before are brought to the database from the journal");
     }
-    Ok(Opened { log, marks, marks_file, records: scan.records, states: scan.states })
+    Ok(Opened { log, marks, marks_file, records: scan.records, states: scan.states, oldest: scan.oldest })
 }
 
 impl Scan {
@@ -102,6 +106,9 @@ impl Scan {
 
     fn take(&mut self, record: Record, counts: bool) {
         self.records += usize::from(counts);
+        if counts && let Some(began) = record.began() {
+            self.oldest = Some(self.oldest.map_or(began, |oldest| oldest.min(began)));
+        }
         if let Some(time) = record.time() {
             for (_, _, to) in self.damage.iter_mut().filter(|(_, _, to)| to.is_none()) {
                 *to = Some(time);

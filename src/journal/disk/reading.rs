@@ -169,6 +169,7 @@ impl Shared {
             log::error!("{}: delayed results cannot be read: {error}", self.folder.display());
         }
         let in_pass = cursor.intent.is_some_and(|intent| intent.to.is_none());
+        self.wait_for(&delayed, true);
         drop(files);
         // What an earlier reader had in its hands is to be read again.
         self.arrived(0);
@@ -278,8 +279,11 @@ impl Shared {
                     self.unread.store(0, Ordering::Relaxed);
                     lock(&self.signal).oldest = None;
                 }
+                self.all_taken(files);
+                self.is_recorded();
                 return None;
             }
+            self.all_taken(files);
             return Some(Taken { id: Uuid::new_v4(), records, refused: HashSet::new(), to: None, run });
         }
         let count = records.len();
@@ -298,6 +302,7 @@ impl Shared {
         if is_end {
             lock(&self.signal).oldest = None;
         }
+        self.all_taken(files);
         let records = end_gaps(&mut files.lost, records);
         Some(Taken { id, records, refused, to, run })
     }
@@ -334,6 +339,8 @@ impl Shared {
         if let Some(to) = to {
             (cursor.at, cursor.intent) = (to, None);
         }
+        self.wait_for(delayed, false);
+        self.is_recorded();
         files.marks.alive = files.marks.alive.max(alive);
         if self.commit(&mut files, false) {
             let lowest = files.marks.lowest();
@@ -366,6 +373,7 @@ impl Shared {
         let next = Extent { file: cursor.delayed.file + 1, bytes: 0 };
         let extent = delayed::append(&self.folder, &*self.disk, next, delayed)?;
         (cursor.delayed, cursor.intent) = (extent, None);
+        self.wait_for(delayed, true);
         if self.commit(&mut files, false) {
             delayed::delete_others(&self.folder, extent);
         }

@@ -1,6 +1,7 @@
 //! The journal on disk: damage, old and later versions, a full disk, a full journal, leases.
 
 mod model;
+mod unrecorded;
 
 use std::fs::File;
 use std::io;
@@ -31,6 +32,7 @@ fn check(monitor: u128, second: i64) -> Record {
         address: None,
         http_version: Some("HTTP/1.1"),
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: at(second),
     })
@@ -108,7 +110,7 @@ async fn every_kind_of_record_is_read_as_it_was_written() {
     let folder = tempfile::tempdir().unwrap();
     let gap = |monitor| Gap { monitor, from_at: at(1), to_at: at(2), reason: GapReason::Overloaded };
     let evidence: crate::model::Evidence = serde_json::from_value(serde_json::json!({
-        "checked_at": "2026-11-22T12:00:00.123456789Z", "verdict": "down", "failure": "connect_refused",
+        "checked_at": "2026-11-22T12:00:00.123Z", "verdict": "down", "failure": "connect_refused",
         "address": "[::1]:443", "timings_us": {"dns": 5, "total": 9}, "headers": [["a", "b"]], "excerpt": "…"
     }))
     .unwrap();
@@ -143,6 +145,7 @@ async fn every_kind_of_record_is_read_as_it_was_written() {
             days_left: -3,
             fingerprint_sha256: "00".into(),
             chain_length: 2,
+            more: None,
         })),
         attempt: 7,
         ..plain.clone()

@@ -76,6 +76,7 @@ fn check(monitor: u128, second: i64) -> Record {
         address: None,
         http_version: None,
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: chrono::DateTime::from_timestamp(second, 0).unwrap(),
     })
@@ -260,4 +261,11 @@ async fn a_row_that_stays_locked_is_tried_less_often_and_its_records_are_bounded
     assert_eq!((gap.from_at.timestamp(), gap.to_at.timestamp()), (most / 2, most - 1));
     backlog.close();
     task.await.unwrap();
+}
+
+#[test]
+fn a_fenced_daemon_does_not_promise_that_results_wait() {
+    let fenced = consequence(&StoreFault::Fenced(String::new()));
+    assert!(fenced.contains("dropped") && !fenced.contains("checks go on"), "{fenced}");
+    assert!(consequence(&StoreFault::Away(String::new())).contains("results wait in the journal, checks go on"));
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use http_body_util::Full;
 use hyper::http::header::{
     CONTENT_ENCODING, CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue, USER_AGENT,
 };
@@ -15,17 +14,22 @@ use hyper::http::{Method, Request, StatusCode, Uri};
 use tokio::time::Instant;
 use url::Url;
 
-use self::exchange::{Plan, exchange};
+use self::exchange::{ALPN_HTTP1, Answer, Plan, exchange};
 use self::spec::Spec;
-use self::wire::Stream;
 use crate::model::{Failure, Fault, Observation};
-use crate::probe::net::Destination;
-use crate::probe::{Kind, Prepared, Probe, ProbeContext};
+use crate::probe::form::Form;
+use crate::probe::net::{Destination, Stream, TlsOptions};
+use crate::probe::{Kind, Prepared, Probe, ProbeContext, request};
+use crate::settings::proxy::Choice;
 use crate::settings::reader::TableReader;
 
 mod body;
 mod exchange;
 mod fault;
+mod frames;
+mod http1;
+mod http2;
+mod proxied;
 mod redirect;
 mod spec;
 mod wire;
@@ -34,6 +38,8 @@ mod wire;
 pub(super) const KIND: Kind = Kind {
     name: "http",
     schemes: &["http", "https"],
+    form: Form::Authority,
+    example_url: "https://example.com/path",
     keys: &[
         "method",
         "headers",
@@ -42,6 +48,7 @@ pub(super) const KIND: Kind = Kind {
         "max_redirects",
         "redirect_downgrade",
         "ip_version",
+        "proxy",
         "auth",
         "tls",
         "expect",
@@ -99,7 +106,7 @@ impl Spec {
             let hop = redirect::next(self.redirects, &asked, status, location.as_bytes())?;
             followed = followed.saturating_add(1);
             turn = Turn {
-                uri: spec::request_uri(&hop.url).ok_or_else(|| unusable(&hop.url))?,
+                uri: request::request_uri(&hop.url).ok_or_else(|| unusable(&hop.url))?,
                 method: hop.method.clone(),
                 home: turn.home && self.url.origin() == hop.url.origin(),
                 with_body: turn.with_body && !hop.drops_body,
@@ -110,11 +117,11 @@ impl Spec {
 
     /// Beyond its origin a request has none of the owner's headers but the harmless ones; the first hop away settles
     /// it, so that nobody can send the chain back home with them.
-    fn request(&self, url: &Url, turn: &Turn, user_agent: &str) -> Request<Full<Bytes>> {
+    fn request(&self, url: &Url, turn: &Turn, user_agent: &str) -> Request<Bytes> {
         let mut headers = self.headers.clone();
         if !turn.home {
             spec::keep_harmless(&mut headers);
-            if let Some(host) = spec::host_header(url) {
+            if let Some(host) = request::host_header(url) {
                 headers.insert(HOST, host);
             }
         }
@@ -128,7 +135,7 @@ impl Spec {
             }
         }
         let body = if turn.with_body { self.body.clone() } else { Bytes::new() };
-        let mut request = Request::new(Full::new(body));
+        let mut request = Request::new(body);
         *request.method_mut() = turn.method.clone();
         *request.uri_mut() = turn.uri.clone();
         *request.headers_mut() = headers;
@@ -143,12 +150,53 @@ impl Spec {
         context: &ProbeContext<'_>,
         seen: &mut Observation,
     ) -> Result<Option<(StatusCode, HeaderValue)>, Fault> {
+        let plan = Plan { follow: self.follow, needs_body: self.needs_body, max_body: context.net.max_body(), url };
+        let tls = if turn.home { &self.tls } else { &self.tls_abroad };
+        let mut answer = self.once(tls, turn, &plan, context, seen).await?;
+        if matches!(answer, Answer::Http1Required) {
+            let tls = tls.clone().with_alpn(&[ALPN_HTTP1]);
+            answer = self.once(&tls, turn, &plan, context, seen).await?;
+        }
+        let status = seen.http.as_ref().and_then(|facts| StatusCode::from_u16(facts.status).ok());
+        match answer {
+            Answer::Redirect(location) => Ok(status.map(|status| (status, location))),
+            Answer::Final | Answer::Http1Required => Ok(None),
+        }
+    }
+
+    async fn once(
+        &self,
+        tls: &TlsOptions,
+        turn: &Turn,
+        plan: &Plan<'_>,
+        context: &ProbeContext<'_>,
+        seen: &mut Observation,
+    ) -> Result<Answer, Fault> {
+        let url = plan.url;
         (seen.http, seen.certificate) = (None, None);
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
             return Err(Fault::new(Failure::Internal, "the URL has no host"));
         };
         let destination = Destination { host: host.clone(), port, ip_version: self.ip_version, profile: self.profile };
-        let dialled = match context.net.dial(&destination, context.deadline, &mut seen.timings).await {
+        let secure = url.scheme() == "https";
+        let proxy = match &self.proxy {
+            Choice::Probe => context.net.proxy(),
+            Choice::Direct => None,
+            Choice::Own(own) => Some(&**own),
+        };
+        let (dialled, forwarder) = match proxy {
+            None => (context.net.dial(&destination, context.deadline, &mut seen.timings).await, None),
+            Some(proxy) => {
+                seen.note("proxy", proxy.to_string());
+                let via = context.net.dial_via(proxy, &destination, !secure, context.deadline, &mut seen.timings);
+                // Boxed: few have a proxy.
+                match Box::pin(via).await {
+                    Ok(via) => (Ok(via.dialled), via.forwards.then_some(proxy)),
+                    Err(not) => (Err(not), None),
+                }
+            }
+        };
+        let dialled = match dialled {
             Ok(dialled) => dialled,
             Err(not) => {
                 seen.address = not.address.or(seen.address);
@@ -156,8 +204,7 @@ impl Spec {
             }
         };
         seen.address = Some(dialled.address);
-        let stream = if url.scheme() == "https" {
-            let tls = if turn.home { &self.tls } else { &self.tls_abroad };
+        let stream = if secure {
             let (now, deadline) = (context.started_at, context.deadline);
             let handshake = context.net.handshake(dialled.stream, &host, tls, now, deadline, &mut seen.timings);
             let shaken = handshake.await;
@@ -166,11 +213,15 @@ impl Spec {
         } else {
             Stream::Plain(dialled.stream)
         };
-        let plan = Plan { follow: self.follow, needs_body: self.needs_body, max_body: context.net.max_body(), url };
-        let request = self.request(url, turn, context.net.user_agent());
-        let location = exchange(stream, request, &plan, context.deadline, &mut seen.timings, &mut seen.http).await?;
-        let status = seen.http.as_ref().and_then(|facts| StatusCode::from_u16(facts.status).ok());
-        Ok(status.zip(location))
+        let mut request = self.request(url, turn, context.net.user_agent());
+        if let Some(proxy) = forwarder {
+            proxied::forwarded(&mut request, url, proxy)?;
+        }
+        let answer = exchange(stream, request, plan, context.deadline, &mut seen.timings, &mut seen.http).await?;
+        match (forwarder, &seen.http) {
+            (Some(proxy), Some(facts)) => proxied::own_words(facts, proxy).map_or(Ok(answer), Err),
+            _ => Ok(answer),
+        }
     }
 }
 

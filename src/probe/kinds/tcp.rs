@@ -4,82 +4,48 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use tokio::time::Instant;
-use url::{Host, Url};
+use url::Url;
 
-use self::exchange::Step;
 use crate::model::{Fault, Observation};
-use crate::probe::net::{Destination, IpVersion, Profile};
+use crate::probe::authority::{Authority, Shape};
+use crate::probe::exchange::{self, Script};
+use crate::probe::form::Form;
+use crate::probe::net::{IpVersion, Profile, Stream};
+use crate::probe::talk::{self, Talk};
 use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
-
-mod exchange;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {
     name: "tcp",
     schemes: &["tcp"],
+    form: Form::Authority,
+    example_url: "tcp://example.com:1234",
     keys: &["ip_version", "exchange", "expect"],
     prepare,
     example: include_str!("tcp/example.toml"),
 };
 
 struct TcpProbe {
-    host: Host<String>,
-    port: u16,
+    authority: Authority,
     ip_version: IpVersion,
     profile: Profile,
-    steps: Box<[Step]>,
+    script: Script,
 }
 
 fn prepare(url: &Url, reader: &mut TableReader<'_>) -> Option<Prepared> {
     let before = reader.findings().count();
-    let target = read_url(url, reader);
+    let authority = Authority::read(url, reader, Shape::bare(None, "tcp://mail.example:25"));
     let ip_version = super::read_ip_version(reader);
-    let steps = exchange::read(reader);
+    let script = exchange::read(reader, exchange::MAX_SENT_BYTES);
     let expect = Expectations::read(reader, Accepts::default());
-    let (host, port) = target?;
+    let authority = authority?;
     if reader.findings().count() > before {
         return None;
     }
-    let probe = TcpProbe { host, port, ip_version, profile: super::profile_of(reader), steps };
+    let probe = TcpProbe { authority, ip_version, profile: super::profile_of(reader), script };
     Some(Prepared { probe: Arc::new(probe), expect: Arc::new(expect) })
-}
-
-/// Host and port of a URL that has nothing else.
-fn read_url(url: &Url, reader: &TableReader<'_>) -> Option<(Host<String>, u16)> {
-    let example = || "such as \"tcp://mail.example:25\"".to_owned();
-    let before = reader.findings().count();
-    // The URL standard parses hosts of schemes it does not know as opaque text; a host is a host.
-    let host = match url.host_str().filter(|host| !host.is_empty()).map(Host::parse) {
-        Some(Ok(host)) => Some(host),
-        Some(Err(why)) => {
-            reader.error("url", format!("not a host: {why}"), example());
-            None
-        }
-        None => {
-            reader.error("url", "no host", example());
-            None
-        }
-    };
-    let port = match url.port() {
-        Some(0) => {
-            reader.error("url", "port 0 cannot be connected to", "must be 1 to 65535".to_owned());
-            None
-        }
-        Some(port) => Some(port),
-        None => {
-            reader.error("url", "no port", example());
-            None
-        }
-    };
-    if !url.username().is_empty() || url.password().is_some() {
-        reader.error("url", "a tcp URL has no credentials", "send them in an exchange".to_owned());
-    }
-    if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-        reader.error("url", "a tcp URL ends after the port", example());
-    }
-    host.zip(port).filter(|_| reader.findings().count() == before)
 }
 
 impl Probe for TcpProbe {
@@ -96,30 +62,20 @@ impl Probe for TcpProbe {
 
 impl TcpProbe {
     async fn run(&self, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<(), Fault> {
-        let host = match &self.host {
-            Host::Domain(name) => Host::Domain(name.as_str()),
-            Host::Ipv4(address) => Host::Ipv4(*address),
-            Host::Ipv6(address) => Host::Ipv6(*address),
-        };
-        let destination = Destination { host, port: self.port, ip_version: self.ip_version, profile: self.profile };
-        let mut dialled = match context.net.dial(&destination, context.deadline, &mut seen.timings).await {
-            Ok(dialled) => dialled,
-            Err(not) => {
-                seen.address = not.address;
-                return Err(not.fault);
-            }
-        };
-        seen.address = Some(dialled.address);
-        if self.steps.is_empty() {
+        let stream = talk::connect(&self.authority, self.ip_version, self.profile, context, seen).await?;
+        if self.script.is_empty() {
             return Ok(());
         }
-        let place = format!("{}:{}", self.host, self.port);
-        exchange::run(&self.steps, &mut dialled.stream, &place, context.deadline, &mut seen.timings).await
+        let (stream, most) = (Stream::Plain(stream), exchange::MAX_RECEIVED_BYTES);
+        let mut talk = Talk::new(stream, context.deadline, &mut seen.timings, most);
+        self.script.run(&mut talk, &self.authority).await
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use url::Host;
+
     use super::super::testing;
     use super::*;
 
@@ -153,7 +109,12 @@ mod tests {
     fn numbers_that_are_addresses_are_seen_as_such() {
         let host = |url: &str| {
             let url = Url::parse(url).unwrap();
-            testing::read(&format!("url = {:?}", url.as_str()), |url, reader| read_url(url, reader)).value.unwrap().0
+            testing::read(&format!("url = {:?}", url.as_str()), |url, reader| {
+                Authority::read(url, reader, Shape::bare(None, "tcp://mail.example:25"))
+            })
+            .value
+            .unwrap()
+            .host
         };
         assert_eq!(host("tcp://2130706433:1"), Host::<String>::Ipv4([127, 0, 0, 1].into()));
         assert_eq!(host("tcp://0x7f.1:1"), Host::<String>::Ipv4([127, 0, 0, 1].into()));

@@ -16,7 +16,7 @@ use x509_parser::x509::{AttributeTypeAndValue, X509Name};
 use crate::model::CertificateFacts;
 
 /// Certificates of a chain that are parsed; the rest is counted only. Real chains have two to four.
-const MOST_PARSED: usize = 16;
+pub(super) const MOST_PARSED: usize = 16;
 
 /// A distinguished name is cut after so many characters.
 const MOST_NAME_CHARS: usize = 512;
@@ -24,7 +24,7 @@ const MOST_NAME_CHARS: usize = 512;
 const DAY_SECONDS: i64 = 86_400;
 
 /// Whole days; what has ended has a negative number, also within the first day.
-fn days_until(end: DateTime<Utc>, now: DateTime<Utc>) -> i64 {
+pub(super) fn days_until(end: DateTime<Utc>, now: DateTime<Utc>) -> i64 {
     let seconds = (end - now).num_seconds();
     if seconds < 0 { (seconds / DAY_SECONDS).min(-1) } else { seconds / DAY_SECONDS }
 }
@@ -44,10 +44,11 @@ pub(super) fn facts(chain: &[CertificateDer<'_>], now: DateTime<Utc>) -> Option<
         days_left: days_until(first_end, now),
         fingerprint_sha256: hex(&Sha256::digest(chain.first()?)),
         chain_length: chain.len(),
+        more: None,
     })
 }
 
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
+pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Option<X509Certificate<'a>> {
     X509Certificate::from_der(der).ok().map(|(_, certificate)| certificate)
 }
 
@@ -69,11 +70,20 @@ pub(super) fn public_key(der: &CertificateDer<'_>) -> Option<Vec<u8>> {
 /// The hosts that the leaf is valid for, the first three, as text for a message; empty when it names none.
 pub(super) fn names(chain: &[CertificateDer<'_>]) -> String {
     const SHOWN: usize = 3;
+    let (mut shown, total) = all_names(chain, SHOWN, 80);
+    if total > shown.len() {
+        shown.push(format!("{} more", total - shown.len()));
+    }
+    shown.join(", ")
+}
+
+/// The first `most` hosts that the leaf is valid for, each cut after so many characters, and how many there are.
+pub(super) fn all_names(chain: &[CertificateDer<'_>], most: usize, most_chars: usize) -> (Vec<String>, usize) {
     let leaf = chain.first().and_then(parse);
     let extension = leaf.as_ref().and_then(|leaf| leaf.subject_alternative_name().ok().flatten());
     let all = extension.map_or(&[][..], |extension| extension.value.general_names.as_slice());
     let mut hosts = all.iter().filter_map(|name| match name {
-        GeneralName::DNSName(name) => Some(name.chars().take(80).flat_map(char::escape_debug).collect()),
+        GeneralName::DNSName(name) => Some(name.chars().take(most_chars).flat_map(char::escape_debug).collect()),
         GeneralName::IPAddress(bytes) => {
             let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
             let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
@@ -81,20 +91,17 @@ pub(super) fn names(chain: &[CertificateDer<'_>]) -> String {
         }
         _ => None,
     });
-    let mut shown: Vec<String> = hosts.by_ref().take(SHOWN).collect();
-    let more = hosts.count();
-    if more > 0 {
-        shown.push(format!("{more} more"));
-    }
-    shown.join(", ")
+    let shown: Vec<String> = hosts.by_ref().take(most).collect();
+    let total = shown.len() + hosts.count();
+    (shown, total)
 }
 
 /// Years outside of what chrono knows cannot come from ASN.1, whose years have four digits.
-fn time(time: ASN1Time) -> DateTime<Utc> {
+pub(super) fn time(time: ASN1Time) -> DateTime<Utc> {
     DateTime::from_timestamp(time.timestamp(), 0).unwrap_or_default()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     let mut out = String::with_capacity(bytes.len() * 2);
     for byte in bytes {
         let _ = write!(out, "{byte:02x}");
@@ -104,7 +111,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// RFC 4514: the last element first, `+` inside of an element, special characters escaped. The short names are those
 /// of its section 3; other attributes are written as their dotted OID.
-fn name(name: &X509Name<'_>) -> String {
+pub(super) fn name(name: &X509Name<'_>) -> String {
     let mut out = String::new();
     let elements: Vec<_> = name.iter_rdn().collect();
     for (position, element) in elements.iter().rev().enumerate() {

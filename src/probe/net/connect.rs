@@ -24,7 +24,7 @@ use crate::model::{Failure, Fault};
 
 /// When an error was reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+pub(super) enum Stage {
     /// By `socket` or `connect` themselves.
     AtOnce,
     /// After the first packet left.
@@ -75,7 +75,8 @@ pub(super) fn timed_out(address: SocketAddr, waited: Duration) -> Fault {
     Fault::new(Failure::ConnectTimeout, message)
 }
 
-fn fault(address: SocketAddr, stage: Stage, error: &io::Error) -> Fault {
+/// The failure that an error of a socket to `address` stands for.
+pub(super) fn fault(address: SocketAddr, stage: Stage, error: &io::Error) -> Fault {
     let no_source = || address.is_ipv6() && lacks_source(address);
     let (failure, what) = judge(error, stage, no_source);
     let message = match what {

@@ -12,17 +12,31 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::model::{CertificateFacts, Failure, Fault, Phase, Timings};
+use crate::settings::proxy::Proxy;
+use crate::settings::sections::RDAP_BOOTSTRAP;
 
 mod certificate;
+mod chain;
 mod connect;
+mod datagram;
 mod dial;
+pub mod dns;
 mod guard;
+mod icmp;
+mod proxy;
 mod resolve;
 mod special;
+mod stream;
 mod tls;
 mod trust;
+mod via;
 
+pub use datagram::{DialledUdp, datagram_fault};
+pub use icmp::{Pinged, Pinger};
+pub use proxy::{authorization as proxy_authorization, told as proxy_told};
+pub use stream::Stream;
 pub use tls::{TlsOptions, tls_fault};
+pub use via::Via;
 
 /// Who asked for a connection: monitors of the file are the operator's, rows and the API are other people's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -109,6 +123,8 @@ pub struct Handshaken {
     pub result: Result<tokio_rustls::client::TlsStream<TcpStream>, Fault>,
     /// Facts of the chain that was presented, also on failure.
     pub certificate: Option<Arc<CertificateFacts>>,
+    /// The server asked for a client's certificate.
+    pub wants_client: bool,
 }
 
 /// The way out. Idle it costs nothing; make one and share it.
@@ -118,6 +134,19 @@ pub struct Net {
     tls: tls::Tls,
     user_agent: String,
     max_body: usize,
+    proxy: Option<Proxy>,
+    rdap: Rdap,
+}
+
+/// How registries of domains are found, and where their answers are kept.
+#[derive(Debug)]
+pub struct Rdap {
+    /// `probe.rdap_bootstrap`: a file, or a URL of http or https.
+    pub bootstrap: String,
+    /// Where answers outlive the process; none: they do not.
+    pub folder: Option<PathBuf>,
+    /// Held by who fetches the list.
+    pub turn: tokio::sync::Mutex<()>,
 }
 
 impl Net {
@@ -129,7 +158,42 @@ impl Net {
             tls: tls::Tls::new(&options.ca_files)?,
             user_agent: options.user_agent,
             max_body: options.max_body,
+            proxy: None,
+            rdap: Rdap { bootstrap: RDAP_BOOTSTRAP.to_owned(), folder: None, turn: tokio::sync::Mutex::new(()) },
         })
+    }
+
+    /// The same with another list of registries.
+    #[must_use]
+    pub fn with_rdap_bootstrap(mut self, source: String) -> Self {
+        self.rdap.bootstrap = source;
+        self
+    }
+
+    /// The same, keeping answers of registries in this folder, which need not be there yet.
+    #[must_use]
+    pub fn with_rdap_folder(mut self, folder: PathBuf) -> Self {
+        self.rdap.folder = Some(folder);
+        self
+    }
+
+    /// For probes of domains.
+    #[must_use]
+    pub const fn rdap(&self) -> &Rdap {
+        &self.rdap
+    }
+
+    /// The same with `probe.proxy`.
+    #[must_use]
+    pub fn with_proxy(mut self, proxy: Option<Proxy>) -> Self {
+        self.proxy = proxy;
+        self
+    }
+
+    /// `probe.proxy`.
+    #[must_use]
+    pub const fn proxy(&self) -> Option<&Proxy> {
+        self.proxy.as_ref()
     }
 
     /// `probe.user_agent`.
@@ -215,6 +279,20 @@ impl Net {
         if !is_blocked {
             timings.add(Phase::Connect, start.elapsed());
         }
+        result
+    }
+
+    /// With TLS 1.3, after a handshake in which the server asked for a client's certificate: waits for its answer to
+    /// what it got, in [`Phase::Tls`]. Only where nothing is read afterwards.
+    pub async fn refusal(
+        &self,
+        stream: &mut tokio_rustls::client::TlsStream<TcpStream>,
+        deadline: Instant,
+        timings: &mut Timings,
+    ) -> Result<(), Fault> {
+        let start = Instant::now();
+        let result = tls::refusal(stream, timings.get(Phase::Tls).unwrap_or_default(), deadline).await;
+        timings.add(Phase::Tls, start.elapsed());
         result
     }
 

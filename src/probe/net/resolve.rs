@@ -5,21 +5,23 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Name, RecordType};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
 
-use self::answer::{Outcome, Question, Reading};
+use self::answer::{Outcome, Reading};
 use self::cache::{Cache, Found};
 use self::exchange::Unanswered;
 use self::health::Health;
 use self::system::{Paths, Settings, System};
 use super::IpVersion;
+use super::dns::Question;
 use crate::model::{Failure, Fault};
 
-mod answer;
+pub(super) mod answer;
 mod cache;
-mod exchange;
+pub(super) mod exchange;
 mod health;
 mod system;
 
@@ -125,6 +127,15 @@ impl Resolver {
         Err(kept.unwrap_or_else(|| Fault::new(Failure::DnsError, "the name is empty")))
     }
 
+    /// A whole answer by one of the servers, whatever it says, never from the cache: for checks of the name itself. An
+    /// error has the owner that silence has for every check, see [`health`].
+    pub(super) async fn ask(&self, question: &Question, deadline: Instant) -> Result<(SocketAddr, Message), Fault> {
+        let (settings, asked) = (self.system.settings().await, Instant::now());
+        let name = question.name.to_ascii();
+        let walked = timeout_at(deadline, walk(question, &name, &settings, &self.wire)).await;
+        walked.unwrap_or_else(|_| Err(self.wire.health.silence(&name, asked)))
+    }
+
     /// Both families at once, or the wanted one.
     async fn families(
         &self,
@@ -221,13 +232,29 @@ fn more_telling(name: &str, v4: Fault, v6: Fault) -> Fault {
     if rank(&v6) < rank(&v4) { v6 } else { v4 }
 }
 
-/// Asks the servers in turn. What one cannot tell (SERVFAIL, REFUSED and other codes) the next may; of several such
-/// answers the first is reported.
+/// One question for the cache.
 async fn question(name: String, record: RecordType, settings: Arc<Settings>, wire: Arc<Wire>) -> (Outcome, Duration) {
-    let asked = Instant::now();
-    let Some(question) = absolute(&name).map(|name| Question { name, record }) else {
+    let Some(question) = absolute(&name).map(|name| Question { name, record, authentic: false }) else {
         return (Err(Fault::new(Failure::DnsError, format!("{name:?} is no DNS name"))), FAILURE_KEPT);
     };
+    match walk(&question, &name, &settings, &wire).await {
+        Ok((_, message)) => match answer::read(&question, &message) {
+            Reading::Final(outcome, keep) => (outcome, keep),
+            Reading::AskAnother(fault) => (Err(fault), FAILURE_KEPT),
+        },
+        Err(fault) => (Err(fault), FAILURE_KEPT),
+    }
+}
+
+/// Asks the servers in turn. What one cannot tell (SERVFAIL, REFUSED and other codes) the next may; of several such
+/// answers the first is reported.
+async fn walk(
+    question: &Question,
+    name: &str,
+    settings: &Settings,
+    wire: &Wire,
+) -> Result<(SocketAddr, Message), Fault> {
+    let asked = Instant::now();
     let health = &wire.health;
     let order = health.order(&settings.servers, settings.rotate);
     let (mut told, mut ours, mut is_silent, mut reasons) = (None, None, false, Vec::new());
@@ -236,15 +263,15 @@ async fn question(name: String, record: RecordType, settings: Arc<Settings>, wir
             // An error would mean that the semaphore was closed, which nobody does.
             let _place = wire.places.acquire().await.ok();
             let until = (Instant::now() + settings.timeout).min(asked + MOST_ASKED);
-            match exchange::ask(*server, &question, settings.tcp_only, until, health).await {
+            match exchange::ask(*server, question, settings.tcp_only, until, health).await {
                 Ok(message) => {
                     health.promote(*server);
-                    match answer::read(&question, &message) {
-                        Reading::Final(outcome, keep) => return (outcome, keep),
-                        Reading::AskAnother(fault) => told = told.or(Some(fault)),
+                    if matches!(message.metadata.response_code, ResponseCode::NoError | ResponseCode::NXDomain) {
+                        return Ok((*server, message));
                     }
+                    told = told.or(Some(Ok((*server, message))));
                 }
-                Err(Unanswered::Broken(fault)) => told = told.or(Some(fault)),
+                Err(Unanswered::Broken(fault)) => told = told.or(Some(Err(fault))),
                 Err(Unanswered::Silent { alive }) => {
                     is_silent = true;
                     if !alive {
@@ -264,11 +291,10 @@ async fn question(name: String, record: RecordType, settings: Arc<Settings>, wir
         }
         reasons.clear();
     }
-    let fault = told.or(ours).unwrap_or_else(|| match is_silent {
-        true => health.silence(&name, asked),
-        false => Health::nobody(&reasons),
-    });
-    (Err(fault), FAILURE_KEPT)
+    told.or(ours.map(Err)).unwrap_or_else(|| match is_silent {
+        true => Err(health.silence(name, asked)),
+        false => Err(Health::nobody(&reasons)),
+    })
 }
 
 fn absolute(name: &str) -> Option<Name> {

@@ -1,9 +1,9 @@
 //! The TLS handshake: full ones only, since a check measures what a new visitor sees.
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use rustls::client::Resumption;
@@ -11,14 +11,17 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{PrivateKeyDer, ServerName};
 use rustls::sign::CertifiedKey;
-use rustls::{AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, PeerIncompatible};
-use sha2::{Digest as _, Sha256};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, Error, InvalidMessage, PeerIncompatible, ProtocolVersion,
+};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
+use super::Handshaken;
+use super::chain::{self, Chains, Session};
 use super::trust::{self, Trust, Witness};
-use super::{Handshaken, certificate};
 use crate::model::{Failure, Fault};
 use crate::settings::limited;
 use crate::settings::reader::TableReader;
@@ -26,8 +29,8 @@ use crate::settings::reader::TableReader;
 /// A private key file is read up to this size.
 const KEY_MAX_BYTES: u64 = 256 * 1024;
 
-/// Client configurations kept; more than this many client certificates in use at once are built again and again.
-const MOST_CONFIGS: usize = 1024;
+/// How long a refusal is waited for beside the time that two round trips take.
+const REFUSAL_MARGIN: Duration = Duration::from_millis(100);
 
 /// `tls = { … }` of a monitor, ready to use. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -41,8 +44,6 @@ pub struct TlsOptions {
 /// A client certificate with its key. `Debug` shows neither.
 struct Client {
     key: Arc<CertifiedKey>,
-    /// SHA-256 over certificate and key file: the same files are the same configuration.
-    digest: [u8; 32],
 }
 
 impl std::fmt::Debug for Client {
@@ -120,14 +121,8 @@ fn client(table: &TableReader<'_>, certificate: &PathBuf, key: &PathBuf) -> Opti
         complain("client_key", key, "has no unencrypted PEM private key (PKCS#8, PKCS#1 or SEC1)".to_owned());
         return None;
     };
-    let mut digest = Sha256::new();
-    for der in &chain {
-        digest.update(der.len().to_be_bytes());
-        digest.update(der);
-    }
-    digest.update(private.secret_der());
     match CertifiedKey::from_der(chain, private, &rustls::crypto::ring::default_provider()) {
-        Ok(key) => Some(Arc::new(Client { key: Arc::new(key), digest: digest.finalize().into() })),
+        Ok(key) => Some(Arc::new(Client { key: Arc::new(key) })),
         Err(Error::InconsistentKeys(_)) => {
             let what = format!("{}: does not belong to the certificate {}", key.display(), certificate.display());
             table.error("client_key", what, "the key that the certificate was issued for".to_owned());
@@ -140,18 +135,14 @@ fn client(table: &TableReader<'_>, certificate: &PathBuf, key: &PathBuf) -> Opti
     }
 }
 
-/// What distinguishes client configurations; verifier and ALPN are set per handshake.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct ConfigKey {
-    tls13_only: bool,
-    client: Option<[u8; 32]>,
-}
-
 /// Makes handshakes.
 pub(super) struct Tls {
     trust: Arc<Trust>,
-    provider: Arc<CryptoProvider>,
-    configs: Mutex<HashMap<ConfigKey, Arc<ClientConfig>>>,
+    /// For TLS 1.2 and newer; verifier, client certificate and ALPN are set per handshake.
+    any: ClientConfig,
+    /// For TLS 1.3 only.
+    tls13: ClientConfig,
+    chains: Chains,
 }
 
 impl Tls {
@@ -159,7 +150,9 @@ impl Tls {
     pub(super) fn new(ca_files: &[PathBuf]) -> Result<Self, String> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let trust = Arc::new(Trust::read(ca_files, provider.signature_verification_algorithms)?);
-        Ok(Self { trust, provider, configs: Mutex::new(HashMap::new()) })
+        let any = build(&provider, &trust, rustls::ALL_VERSIONS)?;
+        let tls13 = build(&provider, &trust, &[&rustls::version::TLS13])?;
+        Ok(Self { trust, any, tls13, chains: Chains::default() })
     }
 
     /// A handshake as `host` by the deadline; its own time is all that the caller needs to measure.
@@ -172,12 +165,13 @@ impl Tls {
         deadline: Instant,
     ) -> (Handshaken, Instant) {
         let start = Instant::now();
-        let witness = Arc::new(Witness::new(Arc::clone(&self.trust), options.verify, now));
-        let prepared = self.config(options, &witness).and_then(|config| Ok((config, server_name(host)?)));
-        let result = match prepared {
+        let client = options.client.as_ref().map(|client| Arc::clone(&client.key));
+        let witness = Arc::new(Witness::new(Arc::clone(&self.trust), options.verify, client, now));
+        let result = match server_name(host) {
             Err(fault) => Err(fault),
-            Ok((config, name)) => {
-                match timeout_at(deadline, TlsConnector::from(Arc::new(config)).connect(name, stream)).await {
+            Ok(name) => {
+                let connector = TlsConnector::from(Arc::new(self.config(options, &witness)));
+                match timeout_at(deadline, connector.connect(name, stream)).await {
                     Ok(Ok(stream)) => Ok(stream),
                     Ok(Err(error)) => Err(self.fault(&error, &witness, host, now)),
                     Err(_) => {
@@ -189,55 +183,21 @@ impl Tls {
             }
         };
         let ended = Instant::now();
-        let certificate = witness.seen().and_then(|seen| certificate::facts(&seen.chain, now)).map(Arc::new);
-        (Handshaken { result, certificate }, ended)
+        let session = match &result {
+            Ok(stream) => session(stream),
+            Err(_) => Session { version: witness.version(), cipher: None },
+        };
+        let certificate = witness.seen().and_then(|seen| self.chains.facts(&seen.chain, session, now));
+        (Handshaken { result, certificate, wants_client: witness.wants_client() }, ended)
     }
 
     /// A copy of the shared configuration with this handshake's witness: a dozen reference counts.
-    fn config(&self, options: &TlsOptions, witness: &Arc<Witness>) -> Result<ClientConfig, Fault> {
-        let key =
-            ConfigKey { tls13_only: options.tls13_only, client: options.client.as_ref().map(|client| client.digest) };
-        let mut configs = self.configs.lock().unwrap_or_else(PoisonError::into_inner);
-        let shared = match configs.get(&key) {
-            Some(shared) => Arc::clone(shared),
-            None => {
-                if configs.len() >= MOST_CONFIGS {
-                    configs.clear();
-                }
-                let built = self.build(options)?;
-                configs.insert(key, Arc::clone(&built));
-                built
-            }
-        };
-        drop(configs);
-        let mut config = ClientConfig::clone(&shared);
+    fn config(&self, options: &TlsOptions, witness: &Arc<Witness>) -> ClientConfig {
+        let mut config = if options.tls13_only { self.tls13.clone() } else { self.any.clone() };
         config.dangerous().set_certificate_verifier(Arc::clone(witness) as _);
+        config.client_auth_cert_resolver = Arc::clone(witness) as _;
         config.alpn_protocols = options.alpn.to_vec();
-        Ok(config)
-    }
-
-    fn build(&self, options: &TlsOptions) -> Result<Arc<ClientConfig>, Fault> {
-        let versions: &[&rustls::SupportedProtocolVersion] =
-            if options.tls13_only { &[&rustls::version::TLS13] } else { rustls::ALL_VERSIONS };
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(versions)
-            .map_err(|error| Fault::new(Failure::Internal, format!("TLS cannot be set up: {error}")))?
-            .dangerous()
-            // Every handshake brings its own; this one never sees a chain.
-            .with_custom_certificate_verifier(Arc::new(Witness::new(
-                Arc::clone(&self.trust),
-                true,
-                DateTime::UNIX_EPOCH,
-            )));
-        let mut config = match &options.client {
-            None => builder.with_no_client_auth(),
-            Some(client) => {
-                let resolver = rustls::sign::SingleCertAndKey::from(Arc::clone(&client.key));
-                builder.with_client_cert_resolver(Arc::new(resolver))
-            }
-        };
-        config.resumption = Resumption::disabled();
-        Ok(Arc::new(config))
+        config
     }
 
     fn fault(&self, error: &io::Error, witness: &Witness, host: &str, now: DateTime<Utc>) -> Fault {
@@ -252,8 +212,119 @@ impl Tls {
             (Error::InvalidCertificate(why), Some(seen)) if seen.verdict.is_err() => {
                 trust::fault(why, &seen.chain, host, now)
             }
+            // No algorithm of ours takes a signature by such a key, which looks as if somebody else had made it.
+            (Error::InvalidCertificate(CertificateError::BadSignature), Some(seen))
+                if seen.chain.first().is_some_and(chain::has_weak_key) =>
+            {
+                trust::weak(&seen.chain)
+            }
+            // TLS 1.2 has no alert of its own for this.
+            (Error::AlertReceived(alert), _) if witness.came_without_client() && is_about_certificate(*alert) => {
+                client_wanted()
+            }
             _ => protocol_fault(tls),
         }
+    }
+}
+
+fn session(stream: &TlsStream<TcpStream>) -> Session {
+    let (_, connection) = stream.get_ref();
+    let version = match connection.protocol_version() {
+        Some(ProtocolVersion::TLSv1_2) => Some("1.2"),
+        Some(ProtocolVersion::TLSv1_3) => Some("1.3"),
+        _ => None,
+    };
+    Session { version, cipher: connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()) }
+}
+
+fn build(
+    provider: &Arc<CryptoProvider>,
+    trust: &Arc<Trust>,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Result<ClientConfig, String> {
+    // Every handshake brings its own witness; this one never sees a chain.
+    let nobody = Witness::new(Arc::clone(trust), true, None, DateTime::UNIX_EPOCH);
+    let builder = ClientConfig::builder_with_provider(Arc::clone(provider))
+        .with_protocol_versions(versions)
+        .map_err(|error| format!("TLS cannot be set up: {error}"))?;
+    let mut config = builder.dangerous().with_custom_certificate_verifier(Arc::new(nobody)).with_no_client_auth();
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// Waits for what a server says about the client certificate that it asked for, or did not get. With TLS 1.3 it does so
+/// after the handshake, one round trip later, and a client that says nothing would take the silence for consent. A
+/// ticket, data or silence for twice as long as the handshake took (`shaken`) is consent; so is the end of the stream,
+/// which is no alert.
+pub(super) async fn refusal(
+    stream: &mut TlsStream<TcpStream>,
+    shaken: Duration,
+    deadline: Instant,
+) -> Result<(), Fault> {
+    let (io, connection) = stream.get_mut();
+    if connection.protocol_version() != Some(ProtocolVersion::TLSv1_3) {
+        return Ok(());
+    }
+    let until = deadline.min(Instant::now() + shaken * 2 + REFUSAL_MARGIN);
+    while connection.tls13_tickets_received() == 0 && timeout_at(until, io.readable()).await.is_ok() {
+        let mut reader = Ready(io);
+        match connection.read_tls(&mut reader) {
+            Ok(0) => break,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(transport_fault(&error)),
+        }
+        let state = connection.process_new_packets().map_err(|error| protocol_fault(&error))?;
+        if state.plaintext_bytes_to_read() > 0 || state.peer_has_closed() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Reads what is there.
+struct Ready<'a>(&'a TcpStream);
+
+impl io::Read for Ready<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.try_read(buffer)
+    }
+}
+
+/// Alerts by which servers say that a client's certificate is missing or refused (RFC 8446, 6.2).
+const fn is_about_certificate(alert: AlertDescription) -> bool {
+    use AlertDescription as A;
+    matches!(
+        alert,
+        A::HandshakeFailure
+            | A::NoCertificate
+            | A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::UnknownCA
+            | A::AccessDenied
+            | A::CertificateRequired
+    )
+}
+
+fn client_wanted() -> Fault {
+    let what = "the server wants a client certificate: set tls.client_certificate and tls.client_key";
+    Fault::new(Failure::TlsHandshake, what)
+}
+
+/// What to look at when a server sends an alert.
+const fn advice(alert: AlertDescription) -> &'static str {
+    use AlertDescription as A;
+    match alert {
+        A::HandshakeFailure | A::InsufficientSecurity => ": it found no cipher and key exchange in common with us",
+        A::UnrecognisedName => ": it has no certificate for the name that was asked for",
+        A::NoApplicationProtocol => ": it speaks none of the protocols that were offered (ALPN)",
+        A::InternalError => ": something is wrong inside the server",
+        A::NoRenegotiation | A::UserCanceled => ": it gave up",
+        alert if is_about_certificate(alert) => ": it does not accept our client certificate",
+        _ => "",
     }
 }
 
@@ -304,12 +375,10 @@ fn protocol_fault(error: &Error) -> Fault {
         ) => {
             (Failure::TlsVersion, format!("the server chose a TLS version that this monitor does not allow ({why:?})"))
         }
-        Error::AlertReceived(AlertDescription::CertificateRequired) => (
-            Failure::TlsHandshake,
-            "the server wants a client certificate: set tls.client_certificate and tls.client_key".to_owned(),
-        ),
+        Error::AlertReceived(AlertDescription::CertificateRequired) => return client_wanted(),
         Error::AlertReceived(alert) => {
-            (Failure::TlsHandshake, format!("the server ended the TLS handshake with the alert {alert:?}"))
+            let advice = advice(*alert);
+            (Failure::TlsHandshake, format!("the server ended the TLS handshake with the alert {alert:?}{advice}"))
         }
         Error::InvalidMessage(InvalidMessage::CertificatePayloadTooLarge) => {
             (Failure::CertInvalid, "the presented chain is larger than 64 KiB".to_owned())

@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use chrono::{DateTime, Utc};
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
+use rustls::client::{ResolvesClientCert, verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::CertifiedKey;
 use rustls::{CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
-use super::certificate;
+use super::{certificate, chain};
 use crate::model::{Failure, Fault};
 use crate::settings::limited;
 
@@ -121,8 +123,13 @@ pub(super) struct Witness {
     trust: Arc<Trust>,
     /// `tls.verify`.
     verify: bool,
+    /// What is shown to a server that asks for a client's certificate.
+    client: Option<Arc<CertifiedKey>>,
     now: UnixTime,
     seen: OnceLock<Seen>,
+    wants_client: AtomicBool,
+    /// Of TLS; known when the signature over the handshake comes, after the chain.
+    version: OnceLock<&'static str>,
 }
 
 /// What the witness saw.
@@ -134,10 +141,19 @@ pub(super) struct Seen {
 }
 
 impl Witness {
-    pub(super) fn new(trust: Arc<Trust>, verify: bool, now: DateTime<Utc>) -> Self {
+    pub(super) fn new(trust: Arc<Trust>, verify: bool, client: Option<Arc<CertifiedKey>>, now: DateTime<Utc>) -> Self {
         // Before 1970 nothing is valid anyway.
         let since_epoch = std::time::Duration::from_secs(u64::try_from(now.timestamp()).unwrap_or(0));
-        Self { trust, verify, now: UnixTime::since_unix_epoch(since_epoch), seen: OnceLock::new() }
+        let now = UnixTime::since_unix_epoch(since_epoch);
+        Self {
+            trust,
+            verify,
+            client,
+            now,
+            seen: OnceLock::new(),
+            wants_client: AtomicBool::new(false),
+            version: OnceLock::new(),
+        }
     }
 
     /// webpki reads the certificate before it checks a signature with its key, and refuses what `verify = false` is
@@ -168,6 +184,39 @@ impl Witness {
     pub(super) fn seen(&self) -> Option<&Seen> {
         self.seen.get()
     }
+
+    /// `1.2` or `1.3`, once the server has proven that it holds the key, or would have had to.
+    pub(super) fn version(&self) -> Option<&'static str> {
+        self.version.get().copied()
+    }
+
+    /// The verdict on the chain is told here and not when it is made: by then the version is known. Nothing is sent
+    /// in between.
+    fn told(&self, version: &'static str) -> Result<(), Error> {
+        self.version.get_or_init(|| version);
+        self.seen.get().map_or(Ok(()), |seen| seen.verdict.clone())
+    }
+
+    /// The server asked for a client's certificate.
+    pub(super) fn wants_client(&self) -> bool {
+        self.wants_client.load(Ordering::Relaxed)
+    }
+
+    /// It asked, and there was none to show.
+    pub(super) fn came_without_client(&self) -> bool {
+        self.client.is_none() && self.wants_client()
+    }
+}
+
+impl ResolvesClientCert for Witness {
+    fn resolve(&self, _issuers: &[&[u8]], _schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.wants_client.store(true, Ordering::Relaxed);
+        self.client.clone()
+    }
+
+    fn has_certs(&self) -> bool {
+        self.client.is_some()
+    }
 }
 
 impl std::fmt::Debug for Witness {
@@ -189,8 +238,8 @@ impl ServerCertVerifier for Witness {
         let chain: Vec<_> =
             std::iter::once(end_entity).chain(intermediates).map(|der| der.clone().into_owned()).collect();
         let verdict = if self.verify { self.trust.verify(&chain, server_name, self.now) } else { Ok(()) };
-        let seen = self.seen.get_or_init(|| Seen { chain, verdict });
-        seen.verdict.clone().map(|()| ServerCertVerified::assertion())
+        self.seen.get_or_init(|| Seen { chain, verdict });
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -199,6 +248,7 @@ impl ServerCertVerifier for Witness {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.told("1.2")?;
         verify_tls12_signature(message, certificate, signature, &self.trust.algorithms)
             .or_else(|error| self.without_webpki(error, message, certificate, signature))
     }
@@ -209,6 +259,7 @@ impl ServerCertVerifier for Witness {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
+        self.told("1.3")?;
         verify_tls13_signature(message, certificate, signature, &self.trust.algorithms)
             .or_else(|error| self.without_webpki(error, message, certificate, signature))
     }
@@ -237,6 +288,8 @@ pub(super) fn fault(error: &CertificateError, chain: &[CertificateDer<'_>], host
             Fault::new(Failure::CertHostnameMismatch, mismatch(host, chain))
         }
         E::Revoked => Fault::new(Failure::CertRevoked, "the certificate was revoked"),
+        // No algorithm of ours takes a signature by such a key.
+        E::BadSignature if chain.iter().skip(1).any(chain::has_weak_key) => weak(chain),
         // A CA that has the name of a trusted one, but another key: nobody whom we trust vouches for it.
         E::BadSignature => {
             let what =
@@ -247,8 +300,19 @@ pub(super) fn fault(error: &CertificateError, chain: &[CertificateDer<'_>], host
         E::InvalidPurpose | E::InvalidPurposeContext { .. } => {
             Fault::new(Failure::CertInvalid, "the certificate is not meant for servers (extended key usage)")
         }
+        #[allow(deprecated, reason = "the library may still give it")]
+        E::UnsupportedSignatureAlgorithm
+        | E::UnsupportedSignatureAlgorithmContext { .. }
+        | E::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => weak(chain),
         other => Fault::new(Failure::CertInvalid, format!("the certificate is not acceptable: {other}")),
     }
+}
+
+/// The fault of a key or signature that is too weak, or of a sort that we do not know.
+pub(super) fn weak(chain: &[CertificateDer<'_>]) -> Fault {
+    let what =
+        chain::weakness(chain).unwrap_or_else(|| "a certificate has a key or signature of a strange sort".to_owned());
+    Fault::new(Failure::CertInvalid, format!("{what}, which is not accepted any more: it must be issued anew"))
 }
 
 /// A chain may end by any of its certificates; the one that did is named.

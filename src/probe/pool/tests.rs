@@ -142,7 +142,8 @@ fn reading_the_body() -> Expectations {
     let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
     let origin = Origin { trusted: true, env: &|_| None, base: Path::new("/"), credentials: None };
     let mut reader = TableReader::new(&own, None, "monitor", &origin, &findings, &secrets);
-    let accepts = Accepts { status: true, body: true, headers: true, json: true, certificate: true };
+    let accepts =
+        Accepts { status: true, body: true, headers: true, json: true, certificate: true, dns: false, domain: false };
     Expectations::read(&mut reader, accepts)
 }
 

@@ -14,7 +14,7 @@ const SIZE_MAX: usize = 1 << 20;
 const PATTERN_MAX: usize = 4096;
 
 /// Reads a regular expression.
-pub(super) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Regex> {
+pub(crate) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Regex> {
     let text = table.string(key)?;
     if text.len() > PATTERN_MAX {
         table.error(key, "the regular expression is too long", format!("must be at most {PATTERN_MAX} bytes"));
@@ -41,7 +41,7 @@ pub(super) fn read(table: &mut TableReader<'_>, key: &'static str) -> Option<Reg
 
 /// Compiles, or shares what was compiled lately: a pattern in `[defaults]` is read once for each monitor, and compiled
 /// anew it would cost every one of them its time and some 10 KiB.
-fn compile(text: &str) -> Result<Regex, regex::Error> {
+pub(crate) fn compile(text: &str) -> Result<Regex, regex::Error> {
     const KEPT: usize = 64;
     static LATELY: Mutex<VecDeque<Regex>> = Mutex::new(VecDeque::new());
     let lately = || LATELY.lock().unwrap_or_else(PoisonError::into_inner);

@@ -8,7 +8,8 @@ use crate::settings::diagnostic::Findings;
 use crate::settings::reader::Origin;
 use crate::settings::tree::Table;
 
-const ALL: Accepts = Accepts { status: true, body: true, headers: true, json: true, certificate: true };
+const ALL: Accepts =
+    Accepts { status: true, body: true, headers: true, json: true, certificate: true, dns: false, domain: false };
 
 fn table(value: &Json) -> Table {
     Table::from_json(value.as_object().unwrap())
@@ -106,7 +107,7 @@ fn each_mistake_is_named() {
             "nested more than 8",
         ),
         (json!({ "certificate_days_left": -1 }), "certificate_days_left: -1 is out of range"),
-        (json!({ "rcode": "NOERROR" }), "not built yet"),
+        (json!({ "rcode": "NOERROR" }), "only dns probes"),
         (json!({ "stauts": ["2xx"] }), "did you mean \"status\""),
         (json!("up"), "monitor.expect: found a string"),
     ];

@@ -17,7 +17,8 @@ fn expect(expect: Json) -> Expectations {
     let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));
     let origin = Origin { trusted: true, env: &|_| None, base: Path::new("/"), credentials: None };
     let mut reader = TableReader::new(&own, None, "monitor", &origin, &findings, &secrets);
-    let accepts = Accepts { status: true, body: true, headers: true, json: true, certificate: true };
+    let accepts =
+        Accepts { status: true, body: true, headers: true, json: true, certificate: true, dns: false, domain: false };
     let expect = Expectations::read(&mut reader, accepts);
     assert_eq!(findings.into_sorted().0, []);
     expect
@@ -38,6 +39,7 @@ fn answered(status: u16, headers: &[(&str, &str)], body: &str) -> Observation {
         days_left: 10,
         fingerprint_sha256: String::new(),
         chain_length: 1,
+        more: None,
     }));
     observation
 }

@@ -50,14 +50,20 @@ fn check_at(seconds: i64, verdict: Verdict) -> Check {
         address: None,
         http_version: None,
         certificate: None,
+        details: None,
         attempt: 1,
         checked_at: at(seconds),
     }
 }
 
+/// A time as evidence has it.
+fn shown(second: i64) -> DateTime<Utc> {
+    chrono::SubsecRound::trunc_subsecs(at(second), 3)
+}
+
 fn seen(check: &Check) -> Box<Evidence> {
     Box::new(Evidence {
-        checked_at: check.checked_at,
+        checked_at: chrono::SubsecRound::trunc_subsecs(check.checked_at, 3),
         verdict: check.verdict,
         failure: check.failure,
         message: None,
@@ -67,6 +73,7 @@ fn seen(check: &Check) -> Box<Evidence> {
         headers: Vec::new(),
         excerpt: None,
         certificate: None,
+        details: None,
     })
 }
 
@@ -139,8 +146,8 @@ fn an_incident_from_the_first_bad_check_to_the_first_good() {
     assert_eq!(subject.opened(100), None);
     let opening = subject.opened(110).unwrap();
     assert_eq!((opening.started_at, opening.failure), (at(30), Failure::ConnectRefused));
-    assert_eq!(opening.first_bad.unwrap().checked_at, at(30));
-    assert_eq!(opening.last_good.unwrap().checked_at, at(0));
+    assert_eq!(opening.first_bad.unwrap().checked_at, shown(30));
+    assert_eq!(opening.last_good.unwrap().checked_at, shown(0));
     assert_eq!((subject.state.status, subject.state.since), (Status::Down, Some(at(30))));
     // Confirmed: back to the phase, and nothing new to store.
     let again = subject.check(140, Verdict::Down);
@@ -242,7 +249,7 @@ fn a_pause_ends_the_incident_and_forgets() {
     assert_eq!(resumed(&mut subject.state, id(), at(101)), None);
     assert_eq!(subject.opened(110), None);
     let opening = subject.opened(120).unwrap();
-    assert_eq!((opening.started_at, opening.last_good.unwrap().checked_at), (at(110), at(-30)));
+    assert_eq!((opening.started_at, opening.last_good.unwrap().checked_at), (at(110), shown(-30)));
 }
 
 #[test]

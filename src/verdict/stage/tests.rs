@@ -10,6 +10,7 @@ use crate::probe::{Prepared, Probe, ProbeContext};
 use crate::verdict::expectation::Expectations;
 
 mod board;
+mod driven;
 
 struct NoProbe;
 
@@ -20,12 +21,17 @@ impl Probe for NoProbe {
 }
 
 #[derive(Default)]
-struct Memory(Mutex<Vec<Vec<Record>>>);
+struct Memory(Mutex<Vec<Vec<Record>>>, std::sync::atomic::AtomicBool);
 
 impl Journal for Memory {
     fn append(&self, records: Vec<Record>) {
         assert!(!records.is_empty());
         self.0.lock().unwrap().push(records);
+    }
+
+    fn keep(&self, groups: Vec<Vec<Record>>) -> bool {
+        self.write(groups);
+        !self.1.load(std::sync::atomic::Ordering::Relaxed)
     }
 }
 
@@ -88,26 +94,35 @@ struct Bench {
     done: mpsc::Receiver<Done>,
     journal: Arc<Memory>,
     board: Arc<Board>,
+    pings: Arc<Pings>,
     running: tokio::task::JoinHandle<()>,
 }
 
 impl Bench {
     fn start() -> Self {
+        Self::start_by(Arc::new(Stopped))
+    }
+
+    fn start_by(wall: Arc<dyn Wall>) -> Self {
         let (finished, finished_end) = mpsc::channel(64);
         let (updates, updates_end) = mpsc::channel(8);
         let (states, states_end) = mpsc::channel(1);
         let (done_end, done) = mpsc::channel(64);
         let (journal, board) = (Arc::new(Memory::default()), Arc::new(Board::default()));
+        let (to_pings, pinged) = mpsc::channel(64);
+        let pings = Arc::new(Pings::new(to_pings));
         let stage = Stage {
             finished: finished_end,
             updates: updates_end,
             states: states_end,
             done: done_end,
             journal: journal.clone(),
-            wall: Arc::new(Stopped),
+            wall,
             board: board.clone(),
+            pings: pings.clone(),
+            pinged,
         };
-        Self { finished, updates, states, done, journal, board, running: tokio::spawn(stage.run()) }
+        Self { finished, updates, states, done, journal, board, pings, running: tokio::spawn(stage.run()) }
     }
 
     async fn with(entries: &[&Arc<Entry>]) -> Self {
@@ -344,6 +359,25 @@ async fn what_is_restored_goes_on() {
     bench.check(result(&down, 20, None)).await;
     bench.check(result(&dismissed, 20, None)).await;
     assert_eq!(bench.records(), ["down", "down", "up resolve:recovered state:up", "up state:up"]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_went_with_a_deleted_row_is_recorded_again() {
+    let (down, fine) = (entry(monitor(1)), entry(monitor(2)));
+    let mut bench = Bench::with(&[&down, &fine]).await;
+    for second in [0, 10] {
+        bench.check(result(&down, second, DOWN)).await;
+    }
+    bench.check(result(&fine, 10, None)).await;
+    let uid = bench.board.row(id(1)).unwrap().incident.unwrap();
+    bench.records();
+    bench.update(Changes { remade: vec![id(1), id(2), id(9)], ..Changes::default() }).await;
+    assert_eq!(bench.records(), ["open:0 state:down", "state:up"]);
+    assert_eq!(bench.board.row(id(1)).unwrap().incident, Some(uid), "it is the same incident");
+    bench.check(result(&down, 20, DOWN)).await;
+    bench.check(result(&down, 30, None)).await;
+    assert_eq!(bench.records(), ["down", "up resolve:recovered state:up"]);
     bench.end().await;
 }
 

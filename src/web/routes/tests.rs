@@ -22,6 +22,11 @@ fn paths_lead_to_their_route() {
         ("/api/v1/channels", "/api/v1/channels/*"),
         ("/api/v1/channels/a/test", "/api/v1/channels/*"),
         ("/status/a/b", "/status/*"),
+        ("/ping/x", "/ping/{uuid} x"),
+        ("/ping/x/start", "/ping/{uuid}/{signal} x start"),
+        ("/ping/x/y/0", "/ping/{ping_key}/{slug}/{signal} x y 0"),
+        ("/ping/", "404"),
+        ("/api/push/x", "/api/push/{token} x"),
         ("", "/"),
         ("//", "404"),
         ("/healthz/", "404"),
@@ -54,13 +59,17 @@ fn no_row_hides_another() {
             }
         }
         assert!(!route.methods.contains(&Method::HEAD) && route.pattern.starts_with('/'), "{}", route.pattern);
-        assert!(route.access != Access::Open || route.methods == GET, "GET never writes: {}", route.pattern);
+        // A ping is sent by whoever knows its address.
+        let pinged = route.pattern.starts_with(PINGS) || route.pattern.starts_with(PUSHES);
+        assert_eq!(pinged, route.keeps.is_some(), "{}", route.pattern);
+        assert!(route.access != Access::Open || route.methods == GET || pinged, "GET never writes: {}", route.pattern);
     }
 }
 
 #[test]
 fn what_changes_something_is_never_a_get_and_needs_more_than_read() {
-    for route in ROUTES.iter().filter(|route| !route.pattern.starts_with("/ping/")) {
+    // Pings do, as their peers' do: the address is the secret.
+    for route in ROUTES.iter().filter(|route| route.keeps.is_none()) {
         if route.methods != GET {
             assert!(!matches!(route.access, Access::Open | Access::Needs(Scope::Read)), "{}", route.pattern);
         }
@@ -84,6 +93,7 @@ fn heads_are_judged_before_anything_else() {
     assert_eq!(head("POST", "/", &[("content-length", "65536")]), 200);
     assert_eq!(head("POST", "/", &[("content-length", "65537")]), 413);
     assert_eq!(head("GET", "/", &[("content-length", "104857600")]), 413);
+    assert_eq!(head("POST", "/ping/x", &[("content-length", "104857600")]), 200, "no ping is lost for its length");
     // By fetch metadata, else by origin.
     for (site, expected) in [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("x", 403)] {
         assert_eq!(head("POST", "/", &[("sec-fetch-site", site)]), expected, "{site}");

@@ -73,8 +73,12 @@ async fn without_any_file_it_runs_on_the_embedded_default() {
     let url = command(&["db", "url"]).output().unwrap();
     assert_eq!(String::from_utf8(url.stdout).unwrap().trim(), url_text(&home.state()));
     let pid = postmaster(&home).unwrap();
-    assert_eq!(daemon.stop().await.code(), Some(0));
-    assert!(is_over(pid), "the database ends with the daemon");
+    daemon.signal(Signal::TERM);
+    until("it says so", MOST, async || daemon.log().contains(" ended").then_some(())).await;
+    assert!(is_over(pid), "the database ends first");
+    let log = daemon.log();
+    assert!(log.find("PostgreSQL has stopped").unwrap() < log.rfind(" ended").unwrap(), "{log}");
+    assert_eq!(daemon.ended().await.code(), Some(0));
     assert!(postmaster(&home).is_none(), "and cleanly");
 }
 

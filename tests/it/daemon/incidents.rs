@@ -114,8 +114,10 @@ async fn an_incident_resolved_by_a_person_stays_resolved_until_a_good_check() {
         i64::from(resolved.duration_seconds.unwrap()),
         (resolved.resolved_at.unwrap() - open.started_at).num_seconds()
     );
-    until("the daemon lets go", MOST, async || daemon.log().contains("a person resolved the incident").then_some(()))
-        .await;
+    until("the daemon lets go", MOST, async || {
+        daemon.log().contains("the incident was closed in the database").then_some(())
+    })
+    .await;
     let bad = target.hits("/shop");
     until("it fails on", MOST, async || (target.hits("/shop") > bad + 4).then_some(())).await;
     // Also across a restart.
@@ -138,4 +140,25 @@ async fn an_incident_resolved_by_a_person_stays_resolved_until_a_good_check() {
     let paused = wait_incident(&db, 2, true).await;
     assert_eq!((paused.uid, paused.resolve_reason.as_deref()), (second.uid, Some("paused")));
     assert_eq!(daemon.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_monitor_that_is_down_says_why_before_its_first_check_after_a_restart() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let fast = monitor("shop", &target.url("/"));
+    let home = Home::new(&on(&db.url, &fast));
+    let mut daemon = home.start();
+    daemon.wait_status("shop", "up").await;
+    target.answer(500);
+    wait_incident(&db, 1, false).await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    // The next check is hours away.
+    home.write(&on(&db.url, &fast.replace("\"1s\"", "\"1d\"")));
+    let daemon = home.start();
+    let row = daemon.wait_status("shop", "down").await;
+    assert!(row["last"].is_null(), "{row}");
+    assert_eq!(row["first_bad"]["failure"], "status_unexpected", "{row}");
+    let text = String::from_utf8(home.output(&["status"]).stdout).unwrap();
+    assert!(text.contains("status_unexpected: "), "{text}");
 }

@@ -29,13 +29,13 @@ async fn look(home: &Home, seen: &mut Seen) -> Option<()> {
     Some(())
 }
 
-/// Which of the checks that were shown have no row. Postgres keeps microseconds.
+/// Which of the checks that were shown, in milliseconds, have no row.
 async fn missing(db: &TestDb, seen: &Seen) -> Vec<(String, DateTime<Utc>)> {
     let rows: Vec<(uuid::Uuid, DateTime<Utc>)> =
         sqlx::query_as("SELECT monitor_id, checked_at FROM monitor_checks").fetch_all(&db.pool).await.unwrap();
     let rows: HashSet<(String, i64)> =
-        rows.into_iter().map(|(id, at)| (id.to_string(), at.timestamp_micros())).collect();
-    seen.iter().filter(|(id, at)| !rows.contains(&(id.clone(), at.timestamp_micros()))).cloned().collect()
+        rows.into_iter().map(|(id, at)| (id.to_string(), at.timestamp_millis())).collect();
+    seen.iter().filter(|(id, at)| !rows.contains(&(id.clone(), at.timestamp_millis()))).cloned().collect()
 }
 
 /// Every time in which no process ran lies in one gap, no gap is without such a time, and none overlaps another. A start
@@ -151,8 +151,8 @@ async fn what_was_seen_without_a_database_survives_a_kill() {
     assert!(rows <= answers && answers - rows <= 2, "{rows} rows of {answers}: a kill loses what was in flight");
     for (monitor, at) in &seen {
         let found = format!(
-            "SELECT count(*) FROM monitor_checks WHERE monitor_id = '{monitor}' AND checked_at = '{}'",
-            at.format("%F %T%.6f+00")
+            "SELECT count(*) FROM monitor_checks WHERE monitor_id = '{monitor}' AND date_trunc('milliseconds', checked_at) = '{}'",
+            at.format("%F %T%.3f+00")
         );
         assert_eq!(server.get::<i64>(&found).await, 1, "{at}");
     }
@@ -194,7 +194,10 @@ async fn a_first_start_without_a_database_survives_a_kill() {
     assert_eq!(daemon.stop().await.code(), Some(0));
     // Its monitor had no row when they were seen.
     for (_, at) in &seen {
-        let found = format!("SELECT count(*) FROM monitor_checks WHERE checked_at = '{}'", at.format("%F %T%.6f+00"));
+        let found = format!(
+            "SELECT count(*) FROM monitor_checks WHERE date_trunc('milliseconds', checked_at) = '{}'",
+            at.format("%F %T%.3f+00")
+        );
         assert_eq!(server.get::<i64>(&found).await, 1, "{at}");
     }
     assert_eq!(server.get::<i64>("SELECT count(*) FROM monitor_gaps WHERE reason = 'not_running'").await, 1);

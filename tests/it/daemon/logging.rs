@@ -37,6 +37,29 @@ fn assert_no_forgery(log: &str) {
 }
 
 #[tokio::test]
+async fn at_debug_every_check_is_a_line() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let config = format!("daemon.log_level = \"info,verdict=debug\"\n{}", monitor("shop", &target.url("/")));
+    let home = Home::new(&on(&db.url, &config));
+    let mut daemon = home.start();
+    daemon.wait_status("shop", "up").await;
+    target.answer(500);
+    wait_sql(&db, "it is down", "SELECT count(*) = 1 FROM incidents").await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
+    let log = daemon.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains(" DEBUG ")).collect();
+    let rows: i64 = db.get("SELECT count(*) FROM monitor_checks").await;
+    assert_eq!(i64::try_from(lines.len()).unwrap(), rows, "{log}");
+    assert!(lines.iter().all(|line| line.contains("monitor=shop") && line.contains(" ms")), "{log}");
+    assert!(lines[0].contains("DEBUG up in "), "{log}");
+    assert!(
+        lines.iter().any(|line| line.contains("DEBUG down in ") && line.contains("failure=status_unexpected")),
+        "{log}"
+    );
+}
+
+#[tokio::test]
 async fn a_storm_is_a_few_lines_and_a_count() {
     let db = TestDb::new().await;
     let monitors: String = (0..200).map(|n| monitor(&format!("m{n}"), "tcp://127.0.0.1:1")).collect();

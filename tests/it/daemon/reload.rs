@@ -268,6 +268,12 @@ async fn every_way_of_spoiling_a_file_is_refused_and_heals() {
                 assert!(text.contains(said) && text.contains(why), "{text}");
             }
             assert_eq!(world.home.output(&["reload"]).status.code(), Some(78), "nobody is found");
+            let mut command = world.home.command(&["status"]);
+            let output = command.env("STATE_DIRECTORY", world.home.state()).output().unwrap();
+            let (table, text) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
+            assert!(output.status.success() && table.contains("config_refused"), "{table}{text}");
+            assert!(text.contains(why) && text.contains("admin.sock"), "{text}");
+            assert_eq!(world.home.output(&["status"]).status.code(), Some(78), "nobody is found");
         }
         gone();
         fs::write(&file, &good).unwrap();

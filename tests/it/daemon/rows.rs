@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{MOST, insert, monitor, on, wait_sql};
+use super::{MOST, insert, monitor, on, wait_incident, wait_sql};
 use crate::support::daemon::{Home, has_code};
 use crate::support::postgres::TestDb;
 use crate::support::target::{Target, until};
@@ -88,6 +88,59 @@ async fn a_row_of_the_file_is_the_files() {
     until("it is checked on", MOST, async || (target.hits("/shop") > asked + 1).then_some(())).await;
     assert_eq!(target.hits("/elsewhere"), 0);
     wait_sql(&db, "and recorded", "SELECT count(*) > 1 FROM monitor_checks").await;
+}
+
+#[tokio::test]
+async fn a_deleted_row_of_a_monitor_that_is_down_comes_back_with_its_incident() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let home = Home::new(&on(&db.url, &monitor("shop", &target.url("/shop"))));
+    let daemon = home.start();
+    daemon.wait_status("shop", "up").await;
+    target.answer(500);
+    let open = wait_incident(&db, 1, false).await;
+    let id: uuid::Uuid = db.get("SELECT id FROM monitors WHERE key = 'shop'").await;
+    db.sql("DELETE FROM monitors").await;
+    let again = wait_incident(&db, 1, false).await;
+    assert_eq!((again.uid, again.started_at), (open.uid, open.started_at));
+    assert_eq!(again.evidence, open.evidence);
+    wait_sql(&db, "the row is as it was", &format!("SELECT status = 'down' FROM monitors WHERE id = '{id}'")).await;
+    wait_sql(&db, "it is recorded", "SELECT count(*) > 2 FROM monitor_checks WHERE NOT status").await;
+    target.answer(200);
+    let ended = wait_incident(&db, 1, true).await;
+    assert_eq!((ended.uid, ended.resolve_reason.as_deref()), (open.uid, Some("recovered")));
+    let log = daemon.log();
+    assert!(log.contains("somebody deleted rows of monitors of the configuration"), "{log}");
+    assert!(log.contains("the incident goes on") && !log.contains("closed in the database"), "{log}");
+}
+
+#[tokio::test]
+async fn a_row_that_somebody_archives_ends_its_incident_as_archived() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let home = Home::new(&on(&db.url, ""));
+    let mut daemon = home.start();
+    daemon.wait_ready("it is ready", |status, _| status == 200).await;
+    target.answer(500);
+    let id = insert(&db, "Shop", &target.url("/shop")).await;
+    db.sql("UPDATE monitors SET interval_seconds = 1").await;
+    let open = wait_incident(&db, 1, false).await;
+    db.sql("UPDATE monitors SET archived_at = now()").await;
+    let ended = wait_incident(&db, 1, true).await;
+    assert_eq!((ended.uid, ended.resolve_reason.as_deref()), (open.uid, Some("archived")));
+    until("it is no longer shown", MOST, async || {
+        daemon.try_overview()?["monitors"].as_array()?.is_empty().then_some(())
+    })
+    .await;
+    // It returns with its history, and nobody has resolved anything by hand.
+    let rows: i64 = db.get("SELECT count(*) FROM monitor_checks").await;
+    db.sql("UPDATE monitors SET archived_at = NULL").await;
+    let second = wait_incident(&db, 2, false).await;
+    assert!(second.uid != open.uid);
+    wait_sql(&db, "it is recorded", &format!("SELECT count(*) > {rows} FROM monitor_checks WHERE monitor_id = '{id}'"))
+        .await;
+    assert!(!daemon.log().contains("closed in the database"), "{}", daemon.log());
+    assert_eq!(daemon.stop().await.code(), Some(0));
 }
 
 #[tokio::test]

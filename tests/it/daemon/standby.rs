@@ -62,6 +62,10 @@ async fn a_standby_says_so_and_checks_nothing() {
     let asked = one.hits("/");
     until("the active one goes on", MOST, async || (one.hits("/") > asked + 2).then_some(())).await;
     assert_eq!(other.hits("/"), 0);
+    let status = homes[1].output(&["status"]);
+    let text = String::from_utf8(status.stdout).unwrap();
+    assert_eq!(status.status.code(), Some(3), "nothing is known of the monitors here: {text}");
+    assert!(text.contains("! standby: ") && text.contains("A standby checks nothing"), "{text}");
     let reload = homes[1].output(&["reload"]);
     assert_eq!(reload.status.code(), Some(1), "a standby reads the file when it takes over");
     // SIGTERM, also of a standby, is a clean end; the active one does not notice.
@@ -134,6 +138,8 @@ async fn a_frozen_one_is_replaced_and_steps_down_when_it_thaws() {
     first.signal(Signal::CONT);
     wait_role(&first, "standby").await;
     assert!(!first.log().contains("panicked"), "{}", first.log());
+    let promises = |line: &str| line.contains("another daemon is active") && line.contains("checks go on");
+    assert!(!first.log().lines().any(promises), "{}", first.log());
     // It is the same process, and checks no more.
     let asked = one.hits("/");
     let seen = other.answers("/");
@@ -197,6 +203,112 @@ async fn what_a_frozen_one_had_not_recorded_is_dropped_and_it_records_again_when
     assert_eq!(db.get::<i64>(&format!("{dropped} '{locked_at}' AND '{frozen_at}'")).await, 0, "dropped for good");
     is_recorded_once(&db).await;
     assert!(!first.log().contains("panicked"), "{}", first.log());
+}
+
+/// The longest time of which neither a row nor a gap of its monitor or of all tells, in seconds; every row speaks for
+/// itself only.
+async fn longest_hole(db: &TestDb, key: &str) -> f64 {
+    let sql = format!(
+        "WITH m AS (SELECT id FROM monitors WHERE key = '{key}'), \
+         told AS (SELECT checked_at AS from_at, checked_at AS to_at FROM monitor_checks WHERE monitor_id = (TABLE m) \
+            UNION ALL SELECT from_at, to_at FROM monitor_gaps WHERE monitor_id IS NULL OR monitor_id = (TABLE m)), \
+         ends AS (SELECT from_at, max(to_at) OVER (ORDER BY from_at ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING) AS told_to \
+            FROM told) \
+         SELECT max(extract(epoch FROM from_at - told_to))::float8 FROM ends"
+    );
+    db.get(&sql).await
+}
+
+/// How the active one ends while nothing can be recorded.
+#[derive(Clone, Copy, PartialEq)]
+enum Ends {
+    Killed,
+    Frozen,
+    Stopped,
+}
+
+async fn nothing_is_unknown_after(ends: Ends) {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let homes = homes(&db, [&one, &other], "");
+    let [mut first, mut second] = two(&homes).await;
+    first.wait_status("shop", "up").await;
+    wait_sql(&db, "it records", "SELECT count(*) > 2 FROM monitor_checks").await;
+    // Nobody can even read the table; the lease is renewed as ever.
+    let mut held = PgConnection::connect(&db.url).await.unwrap();
+    held.execute("BEGIN; LOCK TABLE monitor_checks IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let asked = one.answers("/");
+    until("results wait over some renewals", MOST, async || (one.answers("/") >= asked + 7).then_some(())).await;
+    match ends {
+        Ends::Killed => first.kill().await,
+        Ends::Frozen => first.signal(Signal::STOP),
+        Ends::Stopped => assert_eq!(first.stop().await.code(), Some(0)),
+    }
+    is_active(&second, TAKE_OVER).await;
+    held.execute("ROLLBACK").await.unwrap();
+    wait_sql(&db, "the other records", "SELECT count(*) > 5 FROM monitor_checks").await;
+    if ends == Ends::Frozen {
+        first.signal(Signal::CONT);
+        wait_role(&first, "standby").await;
+        let dropped = async || first.log().contains("dropped what was seen").then_some(());
+        until("it tells what it drops", MOST, dropped).await;
+    }
+    assert_eq!(second.stop().await.code(), Some(0));
+    let hole = longest_hole(&db, "shop").await;
+    assert!(hole < 2.5, "nothing is known of {hole} s");
+    is_recorded_once(&db).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_one_could_not_record_is_in_the_gap() {
+    nothing_is_unknown_after(Ends::Killed).await;
+}
+
+#[tokio::test]
+async fn what_a_frozen_one_could_not_record_is_in_the_gap() {
+    nothing_is_unknown_after(Ends::Frozen).await;
+}
+
+#[tokio::test]
+async fn what_a_stopped_one_could_not_record_is_in_the_gap() {
+    nothing_is_unknown_after(Ends::Stopped).await;
+}
+
+#[tokio::test]
+async fn results_that_waited_for_a_row_are_a_gap_of_that_monitor_alone() {
+    let db = TestDb::new().await;
+    let (one, other) = (Target::start().await, Target::start().await);
+    let files = [&one, &other].map(|target| monitor("shop", &target.url("/")) + &monitor("held", &target.url("/held")));
+    let homes = files.map(|file| Home::new(&on(&db.url, &file)));
+    let [mut first, mut second] = two(&homes).await;
+    for key in ["shop", "held"] {
+        first.wait_status(key, "up").await;
+        let rows = "SELECT count(*) > 1 FROM monitor_checks c JOIN monitors m ON m.id = c.monitor_id";
+        wait_sql(&db, "it records", &format!("{rows} WHERE key = '{key}'")).await;
+    }
+    let mut held = PgConnection::connect(&db.url).await.unwrap();
+    held.execute("BEGIN; SELECT 1 FROM monitors WHERE key = 'held' FOR UPDATE").await.unwrap();
+    let locked_at = chrono::Utc::now();
+    let asked = one.answers("/held");
+    until("results wait over some renewals", MOST, async || (one.answers("/held") >= asked + 7).then_some(())).await;
+    first.kill().await;
+    let killed_at = chrono::Utc::now();
+    is_active(&second, TAKE_OVER).await;
+    held.execute("ROLLBACK").await.unwrap();
+    let own = "SELECT count(*) FROM monitor_gaps g JOIN monitors m ON m.id = g.monitor_id WHERE reason = 'not_running'";
+    wait_sql(&db, "the gap is recorded", &format!("SELECT ({own} AND key = 'held') = 1")).await;
+    let late = format!("SELECT count(*) > 1 FROM monitor_checks WHERE checked_at > '{killed_at}'");
+    wait_sql(&db, "the other records", &late).await;
+    assert_eq!(second.stop().await.code(), Some(0));
+    for key in ["shop", "held"] {
+        let hole = longest_hole(&db, key).await;
+        assert!(hole < 2.5, "nothing is known of {key} for {hole} s");
+    }
+    assert_eq!(db.get::<i64>(own).await, 1, "the other monitor was observed");
+    let recorded = "SELECT count(*) FROM monitor_checks c JOIN monitors m ON m.id = c.monitor_id WHERE key = 'shop'";
+    let recorded = format!("{recorded} AND checked_at BETWEEN '{locked_at}' AND '{killed_at}'");
+    assert!(db.get::<i64>(&recorded).await > 3, "and recorded");
+    is_recorded_once(&db).await;
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ async fn the_whole_life_is_told() {
     let mut daemon = home.start_as(command);
     manager.hears("READY=1").await;
     manager.hears("WATCHDOG=1").await;
-    manager.hears("STATUS=active; 1 monitors, 0 down").await;
+    manager.hears("STATUS=active; 1 monitor, 0 down").await;
     // The embedded database would report itself as us.
     let pid_file = std::fs::read_to_string(home.state().join("postgres/data/postmaster.pid")).unwrap();
     let postgres = environment_of(pid_file.lines().next().unwrap().parse().unwrap());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use lamplighter::catalog::CatalogStore as _;
-use lamplighter::journal::{RecordStore as _, StatusRow};
+use lamplighter::journal::{RecordStore as _, StatusRow, Unrecorded};
 use lamplighter::model::{
     Evidence, Failure, Gap, GapReason, IncidentUid, MonitorId, MonitorState, Opening, Record, Resolution,
     ResolveReason, SYSTEM_USER, Status, StoreFault, Verdict,
@@ -27,6 +27,7 @@ fn opening(monitor: MonitorId, started_at: DateTime<Utc>) -> Opening {
         headers: vec![("x\0y".into(), "\0".into())],
         excerpt: Some("a\0b".into()),
         certificate: None,
+        details: None,
     };
     Opening {
         uid: IncidentUid(Uuid::new_v4()),
@@ -313,7 +314,7 @@ async fn a_server_that_only_reads_is_away() {
     let name: String = db.get("SELECT current_database()::text").await;
     db.sql(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await;
     let store = store_at(&db.url, "us-east-1", "public");
-    assert!(matches!(store.acquire("x").await, Err(StoreFault::Away(_))));
+    assert!(matches!(store.acquire("x", &Unrecorded::default()).await, Err(StoreFault::Away(_))));
     db.sql(&format!("ALTER DATABASE {name} RESET default_transaction_read_only")).await;
     let store = db.store().await;
     store.record(&batch(vec![Record::Check(check(id, true, now()))])).await.unwrap();

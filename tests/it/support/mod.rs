@@ -1,11 +1,14 @@
 //! What the tests stand on: databases, hostile servers, daemons.
 
+pub mod brokers;
 pub mod daemon;
+pub mod netns;
 pub mod nginx;
 pub mod postgres;
 pub mod probing;
 pub mod servers;
 pub mod source;
+pub mod sshd;
 pub mod target;
 
 /// Held by tests that measure time while they load the machine, and by those that such a load would disturb.

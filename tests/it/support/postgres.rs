@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use lamplighter::journal::Unrecorded;
 use lamplighter::model::Secret;
 use lamplighter::store::cluster::{Cluster, ClusterOptions, StateLock, url_of};
 use lamplighter::store::{Store, StoreSettings};
@@ -131,7 +132,7 @@ impl TestDb {
     /// A store with a lease, of the default region.
     pub async fn store(&self) -> Store {
         let store = store_at(&self.url, "us-east-1", "public");
-        store.acquire("test").await.unwrap();
+        store.acquire("test", &Unrecorded::default()).await.unwrap();
         store
     }
 

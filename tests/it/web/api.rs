@@ -57,6 +57,18 @@ async fn a_check_is_shown_as_the_row_has_it() {
     let sum: i64 = phases.iter().filter(|(name, _)| *name != "total").filter_map(|(_, time)| time.as_i64()).sum();
     assert_eq!(phases["total"].as_i64().unwrap(), sum);
     assert!(phases["tls"].is_null() && sum / 1000 <= check["response_time_ms"].as_i64().unwrap() + 1, "{check}");
+    // Every JSON of a check has its time in milliseconds.
+    let is_time = |value: &Value| {
+        let text = value.as_str().unwrap_or_else(|| panic!("no time: {value}"));
+        assert!(text.len() == 24 && text.ends_with('Z') && &text[19..20] == ".", "{text}");
+    };
+    is_time(&check["checked_at"]);
+    is_time(&daemon.overview().await["monitors"][0]["last"]["checked_at"]);
+    let monitor = until("it is told", std::time::Duration::from_secs(20), async || {
+        let monitor = get(&address, &token, "/api/v1/monitors/web").await.json();
+        monitor["last_checked"].is_string().then_some(monitor)
+    });
+    is_time(&monitor.await["last_checked"]);
     // Whatever was shown is in the database.
     let ids: Vec<i64> = checks.iter().map(|check| check["id"].as_i64().unwrap()).collect();
     let there: i64 = sqlx::query_scalar("SELECT count(*) FROM monitor_checks WHERE id = ANY($1)")
@@ -82,6 +94,7 @@ async fn a_check_is_shown_as_the_row_has_it() {
     assert!(incident.get("evidence").is_none() && incident["resolved_at"].is_null());
     let whole = get(&address, &token, &format!("/api/v1/incidents/{}", incident["id"])).await.json();
     assert_eq!(whole["evidence"]["first_bad"]["status_code"], 500, "{whole}");
+    is_time(&whole["evidence"]["first_bad"]["checked_at"]);
     let uptime = get(&address, &token, "/api/v1/monitors/web/uptime?days=1").await.json();
     let (good, all) = (uptime["good"].as_f64().unwrap(), uptime["checks"].as_f64().unwrap());
     assert!(good > 0.0 && all > good && uptime["method"] == "checks", "{uptime}");
@@ -104,6 +117,48 @@ async fn history(db: &TestDb) -> DateTime<Utc> {
     )
     .await;
     db.get("SELECT max(checked_at) FROM monitor_checks").await
+}
+
+#[tokio::test]
+async fn texts_of_others_are_cut() {
+    let db = TestDb::new().await;
+    db.sql(
+        "INSERT INTO monitors (user_id, name, url, is_active, tags, invalid_reason) SELECT id, repeat('ä', 1000000), \
+             'postgres://u:' || repeat('hunter2', 100000) || '@h/', false, \
+             array_fill(repeat('t', 10000), ARRAY[1000]), repeat('i', 100000) FROM users WHERE plan = 'system'; \
+         INSERT INTO incidents (user_id, monitor_id, title, description, severity, acknowledge_note) \
+         SELECT user_id, id, repeat('t', 1000000), repeat('d', 1000000), repeat('s', 1000000), 'short' FROM monitors; \
+         INSERT INTO monitor_checks (monitor_id, status, error_type, region) \
+         SELECT id, false, repeat('e', 100000), repeat('r', 100000) FROM monitors",
+    )
+    .await;
+    let home = Home::new(&on(&db.url, ""));
+    let (_daemon, address) = daemon(&home).await;
+    let token = admin_token(&home);
+    let cut = |value: &Value, most: usize| {
+        let text = value.as_str().unwrap();
+        assert!(text.chars().count() == most && text.ends_with('…'), "{} characters", text.chars().count());
+    };
+    let first = async |path: &str| {
+        let answer = get(&address, &token, path).await;
+        assert!(answer.body.len() < 40_000, "{path}: {} bytes", answer.body.len());
+        items(&answer).remove(0)
+    };
+    let monitor = first("/api/v1/monitors").await;
+    cut(&monitor["name"], 500);
+    assert_eq!(monitor["url"], "(not shown: it is too long)");
+    assert_eq!(monitor["tags"].as_array().unwrap().len(), 100);
+    cut(&monitor["tags"][99], 100);
+    let incident = first("/api/v1/incidents").await;
+    for (name, most) in [("monitor", 500), ("title", 500), ("severity", 500), ("description", 4000)] {
+        cut(&incident[name], most);
+    }
+    assert_eq!(incident["acknowledge_note"], "short");
+    let one = get(&address, &token, &format!("/api/v1/incidents/{}", incident["id"])).await.json();
+    cut(&one["description"], 64_000);
+    let check = first(&format!("/api/v1/monitors/{}/checks", monitor["id"].as_str().unwrap())).await;
+    assert_eq!((check["failure"].as_str().unwrap().len(), check["region"].as_str().unwrap().len()), (500, 500));
+    cut(&first("/api/v1/uptime").await["monitor"], 500);
 }
 
 #[tokio::test]

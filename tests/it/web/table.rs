@@ -32,7 +32,7 @@ async fn every_route_asks_for_its_token_and_its_scope() {
         let ask = async |token: &str| send(&address, token, method.as_str(), &path, "").await;
         let anonymous = ask("").await;
         let Access::Needs(scope) = access else {
-            assert!(anonymous.status < 400, "{path}: {anonymous:?}");
+            assert_eq!(anonymous.status, if built { 200 } else { 501 }, "{method} {path}: {anonymous:?}");
             continue;
         };
         assert_eq!(anonymous.status, 401, "{method} {path}");
@@ -51,7 +51,7 @@ async fn every_route_asks_for_its_token_and_its_scope() {
         }
         seen += 1;
     }
-    assert!(seen > 50, "{seen}");
+    assert!(seen > 45, "{seen}");
     for path in ["/nowhere", "/api/v1", "/api/v1/monitor", "/api/v1/monitors/x/y/z"] {
         assert_eq!(get(&address, "", path).await.status, 401, "{path}");
         assert_eq!(get(&address, &read, path).await.status, 404, "{path}");
@@ -71,7 +71,7 @@ async fn no_route_answers_to_another_name_or_to_another_site() {
         say(stream, &format!("{method} {path} HTTP/1.1\r\nhost: {host}\r\n{authorization}connection: close\r\n\r\n"))
             .await
     };
-    for (method, path, access, _) in all() {
+    for (method, path, access, built) in all() {
         let answer = at("evil.example.com", method.as_str(), &path, "").await;
         assert_eq!(answer.status, 421, "{method} {path}");
         assert!(answer.json()["detail"].as_str().unwrap().contains("server.public_url"));
@@ -82,7 +82,7 @@ async fn no_route_answers_to_another_name_or_to_another_site() {
             assert_eq!(answer.status, 403, "{method} {path}");
         } else if access == Access::Open {
             let answer = at("lamp.example.com", method.as_str(), &path, "origin: https://evil.example.com\r\n").await;
-            assert_eq!(answer.status, 200, "{method} {path}");
+            assert_eq!(answer.status, if built { 200 } else { 501 }, "{method} {path}");
             for header in [
                 "x-content-type-options: nosniff",
                 "cache-control: no-store",

@@ -29,6 +29,32 @@ async fn a_file_monitors_row_is_the_files_again_and_never_in_a_loop() {
     world.store.notify.notify_one();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(world.store.get(of_key("a")).is_some(), "a deleted row is written again");
+    let update = world.update().await;
+    assert_eq!(update.changes.remade, [of_key("a")], "what went with the row is to be written again");
+    world.quiet().await;
+
+    // Archived by somebody, nothing went with it.
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let row = world.store.rows.lock().unwrap().remove(&of_key("a")).unwrap();
+    world.store.archived.lock().unwrap().insert(row.id, row);
+    world.store.notify.notify_one();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert!(world.store.get(of_key("a")).is_some(), "an archived row is the file's again");
+    world.quiet().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_of_others_are_archived_or_deleted_as_they_were() {
+    let mut world = World::start(Plan { rows: vec![row(1), row(2)], ..Plan::default() });
+    world.update().await;
+    {
+        let (mut rows, mut archived) = (world.store.rows.lock().unwrap(), world.store.archived.lock().unwrap());
+        archived.insert(id(1), rows.remove(&id(1)).unwrap());
+        rows.remove(&id(2)).unwrap();
+    }
+    world.store.notify.notify_one();
+    let update = world.update().await;
+    assert_eq!(update.changes.removed, [(id(1), Removal::Archived), (id(2), Removal::Deleted)]);
     world.quiet().await;
 }
 

@@ -1,30 +1,26 @@
 //! The keys of an HTTP monitor, read once into what every request is built from.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use hyper::http::header::{
-    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING,
-    CONTENT_LANGUAGE, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, PRAGMA,
-    PROXY_AUTHORIZATION, TRANSFER_ENCODING, USER_AGENT,
+    ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LANGUAGE,
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, PRAGMA, TRANSFER_ENCODING, USER_AGENT,
 };
 use hyper::http::{Method, Uri};
 use url::Url;
 
+use super::exchange::{ALPN_HTTP1, ALPN_HTTP2};
 use super::redirect::Rules;
-use crate::model::Secret;
 use crate::probe::kinds::{profile_of, read_ip_version};
 use crate::probe::net::{IpVersion, Profile, TlsOptions};
+use crate::probe::request::{host_header, read_auth, read_headers, request_uri};
+use crate::settings::proxy::Choice;
 use crate::settings::reader::TableReader;
-use crate::settings::tree::Value;
 use crate::verdict::expectation::{Accepts, Expectations};
 
 /// `max_redirects` when it is not set; browsers follow 20.
 const DEFAULT_REDIRECTS: u16 = 10;
 /// A request body is part of the configuration; more than this is an upload, not a check.
 const MAX_REQUEST_BODY_BYTES: usize = 1024 * 1024;
-/// Servers take 8 to 16 KiB of head; so many headers fill it.
-const MAX_REQUEST_HEADERS: usize = 64;
 const MAX_METHOD_BYTES: usize = 32;
 /// Methods of RFC 9110 and RFC 5789. They are case-sensitive: "get" is another method, which nobody means.
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"];
@@ -43,6 +39,9 @@ const HARMLESS: &[HeaderName] = &[
     USER_AGENT,
 ];
 
+/// The length of the body is counted.
+const COUNTED: &[HeaderName] = &[CONTENT_LENGTH, TRANSFER_ENCODING];
+
 /// A prepared HTTP monitor. Cloning its parts for a request copies no text.
 pub(super) struct Spec {
     /// Without fragment.
@@ -58,6 +57,7 @@ pub(super) struct Spec {
     pub(super) redirects: Rules,
     pub(super) ip_version: IpVersion,
     pub(super) profile: Profile,
+    pub(super) proxy: Choice,
     pub(super) tls: TlsOptions,
     /// For hosts that only a redirect named: who we are is not their business.
     pub(super) tls_abroad: TlsOptions,
@@ -73,7 +73,7 @@ pub(super) fn read(url: &Url, reader: &mut TableReader<'_>) -> Option<(Spec, Exp
     let uri = read_url(&url, reader);
     let method = read_method(reader);
     let body = read_body(reader, &method);
-    let mut headers = read_headers(reader);
+    let mut headers = read_headers(reader, COUNTED);
     read_auth(reader, &mut headers);
     let follow = reader.boolean("follow_redirects").unwrap_or(true);
     let most = reader.integer("max_redirects", 0..=50);
@@ -82,8 +82,10 @@ pub(super) fn read(url: &Url, reader: &mut TableReader<'_>) -> Option<(Spec, Exp
         downgrade: reader.boolean("redirect_downgrade").unwrap_or(false),
     };
     let ip_version = read_ip_version(reader);
-    let tls = TlsOptions::read(reader).map(|tls| tls.with_alpn(&["http/1.1"]));
-    let accepts = Accepts { status: true, body: true, headers: true, json: true, certificate: true };
+    let proxy = Choice::read(reader);
+    let tls = TlsOptions::read(reader).map(|tls| tls.with_alpn(&[ALPN_HTTP2, ALPN_HTTP1]));
+    let accepts =
+        Accepts { status: true, body: true, headers: true, json: true, certificate: true, ..Accepts::default() };
     let expect = Expectations::read(reader, accepts);
     let host = host_header(&url);
     if reader.findings().count() > before {
@@ -98,6 +100,7 @@ pub(super) fn read(url: &Url, reader: &mut TableReader<'_>) -> Option<(Spec, Exp
         needs_body: expect.reads_body(),
         tls_abroad: tls.clone().without_client(),
         tls,
+        proxy,
         url,
         method,
         body,
@@ -132,20 +135,6 @@ pub(super) fn keep_harmless(headers: &mut HeaderMap) {
             headers.append(name, value.clone());
         }
     }
-}
-
-/// The `Host` of a URL: the port only when it is not the scheme's own.
-pub(super) fn host_header(url: &Url) -> Option<HeaderValue> {
-    let host = url.host_str()?;
-    match url.port() {
-        Some(port) => HeaderValue::from_str(&format!("{host}:{port}")).ok(),
-        None => HeaderValue::from_str(host).ok(),
-    }
-}
-
-/// The request target of a URL, in origin form.
-pub(super) fn request_uri(url: &Url) -> Option<Uri> {
-    url[url::Position::BeforePath..url::Position::AfterQuery].parse().ok()
 }
 
 fn read_url(url: &Url, reader: &TableReader<'_>) -> Option<Uri> {
@@ -202,107 +191,6 @@ fn read_body(reader: &mut TableReader<'_>, method: &Method) -> Bytes {
         );
     }
     text.into()
-}
-
-/// `headers = { Name = "value" }`; a value may also be a reference to a secret.
-fn read_headers(reader: &mut TableReader<'_>) -> HeaderMap {
-    let mut headers = HeaderMap::new();
-    let Some(node) = reader.node("headers") else { return headers };
-    let Value::Table(table) = &node.value else {
-        let allowed = "must be a table, such as { Accept = \"text/html\" }";
-        reader.error("headers", format!("found {}", node.value.type_name()), allowed.to_owned());
-        return headers;
-    };
-    if table.entries.len() > MAX_REQUEST_HEADERS {
-        let found = format!("{} headers", table.entries.len());
-        reader.error("headers", found, format!("at most {MAX_REQUEST_HEADERS}"));
-    }
-    for entry in &table.entries {
-        let key = format!("headers.{}", entry.key);
-        let complain = |what: &str, allowed: &str| {
-            reader.error_at(entry.key_span.or(entry.node.span), &key, what, allowed.to_owned());
-        };
-        let Ok(name) = HeaderName::from_bytes(entry.key.as_bytes()) else {
-            complain("not a header name", "letters, digits and any of !#$%&'*+-.^_`|~");
-            continue;
-        };
-        if name == CONTENT_LENGTH || name == TRANSFER_ENCODING {
-            complain("the length of the body is counted", "remove it");
-            continue;
-        }
-        if headers.contains_key(&name) {
-            complain("the header is there twice (case does not matter)", "remove one");
-            continue;
-        }
-        let text = match &entry.node.value {
-            Value::Table(_) => reader.secret_of(&key, &entry.node),
-            _ => reader.string_of(&key, &entry.node).map(Secret::new),
-        };
-        let Some(text) = text else { continue };
-        let Ok(mut value) = HeaderValue::from_bytes(text.expose().as_bytes()) else {
-            complain("control characters, such as line ends, are not allowed in a header", "remove them");
-            continue;
-        };
-        if name == HOST && text.expose().parse::<hyper::http::uri::Authority>().is_err() {
-            complain("not a host", "a name or an address, with or without a port");
-            continue;
-        }
-        if [AUTHORIZATION, PROXY_AUTHORIZATION, COOKIE].contains(&name) {
-            reader.remember(text.expose());
-            value.set_sensitive(true);
-        }
-        headers.insert(name, value);
-    }
-    headers
-}
-
-/// `auth = { basic = { username, password } }` or `{ bearer = … }`.
-fn read_auth(reader: &mut TableReader<'_>, headers: &mut HeaderMap) {
-    let Some(mut auth) = reader.table("auth") else { return };
-    let bearer = auth.secret("bearer").map(|token| format!("Bearer {}", token.expose()));
-    let has_bearer = auth.node("bearer").is_some();
-    let basic = auth.table("basic").map(read_basic);
-    if has_bearer == auth.node("basic").is_some() {
-        let what = if has_bearer { "basic and bearer at once" } else { "no method of authentication" };
-        reader.error("auth", what, "either basic = { username, password } or bearer".to_owned());
-    }
-    auth.finish(&|_| None);
-    if headers.contains_key(AUTHORIZATION) {
-        reader.error("auth", "there is an Authorization header as well", "remove one of them".to_owned());
-    }
-    let Some(text) = bearer.or(basic.flatten()) else { return };
-    // Echo services show it in this form; evidence must not.
-    reader.remember(&text);
-    if let Some((_, credential)) = text.split_once(' ') {
-        reader.remember(credential);
-    }
-    match HeaderValue::from_str(&text) {
-        Ok(mut value) => {
-            value.set_sensitive(true);
-            headers.insert(AUTHORIZATION, value);
-        }
-        Err(_) => {
-            reader.error("auth", "the token has characters that no header can carry", "printable ASCII".to_owned())
-        }
-    }
-}
-
-fn read_basic(mut basic: TableReader<'_>) -> Option<String> {
-    let username = basic.string("username");
-    let password = basic.secret("password");
-    for (key, there) in [("username", basic.node("username").is_some()), ("password", basic.node("password").is_some())]
-    {
-        if !there {
-            basic.error(key, "missing", "basic = { username = \"…\", password = { file = \"…\" } }".to_owned());
-        }
-    }
-    if username.as_ref().is_some_and(|name| name.contains(':') || name.chars().any(char::is_control)) {
-        // RFC 7617, 2: the first colon ends it.
-        basic.error("username", "a user name has no \":\" and no control characters", None);
-    }
-    basic.finish(&|_| None);
-    let credential = format!("{}:{}", username?, password?.expose());
-    Some(format!("Basic {}", BASE64.encode(credential)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! What the keys of an HTTP monitor accept, refuse, and hide.
 
 use super::super::KIND;
+use hyper::http::header::AUTHORIZATION;
+
 use super::*;
 use crate::probe::kinds::testing;
 
@@ -72,7 +74,7 @@ fn wrong_values_are_named() {
         ("headers = { \"a b\" = \"c\" }", "not a header name"),
         ("headers = { a = \"b\\r\\nc: d\" }", "control characters"),
         ("headers = { Accept = \"a\", accept = \"b\" }", "twice"),
-        ("headers = { Content-Length = \"5\" }", "counted"),
+        ("headers = { Content-Length = \"5\" }", "itself sets"),
         ("headers = { Host = \"a b\" }", "not a host"),
         ("headers = [\"a\"]", "must be a table"),
         ("headers = { a = 5 }", "must be a string"),

@@ -6,27 +6,30 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll, Waker};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Instant;
-use tokio_rustls::client::TlsStream;
 
+use super::frames::{RequestEnd, Scan, Step};
 use crate::model::{Phase, Timings};
+use crate::probe::net::Stream;
 
 /// A response head of this size or more is `http_protocol`.
 pub(super) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// Bytes accepted before hyper reports a head: interim (1xx) heads, one head, and the two body frames that hyper may
-/// read ahead in the same poll, each at most [`MAX_HEAD_BYTES`]. It ends an endless run of interim responses.
+/// Bytes accepted before a final head is reported: interim (1xx) heads, one head, and the two body frames that hyper may
+/// read ahead in the same poll, each at most [`MAX_HEAD_BYTES`]. It ends an endless run of interim responses, and with
+/// HTTP/2 one of settings and pings.
 const MAX_BEFORE_HEAD_BYTES: u64 = 4 * MAX_HEAD_BYTES as u64;
 
-/// What the network layer gave.
-pub(super) enum Stream {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<TcpStream>>),
+/// What is spoken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Version {
+    Http1,
+    Http2,
 }
 
 /// Marks of one exchange, shared by the two halves of one task; atomics only because futures must be `Send`.
 pub(super) struct Wire {
+    pub(super) version: Version,
     begin: Instant,
     /// Nanoseconds after `begin`, plus 1; 0: not yet.
     sent_ns: AtomicU64,
@@ -39,8 +42,9 @@ pub(super) struct Wire {
 }
 
 impl Wire {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(version: Version) -> Self {
         Self {
+            version,
             begin: Instant::now(),
             sent_ns: AtomicU64::new(0),
             first_ns: AtomicU64::new(0),
@@ -62,9 +66,14 @@ impl Wire {
         self.head_done.store(true, Relaxed);
     }
 
-    /// The first byte of the answer, if one arrived.
+    /// The first byte that arrived.
     pub(super) fn first_byte(&self) -> Option<u8> {
         (self.received.load(Relaxed) > 0).then(|| self.first_byte.load(Relaxed))
+    }
+
+    /// The answer has begun, with an interim head or the final one.
+    pub(super) fn has_begun(&self) -> bool {
+        self.first_ns.load(Relaxed) > 0
     }
 
     /// The other side would not take the rest of the request.
@@ -95,17 +104,43 @@ impl Wire {
     }
 }
 
-/// The stream as hyper sees it.
+/// Both directions of a connection of HTTP/2, until the final head is there.
+struct Frames {
+    incoming: Scan,
+    outgoing: RequestEnd,
+    /// A head was just handed over: whoever waits for the final one looks at it before there is another.
+    pause: bool,
+}
+
+/// The stream as hyper or h2 sees it.
 pub(super) struct WireIo<'a> {
     stream: Stream,
     wire: &'a Wire,
     wrote: bool,
+    /// The whole request was handed over; the next flush ends the phase.
+    handed: bool,
     waiting_reader: Option<Waker>,
+    frames: Option<Frames>,
 }
 
 impl<'a> WireIo<'a> {
     pub(super) const fn new(stream: Stream, wire: &'a Wire) -> Self {
-        Self { stream, wire, wrote: false, waiting_reader: None }
+        let frames = match wire.version {
+            Version::Http1 => None,
+            Version::Http2 => Some(Frames { incoming: Scan::incoming(), outgoing: RequestEnd::new(), pause: false }),
+        };
+        Self { stream, wire, wrote: false, handed: false, waiting_reader: None, frames }
+    }
+
+    /// Looks for the end of a request of HTTP/2 in what was written.
+    fn passed(&mut self, result: &Poll<io::Result<usize>>, bufs: &[io::IoSlice<'_>]) {
+        let (Some(frames), Poll::Ready(Ok(written))) = (&mut self.frames, result) else { return };
+        let mut left = *written;
+        for buf in bufs {
+            let piece = buf.get(..left.min(buf.len())).unwrap_or_default();
+            self.handed |= frames.outgoing.passes(piece);
+            left -= piece.len();
+        }
     }
 
     /// A peer that is gone is told by the read that follows: it may have answered before it left (413, 408), and
@@ -121,6 +156,8 @@ impl<'a> WireIo<'a> {
         };
         if let Poll::Ready(Ok(1..)) = result {
             self.wrote = true;
+            // hyper flushes when it has handed over the whole request.
+            self.handed |= self.frames.is_none();
             if let Some(reader) = self.waiting_reader.take() {
                 reader.wake();
             }
@@ -137,19 +174,23 @@ impl AsyncRead for WireIo<'_> {
             return Poll::Pending;
         }
         let before = buf.filled().len();
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        };
         let wire = self.wire;
+        let bounded = !wire.head_done.load(Relaxed);
+        let Self { stream, frames, .. } = &mut *self;
+        let result = match frames {
+            Some(frames) if bounded => poll_frame(stream, frames, wire, cx, buf),
+            _ => Pin::new(stream).poll_read(cx, buf),
+        };
         if let Some(new) = buf.filled().get(before..)
             && let Some(first) = new.first()
-            && !wire.head_done.load(Relaxed)
+            && bounded
         {
             let received = wire.received.load(Relaxed);
             if received == 0 {
-                wire.stamp(&wire.first_ns);
                 wire.first_byte.store(*first, Relaxed);
+                if wire.version == Version::Http1 {
+                    wire.stamp(&wire.first_ns);
+                }
             }
             let received = received + new.len() as u64;
             wire.received.store(received, Relaxed);
@@ -164,12 +205,39 @@ impl AsyncRead for WireIo<'_> {
     }
 }
 
+/// Reads to the next boundary of a frame at most, and pauses after each head: an interim one is dropped before the next
+/// is unpacked, since compressed heads are small only on the wire.
+fn poll_frame(
+    stream: &mut Stream,
+    frames: &mut Frames,
+    wire: &Wire,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    if std::mem::take(&mut frames.pause) {
+        cx.waker().wake_by_ref();
+        return Poll::Pending;
+    }
+    let most = frames.incoming.left().min(buf.remaining());
+    let mut piece = ReadBuf::new(buf.initialize_unfilled_to(most));
+    std::task::ready!(Pin::new(stream).poll_read(cx, &mut piece))?;
+    let step = frames.incoming.take(piece.filled());
+    let length = piece.filled().len();
+    buf.advance(length);
+    if let Step::Begun(frame) | Step::Ended(frame) = step
+        && frame.is_head()
+        && !wire.has_begun()
+    {
+        wire.stamp(&wire.first_ns);
+    }
+    frames.pause = matches!(step, Step::Ended(frame) if frame.ends_head());
+    Poll::Ready(Ok(()))
+}
+
 impl AsyncWrite for WireIo<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        };
+        let result = Pin::new(&mut self.stream).poll_write(cx, buf);
+        self.passed(&result, &[io::IoSlice::new(buf)]);
         self.wrote(result, buf.len())
     }
 
@@ -178,28 +246,19 @@ impl AsyncWrite for WireIo<'_> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Stream::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        };
+        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
+        self.passed(&result, bufs);
         self.wrote(result, bufs.iter().map(|buf| buf.len()).sum())
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.stream {
-            Stream::Plain(stream) => stream.is_write_vectored(),
-            Stream::Tls(stream) => stream.is_write_vectored(),
-        }
+        self.stream.is_write_vectored()
     }
 
-    /// hyper flushes when it has handed over the whole request.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let result = match &mut self.stream {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        };
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
         let wire = self.wire;
-        if self.wrote && result.is_ready() && wire.sent_ns.load(Relaxed) == 0 {
+        if self.handed && result.is_ready() && wire.sent_ns.load(Relaxed) == 0 {
             wire.stamp(&wire.sent_ns);
         }
         match result {
@@ -220,7 +279,7 @@ mod tests {
     use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
 
@@ -242,7 +301,7 @@ mod tests {
         let (near, mut far) = pair().await;
         far.write_all(b"banner").await.unwrap();
         near.readable().await.unwrap();
-        let wire = Wire::new();
+        let wire = Wire::new(Version::Http1);
         let mut io = WireIo::new(Stream::Plain(near), &wire);
         let mut space = [0; 16];
         let early = poll_fn(|cx| Poll::Ready(Pin::new(&mut io).poll_read(cx, &mut ReadBuf::new(&mut space)))).await;
@@ -262,7 +321,7 @@ mod tests {
         socket2::SockRef::from(&far).set_linger(Some(Duration::ZERO)).unwrap();
         drop(far);
         near.readable().await.unwrap();
-        let wire = Wire::new();
+        let wire = Wire::new(Version::Http1);
         let mut io = WireIo::new(Stream::Plain(near), &wire);
         // The first write meets the reset, and a later one the broken pipe.
         for _ in 0..3 {
@@ -276,7 +335,7 @@ mod tests {
     async fn only_what_comes_before_the_head_is_bounded() {
         for done in [false, true] {
             let (near, mut far) = pair().await;
-            let wire = Wire::new();
+            let wire = Wire::new(Version::Http1);
             let mut io = WireIo::new(Stream::Plain(near), &wire);
             io.write_all(b"request").await.unwrap();
             if done {

@@ -4,12 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
+use hickory_proto::rr::{RData, Record};
 
 use crate::model::{Failure, Fault};
-
-/// Links of a CNAME chain that are followed; more is a loop or a mistake. Resolvers allow 8 to 16.
-const MOST_LINKS: usize = 16;
+use crate::probe::net::dns::{Question, chain, seconds};
 
 /// Addresses kept of one answer.
 const MOST_ADDRESSES: usize = 64;
@@ -21,15 +19,6 @@ const MOST_POSITIVE: Duration = Duration::from_secs(3600);
 /// Longest time "there is none" is kept: an operator who has mended the zone should see it at the next check, not
 /// when the zone's negative TTL (often an hour) has passed.
 const MOST_NEGATIVE: Duration = Duration::from_secs(5);
-
-/// What was asked.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Question {
-    /// The absolute name.
-    pub(super) name: Name,
-    /// A or AAAA.
-    pub(super) record: RecordType,
-}
 
 /// Addresses, not empty, or why there are none.
 pub(super) type Outcome = Result<Vec<IpAddr>, Fault>;
@@ -78,39 +67,19 @@ pub(super) fn read(question: &Question, message: &Message) -> Reading {
 
 /// The addresses at the end of the CNAME chain, and the smallest TTL on the way.
 fn follow(question: &Question, answers: &[Record]) -> Result<(Vec<IpAddr>, Duration), String> {
-    let of = |name: &Name, record: &&Record| record.dns_class == DNSClass::IN && record.name == *name;
-    let mut name = &question.name;
-    let mut ttl = u32::MAX;
-    for _ in 0..=MOST_LINKS {
-        let mut addresses = Vec::new();
-        for record in answers.iter().filter(|record| of(name, record)) {
-            let ip = match (&record.data, question.record) {
-                (RData::A(a), RecordType::A) => IpAddr::V4(a.0),
-                (RData::AAAA(aaaa), RecordType::AAAA) => IpAddr::V6(aaaa.0),
-                _ => continue,
-            };
-            if addresses.len() < MOST_ADDRESSES && !addresses.contains(&ip) {
-                ttl = ttl.min(seconds(record.ttl));
-                addresses.push(ip);
-            }
+    let end = chain(question, answers)?;
+    let mut addresses = Vec::new();
+    for record in &end.records {
+        let ip = match &record.data {
+            RData::A(a) => IpAddr::V4(a.0),
+            RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
+            _ => continue,
+        };
+        if addresses.len() < MOST_ADDRESSES && !addresses.contains(&ip) {
+            addresses.push(ip);
         }
-        if !addresses.is_empty() {
-            return Ok((addresses, Duration::from_secs(u64::from(ttl))));
-        }
-        let next = answers.iter().filter(|record| of(name, record)).find_map(|record| match &record.data {
-            RData::CNAME(target) => Some((&target.0, record.ttl)),
-            _ => None,
-        });
-        let Some((target, link_ttl)) = next else { return Ok((Vec::new(), Duration::ZERO)) };
-        ttl = ttl.min(seconds(link_ttl));
-        name = target;
     }
-    Err(format!("its CNAME chain is a loop, or has more than {MOST_LINKS} links"))
-}
-
-/// A TTL with the top bit set is 0 (RFC 2181, section 8).
-const fn seconds(ttl: u32) -> u32 {
-    if ttl > i32::MAX.cast_unsigned() { 0 } else { ttl }
+    Ok((addresses, end.ttl))
 }
 
 /// The smaller of the SOA's own TTL and its minimum (RFC 2308, section 5); without an SOA nothing is kept.
@@ -127,6 +96,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use hickory_proto::rr::rdata::{A, CNAME, SOA};
+    use hickory_proto::rr::{Name, RecordType};
     use proptest::prelude::*;
 
     use super::*;
@@ -136,7 +106,7 @@ mod tests {
     }
 
     fn question() -> Question {
-        Question { name: name("shop.example."), record: RecordType::A }
+        Question { name: name("shop.example."), record: RecordType::A, authentic: false }
     }
 
     fn a(of: &str, ttl: u32, last: u8) -> Record {

@@ -7,13 +7,14 @@ use std::time::Duration;
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
 use rustix::io::Errno;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout_at};
 
-use super::answer::Question;
 use super::health::Health;
-use crate::model::{Failure, Fault};
+use crate::model::{Failure, Fault, Phase, Timings};
+use crate::probe::net::dns::Question;
 
 /// What fits into one packet everywhere (DNS flag day 2020).
 const UDP_PAYLOAD: u16 = 1232;
@@ -21,8 +22,8 @@ const UDP_PAYLOAD: u16 = 1232;
 /// Larger datagrams, which nobody should send, are fetched again by TCP.
 const UDP_BUFFER: usize = 4096;
 
-/// A silent server is asked after itself this often, see [`Health`], and at every second time the question is sent
-/// again: a lost packet then costs a second and not the whole time-out.
+/// A silent server of our own is asked after itself this often, see [`Health`], and at every second time the question is
+/// sent again: a lost packet then costs a second and not the whole time-out.
 const TICK: Duration = Duration::from_millis(500);
 
 /// Why a server did not answer.
@@ -38,6 +39,16 @@ pub(super) enum Unanswered {
     Ours(Fault),
 }
 
+/// Why no answer came by UDP.
+#[derive(Debug)]
+pub(in crate::probe) enum NoAnswer {
+    /// The time is over. `alive`: the control query was answered meanwhile. `strays`: datagrams that came from the
+    /// server's address and answered nothing.
+    Silent { alive: bool, strays: u32 },
+    /// What the socket reported; mostly what ICMP said.
+    Socket(io::Error),
+}
+
 /// Asks `server` until `until`.
 pub(super) async fn ask(
     server: SocketAddr,
@@ -48,16 +59,19 @@ pub(super) async fn ask(
 ) -> Result<Message, Unanswered> {
     let mut edns = true;
     if !tcp_only {
-        let mut answer = by_udp(server, question, edns, until, health).await?;
-        // An old server that chokes on EDNS (RFC 6891, section 7).
-        if matches!(answer.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS)
-        {
-            edns = false;
-            answer = by_udp(server, question, edns, until, health).await?;
-        }
+        // Connected: the kernel drops what does not come from the server's address and port.
+        let socket = UdpSocket::bind(any(server)).await.map_err(|error| unanswered(server, &error))?;
+        socket.connect(server).await.map_err(|error| unanswered(server, &error))?;
+        // How long each part takes is of interest to checks of a server, not to the checks that need a name.
+        let asked = by_udp(&socket, question, until, Some(health), &mut Timings::default()).await;
+        let (answer, with_edns) = asked.map_err(|no| match no {
+            NoAnswer::Silent { alive, .. } => Unanswered::Silent { alive },
+            NoAnswer::Socket(error) => unanswered(server, &error),
+        })?;
         if !answer.metadata.truncation {
             return Ok(answer);
         }
+        edns = with_edns;
     }
     match timeout_at(until, by_tcp(server, question, edns)).await {
         Ok(Ok(answer)) => {
@@ -69,11 +83,28 @@ pub(super) async fn ask(
     }
 }
 
+/// Asks by a connected socket until `until`; says as well whether the server took EDNS. Adds to send, wait and receive.
+pub(in crate::probe::net) async fn by_udp(
+    socket: &UdpSocket,
+    question: &Question,
+    until: Instant,
+    health: Option<&Health>,
+    timings: &mut Timings,
+) -> Result<(Message, bool), NoAnswer> {
+    let answer = once_by_udp(socket, &query(question, true), until, health, timings).await?;
+    // An old server that chokes on EDNS (RFC 6891, section 7).
+    if matches!(answer.metadata.response_code, ResponseCode::FormErr | ResponseCode::NotImp | ResponseCode::BADVERS) {
+        return Ok((once_by_udp(socket, &query(question, false), until, health, timings).await?, false));
+    }
+    Ok((answer, true))
+}
+
 /// The id comes from a cryptographic generator, the port from the kernel: guessing an answer takes both (RFC 5452).
-fn query(name: &Name, record: RecordType, edns: bool) -> Message {
+fn query(question: &Question, edns: bool) -> Message {
     let mut message = Message::query();
     message.metadata.recursion_desired = true;
-    message.add_query(Query::query(name.clone(), record));
+    message.metadata.authentic_data = question.authentic;
+    message.add_query(Query::query(question.name.clone(), question.record));
     if edns {
         let mut options = Edns::new();
         options.set_max_payload(UDP_PAYLOAD).set_version(0);
@@ -86,47 +117,90 @@ fn encode(message: &Message) -> io::Result<Vec<u8>> {
     message.to_vec().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error.to_string()))
 }
 
-async fn by_udp(
-    server: SocketAddr,
-    question: &Question,
-    edns: bool,
+async fn once_by_udp(
+    socket: &UdpSocket,
+    message: &Message,
     until: Instant,
-    health: &Health,
-) -> Result<Message, Unanswered> {
-    let failed = |error: io::Error| unanswered(server, &error);
-    // Connected: the kernel drops what does not come from the server's address and port.
-    let socket = UdpSocket::bind(any(server)).await.map_err(failed)?;
-    socket.connect(server).await.map_err(failed)?;
-    let message = query(&question.name, question.record, edns);
-    let bytes = encode(&message).map_err(failed)?;
-    socket.send(&bytes).await.map_err(failed)?;
-    let control = query(&Name::root(), RecordType::NS, false);
+    health: Option<&Health>,
+    timings: &mut Timings,
+) -> Result<Message, NoAnswer> {
+    let begin = Instant::now();
+    let bytes = encode(message).map_err(NoAnswer::Socket)?;
+    let sent = socket.send(&bytes).await;
+    timings.add(Phase::Send, begin.elapsed());
+    sent.map_err(NoAnswer::Socket)?;
+    let begin = Instant::now();
     let mut buffer = vec![0; UDP_BUFFER];
-    let mut alive = false;
-    let mut ticks = 0u32;
+    let heard = hear(socket, message, &bytes, &mut buffer, until, health).await;
+    timings.add(Phase::Wait, begin.elapsed());
+    if heard.is_ok() {
+        // A datagram comes as a whole.
+        timings.add(Phase::Receive, Duration::ZERO);
+    }
+    heard
+}
+
+/// Waits for the answer, sending the question again every second.
+async fn hear(
+    socket: &UdpSocket,
+    message: &Message,
+    bytes: &[u8],
+    buffer: &mut [u8],
+    until: Instant,
+    health: Option<&Health>,
+) -> Result<Message, NoAnswer> {
+    let control = query(&Question { name: Name::root(), record: RecordType::NS, authentic: false }, false);
+    let (mut alive, mut strays, mut ticks) = (false, 0u32, 0u32);
     let mut next = Instant::now() + TICK;
     loop {
-        match timeout_at(next.min(until), socket.recv(&mut buffer)).await {
-            Ok(Ok(length)) => match receive(buffer.get(..length).unwrap_or_default(), &message, &control) {
+        match timeout_at(next.min(until), datagram(socket, buffer)).await {
+            Ok(Ok(length)) => match receive(buffer.get(..length).unwrap_or_default(), message, &control) {
                 Received::Answer(answer) => {
-                    health.answered();
+                    health.inspect(|health| health.answered());
                     return Ok(*answer);
                 }
                 Received::Alive => {
                     alive = true;
-                    health.answered();
+                    health.inspect(|health| health.answered());
                 }
-                Received::Stray => {}
+                Received::Stray => strays = strays.saturating_add(1),
             },
-            Ok(Err(error)) => return Err(unanswered(server, &error)),
-            Err(_) if Instant::now() >= until => return Err(Unanswered::Silent { alive }),
+            Ok(Err(error)) => return Err(NoAnswer::Socket(error)),
+            Err(_) if Instant::now() >= until => return Err(NoAnswer::Silent { alive, strays }),
             Err(_) => {
                 ticks += 1;
                 next = Instant::now() + TICK;
-                let again = if ticks % 2 == 1 { encode(&control).map_err(failed)? } else { bytes.clone() };
-                socket.send(&again).await.map_err(failed)?;
+                let sent = match (ticks % 2, health) {
+                    (0, _) => socket.send(bytes).await,
+                    // Whether our own resolver lives; a server that is the target is asked for nothing else.
+                    (_, Some(_)) => socket.send(&encode(&control).map_err(NoAnswer::Socket)?).await,
+                    (_, None) => continue,
+                };
+                sent.map_err(NoAnswer::Socket)?;
             }
         }
+    }
+}
+
+/// The next datagram, or what ICMP said: that alone does not wake who only reads.
+async fn datagram(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<usize> {
+    let said = async {
+        loop {
+            socket.ready(Interest::ERROR).await?;
+            let taken = socket.try_io(Interest::ERROR, || match SockRef::from(socket).take_error()? {
+                Some(error) => Ok(error),
+                // Woken too early: the next wake-up is waited for.
+                None => Err(io::ErrorKind::WouldBlock.into()),
+            });
+            if let Ok(error) = taken {
+                return Err(error);
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        received = socket.recv(buffer) => received,
+        error = said => error,
     }
 }
 
@@ -186,17 +260,36 @@ fn answers(answer: &Message, asked: &Message) -> bool {
 
 async fn by_tcp(server: SocketAddr, question: &Question, edns: bool) -> io::Result<Message> {
     let mut stream = TcpStream::connect(server).await?;
-    let message = query(&question.name, question.record, edns);
-    let bytes = encode(&message)?;
-    let length = u16::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let mut framed = length.to_be_bytes().to_vec();
-    framed.extend_from_slice(&bytes);
-    stream.write_all(&framed).await?;
+    let framed = Framed::new(question, edns)?;
+    stream.write_all(&framed.bytes).await?;
     // The length has two octets: 64 KiB is the bound.
     let mut answer = vec![0; usize::from(stream.read_u16().await?)];
     stream.read_exact(&mut answer).await?;
-    let answer = Message::from_vec(&answer).map_err(|_| garbage())?;
-    if answers(&answer, &message) { Ok(answer) } else { Err(garbage()) }
+    framed.read(&answer).ok_or_else(garbage)
+}
+
+/// A question as a stream carries it (RFC 1035, 4.2.2).
+pub(in crate::probe) struct Framed {
+    message: Message,
+    /// The length, two octets, and the message.
+    pub(in crate::probe) bytes: Vec<u8>,
+}
+
+impl Framed {
+    /// An error means that the name is longer than a message can hold.
+    pub(in crate::probe) fn new(question: &Question, edns: bool) -> io::Result<Self> {
+        let message = query(question, edns);
+        let body = encode(&message)?;
+        let length = u16::try_from(body.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut bytes = length.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&body);
+        Ok(Self { message, bytes })
+    }
+
+    /// What came back, without its length; none when it is no answer to this question.
+    pub(in crate::probe) fn read(&self, bytes: &[u8]) -> Option<Message> {
+        Message::from_vec(bytes).ok().filter(|answer| answers(answer, &self.message))
+    }
 }
 
 fn garbage() -> io::Error {

@@ -31,7 +31,7 @@ const MOST_DEMOTED: usize = 64;
 
 /// What is known of the servers.
 #[derive(Default)]
-pub(super) struct Health {
+pub(in crate::probe::net) struct Health {
     known: Mutex<Known>,
 }
 

@@ -46,11 +46,13 @@ impl Agenda {
             *stale = true;
         }
         let same_cadence = old.monitor.cadence == entry.monitor.cadence;
-        if same_cadence && entry.monitor.active == monitor.timing.is_some() {
+        // The verdict stage makes the checks of the others.
+        let scheduled = entry.monitor.active && entry.prepared.probe.driven().is_scheduled();
+        if same_cadence && scheduled == monitor.timing.is_some() {
             return;
         }
         monitor.timing = None;
-        if entry.monitor.active {
+        if scheduled {
             monitor.timing = Timing::of(&entry.monitor)
                 .inspect_err(|why| {
                     let label = entry.monitor.label();

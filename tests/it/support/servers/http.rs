@@ -19,6 +19,8 @@ pub enum Act {
     Drip(Vec<u8>, Duration),
     /// Sends bytes again and again until nobody takes them.
     Endless(Vec<u8>),
+    /// Waits.
+    Pause(Duration),
     /// Says nothing until the other side is gone.
     Hang,
     /// Closes with a reset; over TLS without saying so (no close_notify).
@@ -88,6 +90,15 @@ impl Server {
         Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(acceptor(false))).await
     }
 
+    /// The same over TLS, as this configuration says.
+    pub async fn start_tls_as(
+        config: rustls::ServerConfig,
+        script: impl Fn(&Request) -> Vec<Act> + Send + Sync + 'static,
+    ) -> Self {
+        let tls = TlsAcceptor::from(Arc::new(config));
+        Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(tls)).await
+    }
+
     /// The same, for clients that have a certificate of that very issuer, which nobody has.
     pub async fn start_tls_for_members(script: impl Fn(&Request) -> Vec<Act> + Send + Sync + 'static) -> Self {
         Self::build("127.0.0.1:0", Some(Arc::new(script)), Vec::new(), Some(acceptor(true))).await
@@ -153,6 +164,15 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
         }
         None => acts,
     };
+    perform(stream, acts, count).await
+}
+
+/// Follows the acts, then closes in order; gives the stream back when it is to be reset.
+pub(super) async fn perform<S: AsyncRead + AsyncWrite + Unpin>(
+    mut stream: S,
+    acts: Vec<Act>,
+    count: &AtomicU64,
+) -> Option<S> {
     for act in acts {
         match act {
             Act::Send(bytes) => put(&mut stream, &bytes, count).await?,
@@ -165,6 +185,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(
             Act::Endless(bytes) => loop {
                 put(&mut stream, &bytes, count).await?;
             },
+            Act::Pause(time) => tokio::time::sleep(time).await,
             Act::Hang => {
                 let mut sink = [0; 1024];
                 while stream.read(&mut sink).await.is_ok_and(|length| length > 0) {}

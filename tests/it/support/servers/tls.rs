@@ -76,6 +76,16 @@ impl Authority {
         self.intermediate_until(name, 2040)
     }
 
+    /// An authority below this one, valid from 2020 to 2040 unless changed.
+    pub fn subordinate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = ca_params(name);
+        (params.not_before, params.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2040, 1, 1));
+        change(&mut params);
+        let issuer = CertifiedIssuer::signed_by(params, KeyPair::generate().unwrap(), &self.issuer).unwrap();
+        let above = std::iter::once(issuer.der().clone()).chain(self.above.iter().cloned()).collect();
+        Self { issuer, above }
+    }
+
     pub fn intermediate_until(&self, name: &str, year: i32) -> Self {
         let mut params = ca_params(name);
         params.not_after = date_time_ymd(year, 1, 1);
@@ -153,7 +163,16 @@ impl TlsServer {
         Self::start_on("127.0.0.1:0", config).await
     }
 
+    /// Says nothing, and reads until the other side is gone.
+    pub async fn start_silent(config: ServerConfig) -> Self {
+        Self::build("127.0.0.1:0", config, false).await
+    }
+
     pub async fn start_on(address: &str, config: ServerConfig) -> Self {
+        Self::build(address, config, true).await
+    }
+
+    async fn build(address: &str, config: ServerConfig, speaks: bool) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let acceptor = TlsAcceptor::from(Arc::new(config));
@@ -164,8 +183,12 @@ impl TlsServer {
                 let acceptor = acceptor.clone();
                 sessions.spawn(async move {
                     let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                    let _ = stream.write_all(b"hello").await;
                     let mut buffer = [0; 1024];
+                    if !speaks {
+                        while stream.read(&mut buffer).await.is_ok_and(|length| length > 0) {}
+                        return;
+                    }
+                    let _ = stream.write_all(b"hello").await;
                     while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                         let _ = stream.write_all(&buffer[..length]).await;
                     }

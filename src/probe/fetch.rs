@@ -1,0 +1,154 @@
+//! A small document over HTTP, for probes that ask somebody else about their target. Each connection comes from the
+//! network layer: resolver, egress rules and trust are those of every check.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper::http::header::{ACCEPT, CONNECTION, HOST, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::http::{HeaderMap, Request};
+use hyper_util::rt::TokioIo;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use super::ProbeContext;
+use super::authority::Authority;
+use super::net::{IpVersion, Profile, Stream, TlsOptions};
+use super::talk;
+use crate::model::{Failure, Fault, Observation, Phase};
+
+/// A document larger than this is refused, bytes.
+const MAX_BODY: usize = 1 << 20;
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_REDIRECTS: usize = 5;
+
+/// An answer that is not a redirect.
+pub struct Fetched {
+    /// Its code.
+    pub status: u16,
+    /// `Retry-After`, where it is a number of seconds.
+    pub retry_after: Option<Duration>,
+    /// The body, at most 1 MiB.
+    pub body: Vec<u8>,
+}
+
+/// Gets a document, following up to five redirects, never from https to http. Phases and address go to what was seen;
+/// the certificate does not: it is not the target's.
+pub async fn get(
+    url: &Url,
+    accept: &str,
+    profile: Profile,
+    context: &ProbeContext<'_>,
+    seen: &mut Observation,
+) -> Result<Fetched, Fault> {
+    let mut url = url.clone();
+    for _ in 0..=MAX_REDIRECTS {
+        let hop = hop(&url, accept, profile, context, seen).await;
+        seen.certificate = None;
+        let next = match hop? {
+            Hop::End(fetched) => return Ok(fetched),
+            Hop::To(location) => url.join(&location).ok(),
+        };
+        let blocked = || Fault::new(Failure::RedirectBlocked, format!("{} redirects to where nobody may follow", url));
+        let next = next.ok_or_else(blocked)?;
+        if !matches!((url.scheme(), next.scheme()), (_, "https") | ("http", "http")) {
+            return Err(blocked());
+        }
+        url = next;
+    }
+    Err(Fault::new(Failure::RedirectLimit, format!("{url} is the end of more than {MAX_REDIRECTS} redirects")))
+}
+
+enum Hop {
+    End(Fetched),
+    To(String),
+}
+
+async fn hop(
+    url: &Url,
+    accept: &str,
+    profile: Profile,
+    context: &ProbeContext<'_>,
+    seen: &mut Observation,
+) -> Result<Hop, Fault> {
+    let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
+        return Err(Fault::new(Failure::Internal, "a URL without a host"));
+    };
+    let place = Authority { host: host.to_owned(), port };
+    let stream = talk::connect(&place, IpVersion::Any, profile, context, seen).await?;
+    let stream = if url.scheme() == "https" {
+        talk::secure(stream, &place, &TlsOptions::default(), context, seen).await?
+    } else {
+        Stream::Plain(stream)
+    };
+    let path = url.query().map_or_else(|| url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+    let bare = url.port().map_or_else(|| host.to_string(), |port| format!("{host}:{port}"));
+    let request = Request::get(path).header(HOST, bare).header(USER_AGENT, context.net.user_agent());
+    let request = request.header(ACCEPT, accept).header(CONNECTION, "close").body(Empty::<Bytes>::new());
+    let request = request.map_err(|_| Fault::new(Failure::Internal, format!("{url} cannot be asked for")))?;
+    exchange(stream, request, &place, context.deadline, seen).await
+}
+
+async fn exchange(
+    stream: Stream,
+    request: Request<Empty<Bytes>>,
+    place: &Authority,
+    deadline: Instant,
+    seen: &mut Observation,
+) -> Result<Hop, Fault> {
+    let broken = |error: hyper::Error| of_hyper(&error, place);
+    let late = |what: &str| Fault::new(Failure::ResponseTimeout, format!("{place} did not {what} within the timeout"));
+    let begin = Instant::now();
+    let mut builder = http1::Builder::new();
+    builder.max_buf_size(MAX_HEAD);
+    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
+    let mut connection = pin!(connection);
+    let mut driven = false;
+    let mut answer = pin!(sender.send_request(request));
+    let head = loop {
+        tokio::select! {
+            biased;
+            answered = timeout_at(deadline, &mut answer) => break answered,
+            _ = &mut connection, if !driven => driven = true,
+        }
+    };
+    seen.timings.add(Phase::Wait, begin.elapsed());
+    let (head, body) = head.map_err(|_| late("answer"))?.map_err(broken)?.into_parts();
+    if head.status.is_redirection()
+        && let Some(location) = head.headers.get(LOCATION).and_then(|value| value.to_str().ok())
+    {
+        return Ok(Hop::To(location.to_owned()));
+    }
+    let received = Instant::now();
+    let mut reading = pin!(Limited::new(body, MAX_BODY).collect());
+    let body = loop {
+        tokio::select! {
+            biased;
+            read = timeout_at(deadline, &mut reading) => break read,
+            _ = &mut connection, if !driven => driven = true,
+        }
+    };
+    seen.timings.add(Phase::Receive, received.elapsed());
+    let body = body.map_err(|_| late("send its whole answer"))?.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            return Fault::new(Failure::BodyTooLarge, format!("{place} answered with more than {MAX_BODY} bytes"));
+        }
+        Fault::new(Failure::BodyTruncated, format!("the answer of {place} broke off"))
+    })?;
+    let (status, retry_after) = (head.status.as_u16(), retry_after(&head.headers));
+    Ok(Hop::End(Fetched { status, retry_after, body: body.to_bytes().into() }))
+}
+
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds))
+}
+
+fn of_hyper(error: &hyper::Error, place: &Authority) -> Fault {
+    if error.is_parse() {
+        return Fault::new(Failure::HttpProtocol, format!("{place} does not speak HTTP"));
+    }
+    Fault::new(Failure::ConnectionClosed, format!("{place} closed the connection instead of answering"))
+}

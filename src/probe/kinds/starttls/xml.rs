@@ -1,0 +1,124 @@
+//! As much XML as the beginning of an XMPP stream has: tags. Comments, processing instructions and document types are
+//! not allowed there (RFC 6120, 11.1).
+
+/// A tag, without its angle brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub(super) text: String,
+}
+
+/// The bytes are not the beginning of an XMPP stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct NotXml;
+
+impl Tag {
+    /// The name without its prefix.
+    pub(super) fn name(&self) -> &str {
+        let text = self.text.strip_prefix('/').unwrap_or(&self.text);
+        let end = text.find(|c: char| c.is_ascii_whitespace() || c == '/').unwrap_or(text.len());
+        let name = text.get(..end).unwrap_or_default();
+        name.rsplit_once(':').map_or(name, |(_, local)| local)
+    }
+
+    pub(super) fn is(&self, name: &str) -> bool {
+        self.name() == name
+    }
+
+    /// `<a>`
+    pub(super) fn opens(&self) -> bool {
+        !self.closes() && !self.text.ends_with('/') && !self.is_declaration()
+    }
+
+    /// `</a>`
+    pub(super) fn closes(&self) -> bool {
+        self.text.starts_with('/')
+    }
+
+    /// `<?xml …?>`
+    pub(super) fn is_declaration(&self) -> bool {
+        self.text.starts_with('?')
+    }
+}
+
+/// The first tag and where it ends; none while it is not complete. Text before it, such as the name of a mechanism, is
+/// passed over, but a stream begins with a tag or white space.
+pub(super) fn first_tag(bytes: &[u8]) -> Result<Option<(usize, Tag)>, NotXml> {
+    let Some(start) = bytes.iter().position(|byte| *byte == b'<') else {
+        // Base64, numbers and names: what the text of features is made of.
+        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() || b"+-_./=:".contains(byte);
+        return if bytes.iter().all(plain) { Ok(None) } else { Err(NotXml) };
+    };
+    let mut quote = None;
+    for (index, byte) in bytes.iter().enumerate().skip(start + 1) {
+        match (quote, byte) {
+            (None, b'>') => {
+                let text = bytes.get(start + 1..index).unwrap_or_default();
+                let text = std::str::from_utf8(text).map_err(|_| NotXml)?.to_owned();
+                if text.is_empty() || text.starts_with('!') {
+                    return Err(NotXml);
+                }
+                return Ok(Some((index + 1, Tag { text })));
+            }
+            (None, b'<') => return Err(NotXml),
+            (None, b'"' | b'\'') => quote = Some(*byte),
+            (Some(open), close) if open == *close => quote = None,
+            _ => {}
+        }
+    }
+    Ok(None)
+}
+
+/// For an attribute in single quotes.
+pub(super) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tags(mut text: &str) -> Vec<String> {
+        let mut found = Vec::new();
+        while let Some((length, tag)) = first_tag(text.as_bytes()).unwrap() {
+            let kind = if tag.closes() {
+                "/"
+            } else if tag.opens() {
+                ""
+            } else {
+                "."
+            };
+            found.push(format!("{kind}{}", tag.name()));
+            text = &text[length..];
+        }
+        found
+    }
+
+    #[test]
+    fn tags_have_names_and_kinds() {
+        let text = "<?xml version='1.0'?><stream:stream from=\"a>b\" id='1'> <stream:features><starttls xmlns='x'>\
+                    <required/></starttls><m:mechanism>SCRAM-SHA-1</m:mechanism></stream:features >";
+        let want = [
+            ".?xml",
+            "stream",
+            "features",
+            "starttls",
+            ".required",
+            "/starttls",
+            "mechanism",
+            "/mechanism",
+            "/features",
+        ];
+        assert_eq!(tags(text), want);
+    }
+
+    #[test]
+    fn what_is_no_stream_is_seen_as_such() {
+        for text in ["220 mail ESMTP!", "\u{15}\u{3}", "<!DOCTYPE html>", "<>", "<a<b>"] {
+            assert_eq!(first_tag(text.as_bytes()), Err(NotXml), "{text}");
+        }
+        for text in ["", " ", "<a", "<a b='>'"] {
+            assert_eq!(first_tag(text.as_bytes()), Ok(None), "{text}");
+        }
+        assert_eq!(escape("o'a&<"), "o&apos;a&amp;&lt;");
+    }
+}
