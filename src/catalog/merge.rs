@@ -130,6 +130,10 @@ pub fn edit_entries(
     ids: &Ids,
 ) -> Option<Vec<MonitorId>> {
     let edits = Edits::between(before, now);
+    // A dependency may be unchanged itself, and yet without an id of the store's.
+    if !edits.changed.iter().flat_map(|located| &located.depends_on).all(|key| ids.contains_key(key)) {
+        return None;
+    }
     let with_ids = edits.changed.iter().map(|located| Some((*located, *ids.get(located.key.as_ref()?)?)));
     let changed: Vec<(&Located, (MonitorId, UserId))> = with_ids.collect::<Option<_>>()?;
     let gone: Vec<MonitorId> = edits.gone.iter().map(|key| Some(ids.get(key)?.0)).collect::<Option<_>>()?;

@@ -76,8 +76,14 @@ pub struct Update {
     pub changes: Arc<Changes>,
 }
 
-/// Somebody wants the states of all monitors, as they are now.
-pub type StatesRequest = oneshot::Sender<HashMap<MonitorId, MonitorState>>;
+/// Somebody wants the states of monitors, as they are now: part by part, since all at once would stand in memory twice and
+/// hold up who copies them.
+pub enum StatesRequest {
+    /// Of which monitors there are states.
+    Ids(oneshot::Sender<Vec<MonitorId>>),
+    /// Those of these; one that has none any more is left out.
+    Of(Vec<MonitorId>, oneshot::Sender<Vec<(MonitorId, MonitorState)>>),
+}
 
 /// A row of `monitors`, as it is read.
 #[derive(Clone, Debug, Serialize, Deserialize)]

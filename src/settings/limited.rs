@@ -1,12 +1,31 @@
 //! Reading files that somebody else wrote: never more than a limit, and never waiting for a writer.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 /// Reads a UTF-8 file of at most `most` bytes; a larger one is an error, and so is anything that is not a regular file.
 pub fn read(path: &Path, most: u64) -> io::Result<String> {
+    // One more, which tells of a file that grows while it is read.
+    let (file, length) = regular(path, most)?;
+    let mut bytes = Vec::with_capacity(usize::try_from(length).unwrap_or(0).saturating_add(1));
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(too_large(most));
+    }
+    String::from_utf8(bytes).map_err(|why| {
+        let at = why.utf8_error().valid_up_to();
+        io::Error::new(io::ErrorKind::InvalidData, format!("is not UTF-8 text (byte {at})"))
+    })
+}
+
+/// The same for who reads it piece by piece: it ends after `most` bytes, also if it grows meanwhile.
+pub fn open(path: &Path, most: u64) -> io::Result<io::Take<File>> {
+    Ok(regular(path, most)?.0.take(most))
+}
+
+fn regular(path: &Path, most: u64) -> io::Result<(File, u64)> {
     // Opening a pipe would wait for its writer; O_NONBLOCK has no effect on regular files.
     let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
     let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
@@ -17,20 +36,14 @@ pub fn read(path: &Path, most: u64) -> io::Result<String> {
     if !metadata.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "is not a regular file"));
     }
-    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {most} bytes"));
     if metadata.len() > most {
-        return Err(too_large());
+        return Err(too_large(most));
     }
-    let mut bytes = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0).saturating_add(1));
-    // It may grow while it is read.
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(too_large());
-    }
-    String::from_utf8(bytes).map_err(|why| {
-        let at = why.utf8_error().valid_up_to();
-        io::Error::new(io::ErrorKind::InvalidData, format!("is not UTF-8 text (byte {at})"))
-    })
+    Ok((file, metadata.len()))
+}
+
+fn too_large(most: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, format!("is larger than {most} bytes"))
 }
 
 #[cfg(test)]

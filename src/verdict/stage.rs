@@ -97,8 +97,7 @@ impl Stage {
                     None => updates_open = false,
                 },
                 request = self.states.recv(), if states_open => match request {
-                    // Who asked may have gone away.
-                    Some(request) => drop(request.send(watch.states())),
+                    Some(request) => watch.tell(request),
                     None => states_open = false,
                 },
                 taken = self.pinged.recv_many(&mut pinged, AT_ONCE), if pings_open => {
@@ -225,9 +224,19 @@ impl Watch {
         Done { monitor: id, next, attempt }
     }
 
-    fn states(&self) -> HashMap<MonitorId, MonitorState> {
-        let parked = self.parked.iter().map(|(id, (_, state))| (*id, state.clone()));
-        self.monitors.iter().map(|(id, watched)| (*id, watched.state.clone())).chain(parked).collect()
+    fn tell(&self, request: StatesRequest) {
+        let state = |id: MonitorId| {
+            let parked = || self.parked.get(&id).map(|(_, state)| state);
+            let state = self.monitors.get(&id).map(|watched| &watched.state).or_else(parked)?;
+            Some((id, state.clone()))
+        };
+        // Who asked may have gone away.
+        match request {
+            StatesRequest::Ids(asked) => {
+                drop(asked.send(self.monitors.keys().chain(self.parked.keys()).copied().collect()))
+            }
+            StatesRequest::Of(ids, asked) => drop(asked.send(ids.into_iter().filter_map(state).collect())),
+        }
     }
 
     /// The first dependency that is confirmed down. Asked only for what failed.

@@ -67,7 +67,7 @@ pub struct Follower<S> {
     pub(super) keys: Arc<Ids>,
     pub(super) rows: Rows,
     /// Rows of `catalog.json`, until the store or memory is the first to be read.
-    pub(super) remembered: Vec<MonitorRow>,
+    pub(super) remembered: Vec<Arc<MonitorRow>>,
     /// Whether the store's rows have been read.
     pub(super) loaded: bool,
     pub(super) due: Due,
@@ -130,7 +130,7 @@ impl<S: CatalogStore> Follower<S> {
             file_entries: Entries::new(),
             keys: Arc::new(remembered.keys),
             rows: Rows::remembered(remembered.states),
-            remembered: remembered.rows,
+            remembered: remembered.rows.into_iter().map(Arc::new).collect(),
             loaded: false,
             due: Due::everything(),
             question: None,

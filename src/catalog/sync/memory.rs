@@ -1,5 +1,6 @@
 //! When `catalog.json` is written: beside the loop, which neither a slow disk nor a busy stage may hold up.
 
+use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,7 +9,8 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::catalog::StatesRequest;
-use crate::catalog::remember::{self, Remembered};
+use crate::catalog::remember::{self, Known};
+use crate::model::{MonitorId, MonitorState};
 
 /// How old its states may become.
 const LATEST: Duration = Duration::from_secs(60);
@@ -16,6 +18,8 @@ const LATEST: Duration = Duration::from_secs(60);
 const SOONEST: Duration = Duration::from_secs(10);
 /// Writing takes this share of the time at most.
 const SHARE: u32 = 20;
+/// States are asked for by so many: with all their evidence some megabytes.
+const PART: usize = 500;
 
 /// Writes `catalog.json`.
 pub(super) struct Memory {
@@ -44,11 +48,11 @@ impl Memory {
         self.due.filter(|_| self.writing.is_none())
     }
 
-    /// Begins to write what `remembered` gives; its states are asked for.
-    pub(super) fn write(&mut self, remembered: impl FnOnce() -> Remembered + Send + 'static) {
+    /// Begins to write what is known; the states are asked for.
+    pub(super) fn write(&mut self, known: Known) {
         let (path, states) = (self.path.clone(), self.states.clone());
         self.due = None;
-        self.writing = Some((Instant::now(), tokio::spawn(write(path, states, remembered))));
+        self.writing = Some((Instant::now(), tokio::spawn(write(path, states, known))));
     }
 
     /// Waits for the end of what was begun; for ever when nothing was.
@@ -65,32 +69,93 @@ impl Memory {
     }
 
     /// Writes a last time.
-    pub(super) async fn finish(mut self, remembered: impl FnOnce() -> Remembered + Send + 'static) {
+    pub(super) async fn finish(mut self, known: Known) {
         if self.writing.is_some() {
             self.written().await;
         }
         if self.due.is_some() {
-            write(self.path, self.states, remembered).await;
+            write(self.path, self.states, known).await;
         }
     }
 }
 
-async fn write(
-    path: PathBuf,
-    states: mpsc::Sender<StatesRequest>,
-    remembered: impl FnOnce() -> Remembered + Send + 'static,
-) {
+async fn write(path: PathBuf, stage: mpsc::Sender<StatesRequest>, known: Known) {
     let (ask, answer) = oneshot::channel();
-    if states.send(ask).await.is_err() {
+    if stage.send(StatesRequest::Ids(ask)).await.is_err() {
         return;
     }
     // Once the stage has ended the file of before is better than one without states.
-    let Ok(states) = answer.await else { return };
-    let write = move || {
-        let written = remember::write(&path, &mut Remembered { states, ..remembered() });
-        if let Err(error) = written {
-            log::warn!("{}: cannot be written: {error}", path.display());
-        }
+    let Ok(ids) = answer.await else { return };
+    let write = move || match remember::write(&path, &known, || states(&stage, &ids)) {
+        // The stage has ended meanwhile.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) => log::warn!("{}: cannot be written: {error}", path.display()),
+        Ok(()) => {}
     };
     let _ = tokio::task::spawn_blocking(write).await;
+}
+
+/// Asks the stage for a part when the one before is written. Blocks.
+fn states<'a>(
+    stage: &'a mpsc::Sender<StatesRequest>,
+    ids: &'a [MonitorId],
+) -> impl Iterator<Item = io::Result<(MonitorId, MonitorState)>> + 'a {
+    let part = |ids: &[MonitorId]| {
+        let (ask, answer) = oneshot::channel();
+        let asked = stage.blocking_send(StatesRequest::Of(ids.to_vec(), ask)).ok();
+        asked.and_then(|()| answer.blocking_recv().ok()).ok_or(io::ErrorKind::BrokenPipe)
+    };
+    ids.chunks(PART).flat_map(move |ids| match part(ids) {
+        Ok(states) => states.into_iter().map(Ok).collect(),
+        Err(kind) => vec![Err(kind.into())],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Writes the states of 1,250 monitors with a stage that answers so many times.
+    async fn written(path: &std::path::Path, answers: usize) -> Vec<usize> {
+        let id = |n: usize| MonitorId(uuid::Uuid::from_u128(n as u128));
+        let (stage, mut asked) = mpsc::channel(1);
+        let stage_runs = tokio::spawn(async move {
+            let mut parts = Vec::new();
+            for _ in 0..answers {
+                match asked.recv().await {
+                    Some(StatesRequest::Ids(answer)) => drop(answer.send((0..1250).map(id).collect())),
+                    Some(StatesRequest::Of(ids, answer)) => {
+                        parts.push(ids.len());
+                        // One is gone by now.
+                        let ids = ids.into_iter().filter(|id| id.0.as_u128() != 7);
+                        let state =
+                            |id: MonitorId| MonitorState { failures: id.0.as_u128() as u16, ..Default::default() };
+                        let _ = answer.send(ids.map(|id| (id, state(id))).collect());
+                    }
+                    None => break,
+                }
+            }
+            parts
+        });
+        let known = Known { keys: Arc::default(), seals: Arc::default(), rows: Vec::new() };
+        write(path.to_owned(), stage, known).await;
+        stage_runs.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn states_are_written_part_by_part_and_a_stage_that_ends_spoils_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = remember::path(folder.path());
+        assert_eq!(written(&path, 10).await, [500, 500, 250]);
+        let states: HashMap<MonitorId, MonitorState> = remember::read(&path).unwrap().unwrap().states;
+        assert_eq!(states.len(), 1249);
+        assert!(states.iter().all(|(id, state)| u128::from(state.failures) == id.0.as_u128()));
+        let before = std::fs::metadata(&path).unwrap().len();
+        assert_eq!(written(&path, 2).await, [500]);
+        assert_eq!(std::fs::metadata(&path).unwrap().len(), before);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 }

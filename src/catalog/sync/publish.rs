@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::follower::{Follower, PATIENCE, off_loop};
 use super::rows;
 use crate::catalog::diff::diff;
-use crate::catalog::merge::{self, Ids, Seals};
-use crate::catalog::remember::{self, Remembered};
+use crate::catalog::merge;
+use crate::catalog::remember::Known;
 use crate::catalog::{CatalogStore, Changes, Entry, MonitorRow, Reloaded, Removal, Snapshot, Update};
 use crate::model::{MonitorId, Source};
 
@@ -25,9 +25,8 @@ impl<S: CatalogStore> Follower<S> {
                 row.source != Source::File
                     || key.is_some_and(|key| self.keys.get(&key).is_some_and(|(id, _)| *id == row.id))
             };
-            let rows: Vec<MonitorRow> = remembered.filter(counts).collect();
+            let rows: Vec<_> = remembered.filter(|row| counts(row)).collect();
             self.held.extend(rows.iter().filter(|row| row.source == Source::File).map(|row| row.id));
-            let rows: Vec<_> = rows.into_iter().map(Arc::new).collect();
             for row in &rows {
                 if let Some(state) = rows::checked_before(row) {
                     self.rows.states.entry(row.id).or_insert(state);
@@ -139,15 +138,9 @@ impl<S: CatalogStore> Follower<S> {
         self.links.report.reloads().end();
     }
 
-    pub(super) fn remembering(&self) -> impl FnOnce() -> Remembered + Send + 'static {
-        let (keys, seals, rows) = (Arc::clone(&self.keys), Arc::clone(&self.seals), self.rows.all());
-        let unread = self.remembered.clone();
-        move || Remembered {
-            version: remember::VERSION,
-            keys: Ids::clone(&keys),
-            seals: Seals::clone(&seals),
-            rows: rows.iter().map(|row| MonitorRow::clone(row)).chain(unread).collect(),
-            states: std::collections::HashMap::new(),
-        }
+    pub(super) fn remembering(&self) -> Known {
+        let mut rows = self.rows.all();
+        rows.extend(self.remembered.iter().cloned());
+        Known { keys: Arc::clone(&self.keys), seals: Arc::clone(&self.seals), rows }
     }
 }

@@ -284,8 +284,15 @@ async fn pauses_and_removals_end_incidents() {
 impl Bench {
     async fn states(&self) -> HashMap<MonitorId, MonitorState> {
         let (ask, answer) = tokio::sync::oneshot::channel();
-        self.states.send(ask).await.unwrap();
-        answer.await.unwrap()
+        self.states.send(StatesRequest::Ids(ask)).await.unwrap();
+        let mut ids = answer.await.unwrap();
+        // Somebody who has no state, such as one that was deleted meanwhile.
+        ids.push(MonitorId(Uuid::from_u128(u128::MAX)));
+        let (ask, answer) = tokio::sync::oneshot::channel();
+        self.states.send(StatesRequest::Of(ids.clone(), ask)).await.unwrap();
+        let states = answer.await.unwrap();
+        assert_eq!(states.len(), ids.len() - 1);
+        states.into_iter().collect()
     }
 }
 

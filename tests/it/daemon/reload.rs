@@ -88,15 +88,19 @@ impl World {
 }
 
 /// A 1 s monitor that nobody changed: by the target's own log each second has its beat, in the same phase. The first check
-/// comes at once and not in the phase.
+/// comes at once and not in the phase. A busy machine delays single beats; a second that is left out, asked twice or moved
+/// shifts all that follow, so of each half of the beats the most punctual counts.
 async fn assert_steady(target: &Target, path: &str, what: &str) {
-    until("there are beats to look at", MOST, async || (target.beats(path).len() > 4).then_some(())).await;
+    until("there are beats to look at", MOST, async || (target.beats(path).len() > 8).then_some(())).await;
     let beats = &target.beats(path)[1..];
-    let gaps: Vec<u128> = beats.windows(2).map(|pair| (pair[1] - pair[0]).as_millis()).collect();
-    assert!(gaps.iter().all(|gap| (600..1400).contains(gap)), "{what}: {path} was asked after {gaps:?} ms");
-    let seconds = (beats[beats.len() - 1] - beats[0]).as_secs_f64();
-    let missed = seconds - gaps.len() as f64;
-    assert!(missed.abs() < 0.4, "{what}: {} beats in {seconds} s", gaps.len());
+    let offset = |(number, beat): (usize, &Instant)| (*beat - beats[0]).as_secs_f64() - number as f64;
+    let offsets: Vec<f64> = beats.iter().enumerate().map(offset).collect();
+    let least = |offsets: &[f64]| offsets.iter().copied().fold(f64::INFINITY, f64::min);
+    let (before, after) = offsets.split_at(offsets.len() / 2);
+    let shift = least(after) - least(before);
+    assert!(shift.abs() < 0.3, "{what}: {path} has moved by {shift} s: {offsets:?}");
+    let most = offsets.iter().copied().fold(0.0, f64::max) - least(&offsets);
+    assert!(most < 0.9, "{what}: {path} was late by {most} s: {offsets:?}");
 }
 
 fn replace(path: &Path, text: &str) {
@@ -184,6 +188,8 @@ async fn every_way_of_saving_a_good_file_is_noticed() {
     let (_, body) = world.daemon.readiness().await.unwrap();
     assert!(!has_code(&body, "config_refused"), "{body}");
     assert_eq!(world.home.output(&["reload"]).status.code(), Some(0));
+    // The log has a thread of its own, and the answer may overtake it.
+    until("it is logged", MOST, async || (world.applied() > applied).then_some(())).await;
     assert_eq!(world.applied(), applied + 1, "only what was asked for: {}", world.daemon.log());
     assert_steady(&world.target, "/steady", "good ways").await;
     assert_eq!(world.daemon.stop().await.code(), Some(0));

@@ -148,3 +148,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn an_edit_that_depends_on_a_key_without_a_known_id_is_no_edit() {
+    let before = generated(&Generated::from([("d".to_owned(), (1, false))]));
+    let mut now = generated(&Generated::from([("d".to_owned(), (1, false)), ("e".to_owned(), (1, true))]));
+    crate::settings::definition::share(&before, &mut now);
+    let mut ids = Ids::from([(key("e"), (of_key("e"), SYSTEM_USER))]);
+    let (mut entries, mut seals) = (merge::file_entries(&before, &ids, &Entries::new()), HashMap::new());
+    assert!(merge::edit_entries(&mut entries, &mut seals, (&before, &now), &ids).is_none());
+    assert_eq!((entries.len(), seals.len()), (1, 0));
+    ids.insert(key("d"), (of_key("d"), SYSTEM_USER));
+    assert_eq!(merge::edit_entries(&mut entries, &mut seals, (&before, &now), &ids), Some(vec![of_key("e")]));
+    assert_eq!(*entries[&of_key("e")].monitor.depends_on, [of_key("d")]);
+}
