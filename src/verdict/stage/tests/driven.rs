@@ -141,8 +141,8 @@ async fn a_restart_goes_on_and_does_not_accuse() {
     bench.ping(1, Signal::Success).await;
     bench.ping(1, Signal::Start).await;
     let (ask, told) = tokio::sync::oneshot::channel();
-    bench.states.send(ask).await.unwrap();
-    let state = told.await.unwrap().remove(&id(1)).unwrap();
+    bench.states.send(StatesRequest::Of(vec![id(1)], ask)).await.unwrap();
+    let (_, state) = told.await.unwrap().remove(0);
     assert_eq!(state.heard.as_ref().unwrap().runs.len(), 1);
     for (away, quiet) in [(20, 49), (40, 69), (4000, 69)] {
         let wall = Arc::new(Running(Instant::now(), AtomicI64::new(away)));
