@@ -1,6 +1,6 @@
 //! Reading sources of which most were read before: what is the same is not parsed and checked a second time.
 //!
-//! Only for what is valid as a whole. At the first thing to complain about [`read`] gives up, and [`super::model`] reads
+//! Only for what is valid as a whole. At the first thing to complain about `read` gives up, and [`super::model`] reads
 //! everything at once, which knows all errors and their places.
 
 use std::cell::RefCell;
