@@ -107,7 +107,7 @@ fn reading() -> Value {
     json!({ "expect": { "body_contains": "x" } })
 }
 
-fn gzip(bytes: &[u8]) -> Vec<u8> {
+pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
@@ -360,7 +360,7 @@ fn redirect(status: &str, to: &str) -> Vec<Act> {
 }
 
 /// `/n` leads to `/n-1`, `/0` answers; the other paths are traps.
-fn maze(request: &Request) -> Vec<Act> {
+pub(crate) fn maze(request: &Request) -> Vec<Act> {
     match request.path() {
         "/0" => answer("200 OK", "", b"there"),
         "/loop" => redirect("302 Found", "/loop2"),

@@ -24,7 +24,7 @@ pub(super) enum Asked {
 pub(super) struct Difference {
     /// New, changed or gone.
     pub(super) ids: HashSet<MonitorId>,
-    /// The file's monitors whose rows are gone.
+    /// The file's monitors whose rows are gone, read before or not.
     pub(super) file_gone: HashSet<MonitorId>,
 }
 
@@ -126,24 +126,25 @@ impl Rows {
         self.others.values().filter(|(_, outcome)| outcome.result.is_err()).count() + foreign
     }
 
-    /// Compares with the revisions as they are now.
-    pub(super) fn differing(&self, now: &[(MonitorId, i64)]) -> Difference {
+    /// Compares with the revisions as they are now. `stored` are the file's monitors that have rows by the last merge: one
+    /// may have gone before it was ever read.
+    pub(super) fn differing(&self, now: &[(MonitorId, i64)], stored: &HashSet<MonitorId>) -> Difference {
         let mut difference = Difference::default();
-        let mut seen = 0;
+        let (mut seen, mut seen_stored) = (0, 0);
         for (id, revision) in now {
             let of_file = self.of_file.get(id).map(|row| Some(row.revision));
             let known = of_file.or_else(|| self.others.get(id).map(|(_, outcome)| outcome.revision));
             seen += usize::from(known.is_some());
+            seen_stored += usize::from(stored.contains(id));
             if known.flatten() != Some(*revision) {
                 difference.ids.insert(*id);
             }
         }
-        if seen < self.others.len() + self.of_file.len() {
+        if seen < self.others.len() + self.of_file.len() || seen_stored < stored.len() {
             let now: HashSet<MonitorId> = now.iter().map(|(id, _)| *id).collect();
             let gone = self.others.keys().chain(self.of_file.keys()).filter(|id| !now.contains(id));
             difference.ids.extend(gone.copied());
-            let of_file = self.of_file.keys().filter(|id| self.owned.contains(id) && !now.contains(id));
-            difference.file_gone = of_file.copied().collect();
+            difference.file_gone = stored.difference(&now).copied().collect();
         }
         difference
     }

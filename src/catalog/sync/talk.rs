@@ -166,15 +166,9 @@ impl<S: CatalogStore> Follower<S> {
             }
             Answer::Revisions(took, Ok(now)) => {
                 self.compare_cost = took;
-                let difference = self.rows.differing(&now);
+                let difference = self.rows.differing(&now, &self.stored);
                 self.due.load.extend(difference.ids);
-                if !difference.file_gone.is_empty() {
-                    // Their results wait until they have rows again.
-                    self.stored.retain(|id| !difference.file_gone.contains(id));
-                    self.tell_unmerged();
-                    self.row_missing.extend(difference.file_gone);
-                    self.disturbed();
-                }
+                self.file_gone(difference.file_gone);
             }
             Answer::Revisions(_, Err(fault)) => {
                 self.due.compare = true;
@@ -339,6 +333,13 @@ impl<S: CatalogStore> Follower<S> {
         let (others, of_file) = rows::split(rows, &mut self.rows.states, &self.held);
         // A row of the file that says it is somebody else's now: it runs on as theirs, and the file's monitor needs another.
         let taken = others.iter().any(|row| self.stored.contains(&row.id));
+        let found: HashSet<MonitorId> =
+            others.iter().map(|row| row.id).chain(of_file.iter().map(|row| row.id)).collect();
+        let asked_for = |id: &MonitorId| match &asked {
+            Asked::All => true,
+            Asked::These(ids) => ids.contains(id),
+        };
+        let gone = self.stored.difference(&found).filter(|id| asked_for(id)).copied().collect();
         let read = self.read_rows(others).await;
         let (definitions, keys) = (Arc::clone(&self.definitions), Arc::clone(&self.keys));
         let (undisturbed, of_file) =
@@ -348,9 +349,23 @@ impl<S: CatalogStore> Follower<S> {
             _ => self.touched = None,
         }
         self.rows.take(&asked, read, &of_file);
+        // Between the merge that wrote them and this reading: no comparison would miss what was never read.
+        self.file_gone(gone);
         if (taken || !undisturbed) && !self.due.merge {
             self.disturbed();
         }
+    }
+
+    /// Rows of the file were archived or deleted by somebody.
+    fn file_gone(&mut self, gone: HashSet<MonitorId>) {
+        if gone.is_empty() {
+            return;
+        }
+        // Their results wait until they have rows again.
+        self.stored.retain(|id| !gone.contains(id));
+        self.tell_unmerged();
+        self.row_missing.extend(gone);
+        self.disturbed();
     }
 
     /// Somebody wrote to rows of the file.

@@ -142,9 +142,18 @@ struct FakeStore {
     revision: AtomicUsize,
     notify: Notify,
     deaf: AtomicBool,
+    /// Somebody deletes this row as soon as the next call of this name has been answered.
+    delete_after: Mutex<Option<(&'static str, MonitorId)>>,
 }
 
 impl FakeStore {
+    fn answered(&self, name: &str) {
+        if let Some((_, id)) = self.delete_after.lock().unwrap().take_if(|(call, _)| *call == name) {
+            self.rows.lock().unwrap().remove(&id).unwrap();
+            self.notify.notify_one();
+        }
+    }
+
     async fn call(&self, name: &'static str) -> Result<(), StoreFault> {
         self.calls.lock().unwrap().push((name, Instant::now()));
         let mode = {
@@ -247,7 +256,9 @@ impl CatalogStore for FakeStore {
     fn merge(&self, rows: Arc<[FileRow]>, guard: Guard) -> BoxFuture<'_, Result<MergeAnswer, StoreFault>> {
         Box::pin(async move {
             self.call("merge").await?;
-            Ok(self.merge_now(&rows, guard))
+            let answer = self.merge_now(&rows, guard);
+            self.answered("merge");
+            Ok(answer)
         })
     }
 
@@ -324,13 +335,22 @@ struct Plan {
     rows: Vec<MonitorRow>,
     modes: Vec<(&'static str, Mode)>,
     remembered: Option<Remembered>,
+    /// As in [`FakeStore`].
+    delete_after: Option<(&'static str, MonitorId)>,
     /// Room on the way to the followers.
     room: usize,
 }
 
 impl Default for Plan {
     fn default() -> Self {
-        Self { toml: String::new(), rows: Vec::new(), modes: Vec::new(), remembered: None, room: 1000 }
+        Self {
+            toml: String::new(),
+            rows: Vec::new(),
+            modes: Vec::new(),
+            remembered: None,
+            delete_after: None,
+            room: 1000,
+        }
     }
 }
 
@@ -345,6 +365,7 @@ impl World {
             revision: AtomicUsize::new(0),
             notify: Notify::new(),
             deaf: AtomicBool::new(false),
+            delete_after: Mutex::new(plan.delete_after),
         });
         plan.rows.into_iter().for_each(|row| store.put(row));
         let first = settings(&plan.toml);

@@ -192,7 +192,7 @@ async fn an_invalid_row_says_why_stops_nothing_and_heals() {
         ("no url", "url"),
         ("a file", "file"),
         ("a reference", "url"),
-        ("a program", "exec"),
+        ("a program", "command"),
         ("a column", "interval"),
         ("unknown key", "colour"),
         ("no object", "spec"),

@@ -44,6 +44,40 @@ async fn a_file_monitors_row_is_the_files_again_and_never_in_a_loop() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_that_goes_between_its_merge_and_its_reading_is_back_soon() {
+    // At the start, between the first merge and the first reading of all rows.
+    let delete_after = Some(("merge", of_key("a")));
+    let mut world = World::start(Plan { toml: monitors(&["a", "b"]), delete_after, ..Plan::default() });
+    world.update().await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(world.store.get(of_key("a")).is_some(), "not even the minute is waited for");
+    assert_eq!(world.update().await.changes.remade, [of_key("a")]);
+    world.quiet().await;
+
+    // After a change was undone, before the row is read again; and after a merge that had nothing to write to it.
+    for (changed, archived) in [("a", false), ("a", true), ("b", false)] {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        *world.store.delete_after.lock().unwrap() = Some(("merge", of_key("a")));
+        if archived {
+            let row = world.store.rows.lock().unwrap().remove(&of_key(changed)).unwrap();
+            world.store.archived.lock().unwrap().insert(row.id, row);
+        } else {
+            world.store.edit(of_key(changed), |row| row.name = "mine".to_owned());
+        }
+        world.store.notify.notify_one();
+        tokio::time::sleep(Duration::from_secs(13)).await;
+        assert!(world.store.delete_after.lock().unwrap().is_none(), "it was merged");
+        assert!(world.store.get(of_key("a")).is_some(), "{changed} {archived}: it has its row again");
+        assert_eq!(world.update().await.changes.remade, [of_key("a")]);
+        assert!(world.report.get().unmerged.is_empty());
+        world.quiet().await;
+    }
+    let merges = world.store.calls("merge");
+    world.minute().await;
+    assert_eq!(world.store.calls("merge"), merges, "merged although nothing differs");
+}
+
+#[tokio::test(start_paused = true)]
 async fn rows_of_others_are_archived_or_deleted_as_they_were() {
     let mut world = World::start(Plan { rows: vec![row(1), row(2)], ..Plan::default() });
     world.update().await;
