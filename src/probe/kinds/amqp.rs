@@ -191,7 +191,7 @@ impl AmqpProbe {
     /// `Connection.Close` says why; anything else is not the protocol.
     fn refusal_or(&self, frame: &Frame, what: &str) -> Fault {
         let Some((code, said)) = frame.closing() else { return self.login.foreign(what) };
-        let said = login::said(said);
+        let said = self.login.said(said);
         let what = match code {
             403 => format!("refused user {:?} or the password ({code}, {said}): see auth", self.username),
             530 => {
