@@ -9,6 +9,7 @@ pub mod environment;
 mod exit;
 mod migrate;
 mod probe;
+pub mod progress;
 mod reload;
 mod state;
 mod status;
