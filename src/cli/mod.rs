@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 mod check_config;
 pub mod environment;
 mod exit;
+mod manual;
 mod migrate;
 mod probe;
 pub mod progress;
@@ -93,6 +94,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Writes the manual pages, for packages
+    #[command(name = "__manual", hide = true)]
+    Manual {
+        /// Where to
+        folder: PathBuf,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,6 +172,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         Command::Import(_) => Err(not_built_yet("import")),
         Command::Export(_) => Err(not_built_yet("export")),
         Command::Token { what } => token::run(&what, config, environment),
+        Command::Manual { folder } => manual::run(&folder),
         Command::Postgres { arguments } => Err(migrate::exec_postgres(&arguments)),
     }
 }
