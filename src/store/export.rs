@@ -8,7 +8,7 @@
 //! Checks have one index, (monitor_id, checked_at, id). As in `read_checks`, time is cut into slices, each read by one
 //! range of that index a monitor, and a slice grows or shrinks until it fills about a page.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -23,7 +23,7 @@ use crate::access::Viewer;
 use crate::access::export::{CheckRow, Export, ExportError, ExportStore, IncidentRow, Page, Rows, Subject, Wanted};
 use crate::model::{MonitorId, StoreFault, UserId, Verdict};
 
-pub(super) const STATEMENTS: &[&str] = &[NAMED, SPANS, CHECKS, COUNT, INCIDENTS];
+pub(super) const STATEMENTS: &[&str] = &[NAMED, SPANS, CHECKS, COUNT, INCIDENTS, EMAILS];
 
 /// Beyond the usual. Whoever takes the rows may be slow, so the transaction may idle; they bound that themselves.
 const SETUP: &str = "; SET statement_timeout = '55s'; SET plan_cache_mode = force_custom_plan; SET jit = off; \
@@ -105,6 +105,9 @@ const INCIDENTS: &str = incidents!(
     " AND (i.started_at, i.id) > ($5::text::timestamptz, $6::bigint) ORDER BY i.started_at, i.id LIMIT $7::bigint"
 );
 
+/// Owners by whom a file can name them.
+const EMAILS: &str = "SELECT id, email FROM users WHERE id = ANY($1) AND email IS NOT NULL";
+
 /// Rows of a page: about a megabyte.
 const CHECKS_A_PAGE: u16 = 5000;
 /// Their texts may be long.
@@ -141,6 +144,19 @@ impl ExportStore for Store {
 }
 
 impl Store {
+    /// E-mail addresses of users that have one.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn emails(&self, users: &[UserId]) -> Result<HashMap<UserId, String>, StoreFault> {
+        let ids: Vec<Uuid> = users.iter().map(|user| user.0).collect();
+        within(BEGIN_DEADLINE, async {
+            let rows: Vec<(Uuid, String)> = sqlx::query_as(EMAILS).bind(ids).fetch_all(&self.pool).await?;
+            Ok::<_, Problem>(rows.into_iter().map(|(id, email)| (UserId(id), email)).collect())
+        })
+        .await
+    }
+
     async fn connect_for_export(&self) -> Result<PgConnection, Problem> {
         let mut conn = PgConnection::connect_with(&self.reading.connect_options()).await?;
         conn.execute(AssertSqlSafe(setup(&self.schema, SETUP))).await?;

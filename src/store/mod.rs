@@ -3,6 +3,7 @@
 //! Everything is UTC whatever the server says, every statement is a constant (a test PREPAREs them all), every call has
 //! a deadline on our side as well, because a server that hangs answers no `statement_timeout`.
 
+pub mod backup;
 mod catalog;
 mod classify;
 pub mod cluster;
@@ -176,6 +177,7 @@ const FENCE: &str = "SELECT 1 FROM daemon_lease WHERE scope = $1 AND epoch = $2 
 #[doc(hidden)]
 pub const STATEMENTS: &[&[&str]] = &[
     &[PING, FENCE],
+    backup::STATEMENTS,
     catalog::STATEMENTS,
     classify::STATEMENTS,
     export::STATEMENTS,

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -43,13 +43,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let unread = Arc::new(AtomicBool::new(false));
-    let (in_service, flag) = (Arc::clone(&place), Arc::clone(&unread));
+    let streams = Arc::new(AtomicUsize::new(0));
+    let (in_service, flag, begun) = (Arc::clone(&place), Arc::clone(&unread), Arc::clone(&streams));
     let service = service_fn(move |request| -> BoxFuture<'static, Result<Reply, std::convert::Infallible>> {
         let (site, busy, flag) = (Arc::clone(&site), in_service.busy(), Arc::clone(&flag));
+        let streams = Arc::clone(&begun);
         Box::pin(async move {
-            let (reply, left) = routes::answer(request, site, peer).await;
+            let (mut reply, left) = routes::answer(request, site, peer).await;
             flag.fetch_or(left, Ordering::Relaxed);
-            drop(busy);
+            if reply.body().is_in_parts() {
+                // It is worked on until its last part is out.
+                let streaming = Streaming::begin(streams);
+                reply.body_mut().keep((busy, streaming));
+            }
             Ok(reply)
         })
     });
@@ -74,7 +80,8 @@ where
                 draining = true;
             }
             () = sleep_until(end) => {
-                if draining {
+                // A stream has its own end; a client that takes nothing of it is given up by `Paced`.
+                if draining && streams.load(Ordering::Relaxed) == 0 {
                     return;
                 }
                 Pin::new(&mut connection).graceful_shutdown();
@@ -87,6 +94,22 @@ where
     tokio::select! {
         () = finish(stream, unread.load(Ordering::Relaxed)) => {}
         () = place.told_to_leave() => {}
+    }
+}
+
+/// An answer that goes out in parts; counted until it ends.
+struct Streaming(Arc<AtomicUsize>);
+
+impl Streaming {
+    fn begin(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
