@@ -95,6 +95,15 @@ impl Snapshot {
     }
 }
 
+/// A schema that was renamed to make room.
+#[derive(Clone, Debug)]
+pub struct Moved {
+    /// What it was called.
+    pub schema: String,
+    /// What it is called now.
+    pub now: String,
+}
+
 /// Why nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub enum RestoreError {
@@ -169,7 +178,7 @@ impl Store {
     ///
     /// # Errors
     /// Every [`RestoreError`]; then nothing was changed.
-    pub async fn make_room(&self, schemas: &[String], force: bool, suffix: &str) -> Result<Vec<String>, RestoreError> {
+    pub async fn make_room(&self, schemas: &[String], force: bool, suffix: &str) -> Result<Vec<Moved>, RestoreError> {
         let mut conn = self.connect().await?;
         let found = classify(&mut conn, &self.schema).await?;
         if let Some(error) = found.as_error().filter(|_| !matches!(found, Found::Newer { .. })) {
@@ -206,7 +215,7 @@ impl Store {
                 // A name has 63 bytes at most.
                 let name = format!("{}_{suffix}", schema.get(..schema.floor_char_boundary(40)).unwrap_or_default());
                 tx.execute(AssertSqlSafe(format!("ALTER SCHEMA {} RENAME TO {}", quoted(schema), quoted(&name)))).await?;
-                moved.push(name);
+                moved.push(Moved { schema: schema.clone(), now: name });
             }
             if !there || !empty {
                 tx.execute(AssertSqlSafe(format!("CREATE SCHEMA {}", quoted(schema)))).await?;
@@ -218,6 +227,25 @@ impl Store {
         }
         tx.commit().await?;
         Ok(moved)
+    }
+
+    /// Undoes [`Self::make_room`] when nothing was restored: what was moved aside gets its name back.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call; then it has still the other name.
+    pub async fn take_back(&self, moved: &[Moved]) -> Result<(), StoreFault> {
+        let mut conn = within(DEADLINE, self.connect_for_backup()).await?;
+        let undo = async {
+            let mut tx = conn.begin().await?;
+            for Moved { schema, now } in moved {
+                // Without CASCADE: only what is empty goes.
+                tx.execute(AssertSqlSafe(format!("DROP SCHEMA {}", quoted(schema)))).await?;
+                let rename = format!("ALTER SCHEMA {} RENAME TO {}", quoted(now), quoted(schema));
+                tx.execute(AssertSqlSafe(rename)).await?;
+            }
+            Ok::<_, Problem>(tx.commit().await?)
+        };
+        within(DEADLINE, undo).await
     }
 
     /// The tables of these schemas, and what each holds now; `seen` hears of each.

@@ -39,7 +39,7 @@ const NAMED: &str = "SELECT m.id, CASE WHEN m.id::text = lower($2) THEN 0 WHEN m
     ORDER BY how, array_position(ARRAY['file', 'api', 'database'], m.source::text), m.id LIMIT 1000";
 
 /// The days that there are partitions of. Bounds are printed in the session's zone, which is UTC.
-const SPANS: &str = "SELECT s.bound[1]::timestamptz AS from_at, s.bound[2]::timestamptz AS to_at FROM ( \
+const SPANS: &str = "SELECT s.bound[1]::timestamptz, s.bound[2]::timestamptz, now() FROM ( \
         SELECT regexp_match(pg_get_expr(c.relpartbound, c.oid), 'FROM \\(''([^'']+)''\\) TO \\(''([^'']+)''\\)') AS bound \
         FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE i.inhparent = 'monitor_checks'::regclass) s \
     WHERE s.bound IS NOT NULL ORDER BY 1";
@@ -235,18 +235,21 @@ struct Checks {
     /// Of rows at the beginning of the first span, those behind this one are to be read.
     after: (i64, Uuid),
     slice: TimeDelta,
-    /// Of all spans.
+    /// Of all spans up to `now`: the days ahead are empty, and tell nothing of how far it is.
     whole: TimeDelta,
+    now: DateTime<Utc>,
 }
 
 const BEFORE_ALL: (i64, Uuid) = (i64::MIN, Uuid::nil());
 
 impl Checks {
     async fn begin(conn: &mut PgConnection, scope: Scope, wanted: &Wanted) -> Result<Self, Problem> {
-        let days: Vec<(DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(SPANS).fetch_all(conn).await?;
+        let days: Vec<(DateTime<Utc>, DateTime<Utc>, DateTime<Utc>)> = sqlx::query_as(SPANS).fetch_all(conn).await?;
+        let now = days.first().map_or(DateTime::UNIX_EPOCH, |day| day.2);
+        let days: Vec<_> = days.into_iter().map(|(from, to, _)| (from, to)).collect();
         let spans = spans(&days, wanted.from, wanted.to);
-        let whole = length(&spans);
-        Ok(Self { scope, spans, after: BEFORE_ALL, slice: SLICE, whole })
+        let whole = length(&spans, now);
+        Ok(Self { scope, spans, after: BEFORE_ALL, slice: SLICE, whole, now })
     }
 
     async fn page(&mut self, conn: &mut PgConnection) -> Result<Option<Page>, Problem> {
@@ -265,7 +268,7 @@ impl Checks {
         let page = rows.iter().take(usize::from(CHECKS_A_PAGE)).map(check).collect::<Result<Vec<_>, _>>()?;
         let full = rows.len() > page.len();
         self.advance(page.last().filter(|_| full).map(|row| (row.checked_at, row.id, row.monitor_id.0)), to, page.len());
-        let left = length(&self.spans);
+        let left = length(&self.spans, self.now);
         let done = share((self.whole - left).num_seconds(), self.whole.num_seconds());
         Ok(Some(Page { rows: Rows::Checks(page), done }))
     }
@@ -306,8 +309,9 @@ fn spans(
     joined
 }
 
-fn length(spans: &VecDeque<(DateTime<Utc>, DateTime<Utc>)>) -> TimeDelta {
-    spans.iter().fold(TimeDelta::zero(), |sum, (from, to)| sum + (*to - *from))
+fn length(spans: &VecDeque<(DateTime<Utc>, DateTime<Utc>)>, now: DateTime<Utc>) -> TimeDelta {
+    let past = |(from, to): &(DateTime<Utc>, DateTime<Utc>)| (*to.min(&now) - *from).max(TimeDelta::zero());
+    spans.iter().map(past).fold(TimeDelta::zero(), |sum, length| sum + length)
 }
 
 fn share(part: i64, whole: i64) -> f64 {
@@ -426,5 +430,9 @@ mod tests {
         assert_eq!(spans(&days, Some(noon(1)), Some(noon(5))), [(noon(1), day(2)), (day(5), noon(5))]);
         assert_eq!(spans(&days, Some(day(2)), Some(day(5))), []);
         assert_eq!(spans(&days, Some(day(9)), None), []);
+        let all = spans(&days, None, None);
+        for (now, hours) in [(day(9), 72), (noon(1), 36), (noon(5), 60), (day(0), 0)] {
+            assert_eq!(length(&all, now), TimeDelta::hours(hours));
+        }
     }
 }

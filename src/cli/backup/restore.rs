@@ -4,13 +4,15 @@ use std::path::Path;
 
 use super::archive::{self, Manifest, TableSum};
 use super::{MB, block_on, child, shown, tool_options};
+use crate::cli::output::interrupted;
 use crate::cli::progress::Progress;
-use crate::cli::{Environment, Exit, Stop, exit, load, migrate};
+use crate::cli::{Environment, Exit, Stop, counted, exit, load, migrate, small_runtime};
 use crate::clock::{SystemWall, Wall as _};
 use crate::daemon::start_stop;
 use crate::settings::model::Settings;
 use crate::store::Store;
-use crate::store::backup::{RestoreError, Table, newest_migration};
+use crate::model::StoreFault;
+use crate::store::backup::{Moved, RestoreError, Table, newest_migration};
 use crate::store::cluster::Tools;
 
 pub(in crate::cli) fn run(
@@ -30,7 +32,7 @@ pub(in crate::cli) fn run(
         Some(_) => None,
         None => Some(migrate::embedded(&settings, environment)?),
     };
-    block_on(restore(path, &manifest, &tools, force, &settings, environment))
+    small_runtime()?.block_on(restore(path, &manifest, &tools, force, &settings, environment))
 }
 
 fn check(manifest: &Manifest, settings: &Settings, path: &Path) -> Result<(), Stop> {
@@ -60,10 +62,6 @@ async fn restore(
     let store = migrate::store(settings, environment)?;
     let suffix = format!("before_{}", SystemWall.now().format("%Y%m%d_%H%M%S"));
     let moved = store.make_room(&manifest.schemas, force, &suffix).await.map_err(stop)?;
-    for name in &moved {
-        let text = format!("what was there is now in schema {name:?}; when you do not need it: DROP SCHEMA {name} CASCADE");
-        exit::complain_plainly(&text);
-    }
     let mut command = tools.restore(&migrate::url(settings, environment)?);
     command.args(["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", "--verbose"]);
     // The schemas are there; with these it makes what is in them and not the schemas.
@@ -71,23 +69,54 @@ async fn restore(
         command.arg(format!("--schema={schema}"));
     }
     command.arg(path);
-    load_archive(command, manifest).await?;
-    let verified = verify(&store, manifest).await?;
-    let away = |fault: crate::model::StoreFault| Stop::new(Exit::Unavailable, fault.to_string());
-    store.analyze(&verified).await.map_err(away)?;
-    let migrated = store.migrate().await.map_err(|error| start_stop(&error))?;
-    store.make_partitions_ahead().await.map_err(away)?;
-    store.close().await;
-    let more = match migrated.applied {
-        0 => String::new(),
-        applied => format!("; {} applied", crate::cli::counted(applied, "migration")),
+    let loaded = tokio::select! {
+        loaded = load_archive(command, manifest) => loaded,
+        stop = interrupted() => Err(stop),
     };
-    let rights = "owners and rights of other roles are not restored: GRANT them anew";
+    if let Err(stop) = loaded {
+        return Err(taken_back(&store, &moved, stop).await);
+    }
+    for Moved { now, .. } in &moved {
+        let text = format!("what was there is now in schema {now:?}; when you do not need it: DROP SCHEMA {now:?} CASCADE");
+        exit::complain_plainly(&text);
+    }
+    let migrations = tokio::select! {
+        done = complete(&store, manifest) => done?,
+        _ = interrupted() => {
+            let text = "interrupted: it is restored, and was not compared with the backup to the end";
+            return Err(Stop::new(Exit::Failure, text));
+        }
+    };
+    store.close().await;
+    let more = match migrations {
+        0 => String::new(),
+        applied => format!("; {} applied", counted(applied, "migration")),
+    };
     exit::say(&format!("restored, and equal to the backup: {}{more}\n", manifest.summary()));
     if settings.database.url.is_some() {
-        exit::complain_plainly(rights);
+        exit::complain_plainly("owners and rights of other roles are not restored: GRANT them anew");
     }
     Ok(Exit::Ok)
+}
+
+/// Nothing was restored: what was moved aside comes back.
+async fn taken_back(store: &Store, moved: &[Moved], stop: Stop) -> Stop {
+    let Err(fault) = store.take_back(moved).await else { return stop };
+    let names: Vec<String> = moved.iter().map(|one| format!("{:?} is now called {:?}", one.schema, one.now)).collect();
+    if names.is_empty() {
+        return stop;
+    }
+    Stop::new(stop.exit, format!("{}; schema {}, and could not be renamed back: {fault}", stop.message, names.join(", ")))
+}
+
+/// Compares, and makes what was restored ready for use. Says how many migrations were applied.
+async fn complete(store: &Store, manifest: &Manifest) -> Result<usize, Stop> {
+    let tables = verify(store, manifest).await?;
+    let away = |fault: StoreFault| Stop::new(Exit::Unavailable, format!("it is restored and equal to the backup, but {fault}"));
+    store.analyze(&tables).await.map_err(away)?;
+    let migrated = store.migrate().await.map_err(|error| start_stop(&error))?;
+    store.make_partitions_ahead().await.map_err(away)?;
+    Ok(migrated.applied)
 }
 
 async fn load_archive(command: std::process::Command, manifest: &Manifest) -> Result<(), Stop> {
@@ -151,7 +180,7 @@ fn differences(before: &[TableSum], now: &[TableSum]) -> Vec<String> {
 fn stop(error: RestoreError) -> Stop {
     match error {
         RestoreError::Start(error) => start_stop(&error),
-        RestoreError::Store(crate::model::StoreFault::Away(_)) => Stop::new(Exit::Unavailable, error.to_string()),
+        RestoreError::Store(StoreFault::Away(_)) => Stop::new(Exit::Unavailable, error.to_string()),
         other => Stop::new(Exit::Failure, other.to_string()),
     }
 }
