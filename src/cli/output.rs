@@ -100,6 +100,10 @@ pub(super) async fn interrupted() -> Stop {
 mod tests {
     use super::*;
 
+    fn read(path: &Path) -> String {
+        crate::settings::limited::read(path, 100).unwrap()
+    }
+
     #[test]
     fn a_file_appears_when_it_is_complete() {
         let folder = tempfile::tempdir().unwrap();
@@ -107,13 +111,13 @@ mod tests {
         fs::write(&path, "old").unwrap();
         let mut output = Output::begin(&path, 0o600).unwrap();
         output.write(b"new").unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+        assert_eq!(read(&path), "old");
         output.finish().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(read(&path), "new");
         let mut output = Output::begin(&path, 0o600).unwrap();
         output.write(b"half").unwrap();
         drop(output);
-        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        assert_eq!(read(&path), "new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
     }
 
@@ -130,6 +134,6 @@ mod tests {
         output.write(b"new").unwrap();
         output.finish().unwrap();
         assert!(link.is_symlink());
-        assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+        assert_eq!(read(&target), "new");
     }
 }

@@ -21,7 +21,8 @@ const SETUP: &str = "; SET statement_timeout = 0; SET idle_in_transaction_sessio
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// For pg_dump, as long as our transaction is open.
 const SNAPSHOT: &str = "SELECT pg_export_snapshot()";
-const SERVER: &str = "SELECT current_setting('server_version'), current_setting('server_version_num')::integer / 10000, now()";
+const SERVER: &str =
+    "SELECT current_setting('server_version'), current_setting('server_version_num')::integer / 10000, now()";
 const VERSIONS: &str = "SELECT version FROM lamplighter_migrations ORDER BY version";
 /// Tables with rows of their own, of no extension: partitions, not what they are partitions of.
 const TABLES: &str = "SELECT n.nspname::text, c.relname::text, pg_table_size(c.oid) \
@@ -29,7 +30,8 @@ const TABLES: &str = "SELECT n.nspname::text, c.relname::text, pg_table_size(c.o
     WHERE n.nspname = ANY($1) AND c.relkind = 'r' AND NOT EXISTS ( \
         SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') \
     ORDER BY 1, 2";
-const ALIVE: &str = "SELECT scope, holder FROM daemon_lease WHERE expires_at > clock_timestamp() ORDER BY scope LIMIT 1";
+const ALIVE: &str =
+    "SELECT scope, holder FROM daemon_lease WHERE expires_at > clock_timestamp() ORDER BY scope LIMIT 1";
 const EXTENSION: &str = "SELECT e.extname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace \
     WHERE n.nspname = $1 ORDER BY 1 LIMIT 1";
 const IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -111,7 +113,9 @@ pub enum RestoreError {
     #[error(transparent)]
     Start(#[from] StartError),
     /// A daemon works with it.
-    #[error("a daemon (region {region:?}, {holder}) is active on this database; stop it first, --force does not change that")]
+    #[error(
+        "a daemon (region {region:?}, {holder}) is active on this database; stop it first, --force does not change that"
+    )]
     Active {
         /// Its scope.
         region: String,
@@ -125,7 +129,9 @@ pub enum RestoreError {
     )]
     NotEmpty(String),
     /// Renaming the schema would take an extension with it.
-    #[error("schema {schema:?} holds the extension {extension:?}, so it cannot be moved aside; restore into an empty database")]
+    #[error(
+        "schema {schema:?} holds the extension {extension:?}, so it cannot be moved aside; restore into an empty database"
+    )]
     HasExtension {
         /// The schema.
         schema: String,
@@ -214,7 +220,8 @@ impl Store {
                 }
                 // A name has 63 bytes at most.
                 let name = format!("{}_{suffix}", schema.get(..schema.floor_char_boundary(40)).unwrap_or_default());
-                tx.execute(AssertSqlSafe(format!("ALTER SCHEMA {} RENAME TO {}", quoted(schema), quoted(&name)))).await?;
+                tx.execute(AssertSqlSafe(format!("ALTER SCHEMA {} RENAME TO {}", quoted(schema), quoted(&name))))
+                    .await?;
                 moved.push(Moved { schema: schema.clone(), now: name });
             }
             if !there || !empty {

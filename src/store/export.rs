@@ -267,7 +267,11 @@ impl Checks {
             .await?;
         let page = rows.iter().take(usize::from(CHECKS_A_PAGE)).map(check).collect::<Result<Vec<_>, _>>()?;
         let full = rows.len() > page.len();
-        self.advance(page.last().filter(|_| full).map(|row| (row.checked_at, row.id, row.monitor_id.0)), to, page.len());
+        self.advance(
+            page.last().filter(|_| full).map(|row| (row.checked_at, row.id, row.monitor_id.0)),
+            to,
+            page.len(),
+        );
         let left = length(&self.spans, self.now);
         let done = share((self.whole - left).num_seconds(), self.whole.num_seconds());
         Ok(Some(Page { rows: Rows::Checks(page), done }))

@@ -28,6 +28,9 @@ const HEAD_MAX_BYTES: usize = 16 * 1024;
 const HEADERS_MOST: usize = 100;
 /// A client that takes nothing for so long does not want its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for an answer in parts. Between us and a slow client there may be megabytes in buffers of the system, which asks for more
+/// only when a third of them is free.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 /// After so long a connection answers what it has, and closes.
 const LIFE: Duration = Duration::from_secs(120);
 /// The longest request may still end.
@@ -64,7 +67,7 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX_BYTES)
         .max_headers(HEADERS_MOST)
-        .serve_connection(TokioIo::new(Paced::new(stream)), service);
+        .serve_connection(TokioIo::new(Paced::new(stream, Arc::clone(&streams))), service);
     let mut end = Instant::now() + LIFE;
     let mut draining = false;
     loop {
@@ -128,13 +131,15 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, unread: bool) 
 /// A stream whose other side must take what is written.
 struct Paced<S> {
     inner: S,
+    /// Answers in parts that are on their way.
+    streams: Arc<AtomicUsize>,
     /// Since when nothing was taken.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, stalled: None }
+    fn new(inner: S, streams: Arc<AtomicUsize>) -> Self {
+        Self { inner, streams, stalled: None }
     }
 
     fn pace<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -142,7 +147,8 @@ impl<S> Paced<S> {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        let limit = if self.streams.load(Ordering::Relaxed) > 0 { STREAM_TIMEOUT } else { WRITE_TIMEOUT };
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -189,15 +195,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up() {
-        let (ours, _theirs) = tokio::io::duplex(16);
-        let mut paced = Paced::new(ours);
-        paced.write_all(&[0; 16]).await.unwrap();
-        let began = Instant::now();
-        assert_eq!(paced.write_all(&[0; 16]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(began.elapsed(), WRITE_TIMEOUT);
+        for (streams, limit) in [(0, WRITE_TIMEOUT), (1, STREAM_TIMEOUT)] {
+            let (ours, _theirs) = tokio::io::duplex(16);
+            let mut paced = Paced::new(ours, Arc::new(AtomicUsize::new(streams)));
+            paced.write_all(&[0; 16]).await.unwrap();
+            let began = Instant::now();
+            assert_eq!(paced.write_all(&[0; 16]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(began.elapsed(), limit);
+        }
         // One that takes a little now and then is not: each time the clock begins anew.
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut paced = Paced::new(ours);
+        let mut paced = Paced::new(ours, Arc::default());
         let slow = tokio::spawn(async move { paced.write_all(&[0; 64]).await });
         for _ in 0..4 {
             sleep(WRITE_TIMEOUT - Duration::from_millis(1)).await;

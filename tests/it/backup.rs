@@ -185,7 +185,11 @@ async fn an_older_backup_is_brought_up_to_date_and_a_newer_one_refused() {
     let refused = restore(&Home::new(&on(&TestDb::empty().await.url, "")), &path, &[]).await;
     // 9 is known when there are as many: then the file is fine.
     if newest < 9 {
-        assert!(refused.status.code() == Some(78) && said(&refused).contains("newer Lamplighter"), "{}", said(&refused));
+        assert!(
+            refused.status.code() == Some(78) && said(&refused).contains("newer Lamplighter"),
+            "{}",
+            said(&refused)
+        );
     }
 }
 

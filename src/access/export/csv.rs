@@ -146,7 +146,8 @@ fn is_formula(text: &str) -> bool {
 
 fn cell(text: &str, out: &mut Vec<u8>) {
     let formula = is_formula(text);
-    let quoted = text.is_empty() || text.contains([',', '"', '\r', '\n']) || text.starts_with(' ') || text.ends_with(' ');
+    let quoted =
+        text.is_empty() || text.contains([',', '"', '\r', '\n']) || text.starts_with(' ') || text.ends_with(' ');
     // PostgreSQL takes this line of one column for the end of the data.
     let quoted = quoted || formula || text == "\\.";
     if !quoted {

@@ -33,7 +33,8 @@ pub(super) async fn run(command: Command, name: &str, mut seen: impl FnMut(&str)
             // The server's own words have none of them in front, and come behind one that has.
             let tells = ["error: ", "detail: ", "hint: ", "warning: "].iter().any(|word| text.contains(word));
             if tells || (!failure.is_empty() && !text.starts_with(name)) {
-                failure.push_back(text.strip_prefix(name).map_or(text, |rest| rest.trim_start_matches(": ")).to_owned());
+                failure
+                    .push_back(text.strip_prefix(name).map_or(text, |rest| rest.trim_start_matches(": ")).to_owned());
                 // What went wrong first is what it is about.
                 failure.truncate(KEPT);
             }

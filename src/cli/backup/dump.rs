@@ -60,7 +60,8 @@ async fn sums(snapshot: &mut Snapshot, tables: &[Table], work: &Work) -> Result<
     let mut sums = Vec::with_capacity(tables.len());
     for table in tables {
         let sum = snapshot.sum(table).await;
-        let sum = sum.map_err(|fault| Stop::new(Exit::Unavailable, format!("{}.{}: {fault}", table.schema, table.name)))?;
+        let sum =
+            sum.map_err(|fault| Stop::new(Exit::Unavailable, format!("{}.{}: {fault}", table.schema, table.name)))?;
         work.add(table.bytes);
         let (schema, name) = (table.schema.clone(), table.name.clone());
         sums.push(TableSum { schema, name, rows: sum.rows, sum: sum.sum });

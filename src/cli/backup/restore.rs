@@ -9,9 +9,9 @@ use crate::cli::progress::Progress;
 use crate::cli::{Environment, Exit, Stop, counted, exit, load, migrate, small_runtime};
 use crate::clock::{SystemWall, Wall as _};
 use crate::daemon::start_stop;
+use crate::model::StoreFault;
 use crate::settings::model::Settings;
 use crate::store::Store;
-use crate::model::StoreFault;
 use crate::store::backup::{Moved, RestoreError, Table, newest_migration};
 use crate::store::cluster::Tools;
 
@@ -77,7 +77,8 @@ async fn restore(
         return Err(taken_back(&store, &moved, stop).await);
     }
     for Moved { now, .. } in &moved {
-        let text = format!("what was there is now in schema {now:?}; when you do not need it: DROP SCHEMA {now:?} CASCADE");
+        let text =
+            format!("what was there is now in schema {now:?}; when you do not need it: DROP SCHEMA {now:?} CASCADE");
         exit::complain_plainly(&text);
     }
     let migrations = tokio::select! {
@@ -106,13 +107,18 @@ async fn taken_back(store: &Store, moved: &[Moved], stop: Stop) -> Stop {
     if names.is_empty() {
         return stop;
     }
-    Stop::new(stop.exit, format!("{}; schema {}, and could not be renamed back: {fault}", stop.message, names.join(", ")))
+    Stop::new(
+        stop.exit,
+        format!("{}; schema {}, and could not be renamed back: {fault}", stop.message, names.join(", ")),
+    )
 }
 
 /// Compares, and makes what was restored ready for use. Says how many migrations were applied.
 async fn complete(store: &Store, manifest: &Manifest) -> Result<usize, Stop> {
     let tables = verify(store, manifest).await?;
-    let away = |fault: StoreFault| Stop::new(Exit::Unavailable, format!("it is restored and equal to the backup, but {fault}"));
+    let away = |fault: StoreFault| {
+        Stop::new(Exit::Unavailable, format!("it is restored and equal to the backup, but {fault}"))
+    };
     store.analyze(&tables).await.map_err(away)?;
     let migrated = store.migrate().await.map_err(|error| start_stop(&error))?;
     store.make_partitions_ahead().await.map_err(away)?;
@@ -168,7 +174,9 @@ fn differences(before: &[TableSum], now: &[TableSum]) -> Vec<String> {
         let name = format!("{}.{}", table.schema, table.name);
         match find(now, table) {
             None => Some(format!("{name} is missing")),
-            Some(found) if found.rows != table.rows => Some(format!("{name} has {} rows, not {}", found.rows, table.rows)),
+            Some(found) if found.rows != table.rows => {
+                Some(format!("{name} has {} rows, not {}", found.rows, table.rows))
+            }
             Some(found) if found.sum != table.sum => Some(format!("{name} has other rows")),
             Some(_) => None,
         }

@@ -108,9 +108,11 @@ impl Exported {
 
     fn json(&self) -> String {
         let monitors: Vec<Value> = self.monitors.iter().map(|one| Value::Object(one.keys.clone())).collect();
-        let variables = self.monitors.iter().flat_map(|one| &one.secrets).map(|Replaced { variable, place, .. }| {
-            serde_json::json!({ "variable": variable, "place": place })
-        });
+        let variables = self
+            .monitors
+            .iter()
+            .flat_map(|one| &one.secrets)
+            .map(|Replaced { variable, place, .. }| serde_json::json!({ "variable": variable, "place": place }));
         let all = serde_json::json!({ "monitor": monitors, "secrets": variables.collect::<Vec<_>>() });
         format!("{all:#}\n")
     }
@@ -152,16 +154,15 @@ impl Ids {
             }
         }
         for row in rows {
-            if !ids.by_row.contains_key(&row.id) {
+            ids.by_row.entry(row.id).or_insert_with(|| {
                 let slug = slug(row.key.as_deref().unwrap_or(&row.name));
                 let short = row.id.0.simple().to_string();
                 let candidates = [slug.clone(), format!("{slug}-{}", short.get(..8).unwrap_or_default())];
-                let id = candidates.into_iter().find(|id| taken.insert(id.clone())).unwrap_or_else(|| {
+                candidates.into_iter().find(|id| taken.insert(id.clone())).unwrap_or_else(|| {
                     taken.insert(short.clone());
                     short
-                });
-                ids.by_row.insert(row.id, id);
-            }
+                })
+            });
         }
         ids
     }
@@ -196,13 +197,16 @@ fn one(row: &MonitorRow, mut spec: Map<String, Value>, ids: &Ids, emails: &HashM
     let mut notes = Vec::new();
     for list in ["depends_on", "members"] {
         if let Some(Value::Array(names)) = spec.get_mut(list) {
+            let mut seen = HashSet::new();
             names.retain_mut(|name| match name.as_str().map(|name| (ids.named(name), name.to_owned())) {
                 Some((Some(found), _)) if *found != id => {
                     *name = found.clone().into();
-                    true
+                    // A key and an id may be of one row.
+                    seen.insert(found.clone())
                 }
                 Some((_, gone)) => {
-                    notes.push(format!("{id}: {list} named {:?}, which is not exported; it is left out", escape(&gone)));
+                    notes
+                        .push(format!("{id}: {list} named {:?}, which is not exported; it is left out", escape(&gone)));
                     false
                 }
                 None => true,
@@ -218,10 +222,14 @@ fn one(row: &MonitorRow, mut spec: Map<String, Value>, ids: &Ids, emails: &HashM
     match emails.get(&row.user_id) {
         Some(email) => put("owner", email.clone().into()),
         None if row.user_id == SYSTEM_USER => {}
-        None => notes.push(format!("{id}: its owner {} has no e-mail address, so the system user gets it", row.user_id)),
+        None => {
+            notes.push(format!("{id}: its owner {} has no e-mail address, so the system user gets it", row.user_id))
+        }
     }
     let seconds = |seconds: i32| duration::format(std::time::Duration::from_secs(seconds.unsigned_abs().into()));
-    if !spec.contains_key("schedule") {
+    // A heartbeat's column says nothing, and a file may not say it.
+    let is_heartbeat = row.url.split(':').next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("heartbeat"));
+    if !spec.contains_key("schedule") && !is_heartbeat {
         put("interval", seconds(row.interval_seconds).into());
     }
     put("timeout", seconds(row.timeout_seconds).into());

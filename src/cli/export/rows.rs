@@ -150,12 +150,7 @@ fn put(bytes: &[u8]) -> io::Result<()> {
     out.write_all(bytes).and_then(|()| out.flush())
 }
 
-async fn to_file(
-    export: Box<dyn Export>,
-    subject: Subject,
-    format: Format,
-    mut output: Output,
-) -> Result<Exit, Stop> {
+async fn to_file(export: Box<dyn Export>, subject: Subject, format: Format, mut output: Output) -> Result<Exit, Stop> {
     let mut pages = Pages::new(export, subject, format);
     output.write(&format.head(subject))?;
     let mut bytes = Vec::new();

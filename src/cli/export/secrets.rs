@@ -19,7 +19,8 @@ pub(super) struct Replaced {
 /// Headers that carry credentials.
 const HEADERS: &[&str] = &["authorization", "proxy-authorization", "cookie"];
 /// Words in the names of headers and parameters whose values are credentials.
-const WORDS: &[&str] = &["password", "passwd", "secret", "token", "apikey", "api-key", "api_key", "access_key", "signature", "auth"];
+const WORDS: &[&str] =
+    &["password", "passwd", "secret", "token", "apikey", "api-key", "api_key", "access_key", "signature", "auth"];
 
 /// The secrets of one monitor.
 pub(super) struct Secrets {
@@ -88,7 +89,9 @@ impl Secrets {
     /// Takes the secrets out of a url. As it is written: it may be of a form that no parser knows.
     pub(super) fn take_from_url(&mut self, url: &str) -> String {
         // A command line has neither user nor query.
-        let Some((scheme, rest)) = url.split_once("://").filter(|_| !url.starts_with("exec:")) else { return url.to_owned() };
+        let Some((scheme, rest)) = url.split_once("://").filter(|_| !url.starts_with("exec:")) else {
+            return url.to_owned();
+        };
         let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
         // With a reference in it a slash may be part of a name: nothing is guessed there.
         let (authority, path) = rest.split_at(end);
@@ -145,7 +148,10 @@ mod tests {
         secrets.take_from_spec(spec.as_object_mut().unwrap());
         assert!(!spec.to_string().contains("hunter"), "{spec}");
         assert_eq!(spec["auth"]["bearer"], "${LAMPLIGHTER_WEB_SHOP__AUTH_BEARER}");
-        assert_eq!((&spec["token"], &spec["proxy"], &spec["headers"]["Accept"]), (&"${TOKEN}".into(), &"none".into(), &"text/html".into()));
+        assert_eq!(
+            (&spec["token"], &spec["proxy"], &spec["headers"]["Accept"]),
+            (&"${TOKEN}".into(), &"none".into(), &"text/html".into())
+        );
         assert_eq!(spec["headers"]["Cookie"], json!({ "file": "c" }));
         let values: Vec<&str> = secrets.replaced.iter().map(|one| one.value.as_str()).collect();
         assert_eq!(values, ["hunter3", "hunter2", "hunter6", "Bearer hunter4", "hunter5"]);
@@ -159,7 +165,11 @@ mod tests {
             ("postgres://u:p%40w@h/d", "postgres://u:${LAMPLIGHTER_A__URL_PASSWORD}@h/d", &["p%40w"]),
             ("postgres://u:${P}@h/d", "postgres://u:${P}@h/d", &[]),
             ("redis://:pw@h", "redis://:${LAMPLIGHTER_A__URL_PASSWORD}@h", &["pw"]),
-            ("https://h/?a=1&token=t&key=k#f", "https://h/?a=1&token=${LAMPLIGHTER_A__URL_TOKEN}&key=${LAMPLIGHTER_A__URL_KEY}#f", &["t", "k"]),
+            (
+                "https://h/?a=1&token=t&key=k#f",
+                "https://h/?a=1&token=${LAMPLIGHTER_A__URL_TOKEN}&key=${LAMPLIGHTER_A__URL_KEY}#f",
+                &["t", "k"],
+            ),
             ("exec:/bin/x ://u:p@h", "exec:/bin/x ://u:p@h", &[]),
             ("heartbeat:", "heartbeat:", &[]),
         ] {

@@ -111,8 +111,13 @@ struct Place {
 }
 
 /// Parameters of a url that libpq knows by other names than the driver, or not at all.
-const RENAMED: &[(&str, &str)] =
-    &[("ssl-mode", "sslmode"), ("ssl-root-cert", "sslrootcert"), ("ssl-ca", "sslrootcert"), ("ssl-cert", "sslcert"), ("ssl-key", "sslkey")];
+const RENAMED: &[(&str, &str)] = &[
+    ("ssl-mode", "sslmode"),
+    ("ssl-root-cert", "sslrootcert"),
+    ("ssl-ca", "sslrootcert"),
+    ("ssl-cert", "sslcert"),
+    ("ssl-key", "sslkey"),
+];
 const UNKNOWN: &[&str] = &["statement-cache-capacity"];
 
 impl Place {

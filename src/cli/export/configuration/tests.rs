@@ -9,9 +9,14 @@ use crate::settings::definition::Definition;
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model;
 
+/// With other digits at the beginning for each.
+const fn uid(n: u128) -> Uuid {
+    Uuid::from_u128((n << 120) + n)
+}
+
 fn row(n: u128, url: &str, spec: Value) -> MonitorRow {
     MonitorRow {
-        id: MonitorId(Uuid::from_u128(n)),
+        id: MonitorId(uid(n)),
         user_id: SYSTEM_USER,
         name: format!("Monitor {n}"),
         url: url.to_owned(),
@@ -64,9 +69,15 @@ fn resolved_json(value: &Value, secrets: &[Replaced]) -> Value {
 
 fn assert_same(row: &MonitorRow, file: &Definition, one: &One) {
     let before = monitor::read_row(row, &Defaults::default()).unwrap();
-    assert_eq!((&before.name, before.kind, &before.cadence), (&file.name, file.kind, &file.cadence));
-    assert_eq!((before.timeout, before.confirmations, before.recoveries), (file.timeout, file.confirmations, file.recoveries));
-    assert_eq!((before.retry_interval, before.active, &before.tags), (file.retry_interval, file.active, &file.tags));
+    assert_eq!((&before.name, before.kind), (&file.name, file.kind));
+    assert_eq!(
+        (before.timeout, before.confirmations, before.recoveries),
+        (file.timeout, file.confirmations, file.recoveries)
+    );
+    if before.kind != "heartbeat" {
+        assert_eq!((&before.cadence, before.retry_interval), (&file.cadence, file.retry_interval));
+    }
+    assert_eq!((before.active, &before.tags), (file.active, &file.tags));
     assert_eq!(format!("{:?}", before.flap), format!("{:?}", file.flap));
     assert_eq!(*before.url, *resolved(&file.url, &one.secrets));
     let spec = resolved_json(&Value::Object(file.spec()), &one.secrets);
@@ -136,13 +147,13 @@ fn ids_are_unique_and_names_of_others_follow_them() {
         keyed(row(2, "tcp://b:1", json!({ "depends_on": ["gateway", "nobody"] })), "gateway"),
         MonitorRow { name: "Gateway".to_owned(), ..row(3, "tcp://c:1", json!({})) },
         MonitorRow { name: "Größe & Co".to_owned(), ..row(4, "tcp://d:1", json!({})) },
-        row(5, "group:", json!({ "members": ["gateway", Uuid::from_u128(4).to_string()] })),
+        row(5, "group:", json!({ "members": ["gateway", uid(4).to_string()] })),
         row(6, "gopher://x", json!({})),
     ];
     let exported = Exported::of(rows, &HashMap::new(), &Defaults::default());
     assert_eq!(exported.left_out.len(), 1, "{:?}", exported.left_out);
     let back = read_back(&exported);
-    let by = |n: u128| exported.monitors.iter().position(|one| one.row.0 == Uuid::from_u128(n)).unwrap();
+    let by = |n: u128| exported.monitors.iter().position(|one| one.row.0 == uid(n)).unwrap();
     let id = |n: u128| back[by(n)].key.as_ref().unwrap().as_str().to_owned();
     assert_eq!(id(1), "gateway");
     assert!(id(2).starts_with("gateway-") && id(3).starts_with("gateway-") && id(2) != id(3));
@@ -155,7 +166,8 @@ fn ids_are_unique_and_names_of_others_follow_them() {
 #[test]
 fn a_row_of_the_file_keeps_its_references() {
     let spec = json!({ "auth": { "basic": { "username": "u", "password": { "file": "p" } } }, "body": "${BODY}" });
-    let rows = vec![MonitorRow { source: Source::File, key: Some("shop".to_owned()), ..row(1, "https://${HOST}/", spec) }];
+    let rows =
+        vec![MonitorRow { source: Source::File, key: Some("shop".to_owned()), ..row(1, "https://${HOST}/", spec) }];
     let owner = HashMap::from([(SYSTEM_USER, "a@example.com".to_owned())]);
     let text = Exported::of(rows, &owner, &Defaults::default()).toml();
     assert!(text.contains("password = { file = \"p\" }") && text.contains("body = \"${BODY}\""), "{text}");
