@@ -243,3 +243,48 @@ async fn a_full_disk_leaves_nothing_behind() {
     assert_eq!(String::from_utf8_lossy(&output.stdout), "code 1\n", "{}", said(&output));
     assert!(said(&output).contains("No space left"), "{}", said(&output));
 }
+
+/// A folder with programs that do as these scripts say.
+fn programs(home: &Home, dump: &str, restore: &str) -> PathBuf {
+    let folder = home.path().join("bin");
+    std::fs::create_dir(&folder).unwrap();
+    for (name, script) in [("pg_dump", dump), ("pg_restore", restore)] {
+        let path = folder.join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    folder
+}
+
+#[tokio::test]
+async fn no_password_stands_on_a_command_line_and_a_failed_restore_gives_everything_back() {
+    let db = filled().await;
+    // Nobody asks for it here; it must not be seen all the same.
+    let home = Home::new(&on(&format!("{}&password=geheim-1", db.url), ""));
+    let seen = home.path().join("seen");
+    let script = format!("echo \"$@\" >>{0}; echo \"env $PGPASSWORD\" >>{0}; exec pg_dump \"$@\"", seen.display());
+    let bin = programs(&home, &script, "echo 'pg_restore: error: it does not want to' >&2; exit 1");
+    let file = home.path().join("x.backup");
+    let with = async |arguments: &[&str]| {
+        let mut command = home.command(arguments);
+        command.env("PG_BINDIR", &bin);
+        tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
+    };
+    let output = with(&["db", "dump", file.to_str().unwrap()]).await;
+    assert!(output.status.success(), "{}", said(&output));
+    let lines = std::fs::read_to_string(&seen).unwrap();
+    let (arguments, environment): (Vec<&str>, Vec<&str>) = lines.lines().partition(|line| !line.starts_with("env "));
+    assert!(arguments.iter().any(|line| line.contains("--snapshot=")), "{lines}");
+    assert!(arguments.iter().all(|line| !line.contains("geheim")) && environment.contains(&"env geheim-1"), "{lines}");
+    assert!(!said(&output).contains("geheim"));
+
+    let output = with(&["db", "restore", file.to_str().unwrap(), "--force"]).await;
+    let text = said(&output);
+    assert!(
+        output.status.code() == Some(1)
+            && text.contains("nothing was restored: pg_restore: error: it does not want to"),
+        "{text}"
+    );
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM public.monitors").await, 5, "it has its name back");
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'public_before%'").await, 0);
+}
