@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{SYSTEM_USER, UserId};
 
+pub mod export;
 pub mod read;
 pub mod token;
 

@@ -6,9 +6,10 @@ use std::path::Path;
 
 use super::{Environment, Exit, Stop, counted, exit, load, load_leniently, small_runtime, state};
 use crate::daemon::{cluster_stop, start_stop};
+use crate::model::Secret;
 use crate::settings::model::Settings;
 use crate::store::cluster::{self, Cluster, ClusterOptions, StateLock};
-use crate::store::{Store, StoreSettings};
+use crate::store::{Found, Store, StoreSettings};
 
 /// Brings the schema up to date, or prints the SQL.
 pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
@@ -55,19 +56,65 @@ pub(super) fn embedded(settings: &Settings, environment: &Environment) -> Result
     Cluster::start(&lock, &options).map_err(|error| cluster_stop(&error))
 }
 
+/// The embedded database, started for this command unless a daemon runs it.
+pub(super) fn running_or_started(settings: &Settings, environment: &Environment) -> Result<Option<Cluster>, Stop> {
+    if settings.database.url.is_some() {
+        return Ok(None);
+    }
+    let directory = state::directory(settings.daemon.state_directory.as_deref(), environment)?;
+    if !directory.join("postgres").exists() {
+        let text = format!("{}: there is no database yet; start the daemon once", directory.display());
+        return Err(Stop::new(Exit::Unavailable, text));
+    }
+    match StateLock::acquire(&directory) {
+        Ok(lock) => {
+            drop(lock);
+            embedded(settings, environment).map(Some)
+        }
+        Err(cluster::ClusterError::Running { .. }) => Ok(None),
+        Err(error) => Err(cluster_stop(&error)),
+    }
+}
+
 /// The store of a command.
 pub(super) fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {
-    let url = match &settings.database.url {
-        Some(url) => url.clone(),
-        None => cluster::url_of(&state::directory(settings.daemon.state_directory.as_deref(), environment)?),
-    };
     Store::new(&StoreSettings {
-        url,
+        url: url(settings, environment)?,
         max_connections: 2,
         schema: settings.database.schema.clone(),
         region: settings.daemon.region.to_string(),
     })
     .map_err(|error| start_stop(&error))
+}
+
+/// Where the database of a command is.
+pub(super) fn url(settings: &Settings, environment: &Environment) -> Result<Secret, Stop> {
+    match &settings.database.url {
+        Some(url) => Ok(url.clone()),
+        None => Ok(cluster::url_of(&state::directory(settings.daemon.state_directory.as_deref(), environment)?)),
+    }
+}
+
+/// The store of a command that reads what is there: its schema is ours and up to date. A private cluster is reached while
+/// its daemon runs it.
+pub(super) async fn readable(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {
+    let store = store(settings, environment)?;
+    let found = store.classify().await.map_err(|error| {
+        let stop = start_stop(&error);
+        if settings.database.url.is_some() || stop.exit != Exit::Unavailable {
+            return stop;
+        }
+        let way_out = "the embedded database runs only while the daemon does: start it with `lamplighter run`";
+        Stop::new(Exit::Unavailable, format!("{}; {way_out}", stop.message))
+    })?;
+    match found {
+        Found::Ours { pending: 0 } => Ok(store),
+        other => {
+            let error = other.as_error().map(|error| start_stop(&error));
+            let behind = || Stop::new(Exit::Config, format!("{other}: run `lamplighter migrate` first"));
+            Err(error.unwrap_or_else(behind))
+        }
+    }
 }
 
 /// Prints how to reach the database, for `psql`. A configured URL comes without its password: the output ends up in

@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
+mod backup;
 mod check_config;
 pub mod environment;
 mod exit;
+mod export;
 mod manual;
 mod migrate;
+mod output;
 mod probe;
 pub mod progress;
 mod reload;
@@ -81,8 +84,8 @@ enum Command {
     },
     /// Print another program's configuration as ours (not built yet)
     Import(Later),
-    /// Print every monitor and channel as configuration (not built yet)
-    Export(Later),
+    /// Print every monitor as configuration; or checks or incidents as CSV or NDJSON
+    Export(export::ExportArgs),
     /// API tokens
     Token {
         #[command(subcommand)]
@@ -112,10 +115,24 @@ enum MigrateWhat {
 enum DbWhat {
     /// Print how to reach the database; that of database.url without its password
     Url,
-    /// Back up the store (not built yet)
-    Dump(Later),
-    /// Restore the store (not built yet)
-    Restore(Later),
+    /// Back up the whole store into a file, also while the daemon runs
+    Dump {
+        /// The file; it appears when it is complete
+        file: PathBuf,
+    },
+    /// Restore a backup into an empty database, and compare the two
+    Restore {
+        /// The file, as `db dump` made it
+        file: PathBuf,
+        /// Where there is a store already: rename its schema, and restore beside it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Read a backup to its end and say whether it is whole and unchanged
+    Verify {
+        /// The file
+        file: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -161,8 +178,9 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         Command::Migrate { what: None, dry_run } => migrate::run(dry_run, config, environment),
         Command::Status(arguments) => status::run(&arguments, config, environment),
         Command::Db { what: DbWhat::Url } => migrate::db_url(config, environment),
-        Command::Db { what: DbWhat::Dump(_) } => Err(not_built_yet("db dump")),
-        Command::Db { what: DbWhat::Restore(_) } => Err(not_built_yet("db restore")),
+        Command::Db { what: DbWhat::Dump { file } } => backup::dump(&file, config, environment),
+        Command::Db { what: DbWhat::Restore { file, force } } => backup::restore(&file, force, config, environment),
+        Command::Db { what: DbWhat::Verify { file } } => backup::verify(&file),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "lamplighter", &mut script);
@@ -170,7 +188,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
             Ok(Exit::Ok)
         }
         Command::Import(_) => Err(not_built_yet("import")),
-        Command::Export(_) => Err(not_built_yet("export")),
+        Command::Export(arguments) => export::run(&arguments, config, environment),
         Command::Token { what } => token::run(&what, config, environment),
         Command::Manual { folder } => manual::run(&folder),
         Command::Postgres { arguments } => Err(migrate::exec_postgres(&arguments)),

@@ -8,14 +8,12 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use clap::Subcommand;
 use uuid::Uuid;
 
-use super::migrate::{embedded, store};
-use super::{Environment, Exit, Stop, exit, load, small_runtime, state};
+use super::migrate::{running_or_started, store};
+use super::{Environment, Exit, Stop, exit, load, small_runtime};
 use crate::access::Scope;
 use crate::access::token::{self, TokenHash};
-use crate::daemon::{cluster_stop, start_stop};
+use crate::daemon::start_stop;
 use crate::settings::duration;
-use crate::settings::model::Settings;
-use crate::store::cluster::{Cluster, StateLock};
 use crate::store::{NewToken, Store, TokenError, TokenRow};
 use crate::telemetry::escape;
 
@@ -71,7 +69,7 @@ fn expires(text: &str) -> Result<Duration, String> {
 
 pub(super) fn run(command: &TokenCommand, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let settings = load(config, environment)?;
-    let _cluster = cluster(&settings, environment)?;
+    let _cluster = running_or_started(&settings, environment)?;
     small_runtime()?.block_on(async {
         let store = store(&settings, environment)?;
         let done = match command {
@@ -85,26 +83,6 @@ pub(super) fn run(command: &TokenCommand, config: Option<&Path>, environment: &E
         store.close().await;
         done
     })
-}
-
-/// The embedded database, started for this command unless a daemon runs it.
-fn cluster(settings: &Settings, environment: &Environment) -> Result<Option<Cluster>, Stop> {
-    if settings.database.url.is_some() {
-        return Ok(None);
-    }
-    let directory = state::directory(settings.daemon.state_directory.as_deref(), environment)?;
-    if !directory.join("postgres").exists() {
-        let text = format!("{}: there is no database yet; start the daemon once", directory.display());
-        return Err(Stop::new(Exit::Unavailable, text));
-    }
-    match StateLock::acquire(&directory) {
-        Ok(lock) => {
-            drop(lock);
-            embedded(settings, environment).map(Some)
-        }
-        Err(crate::store::cluster::ClusterError::Running { .. }) => Ok(None),
-        Err(error) => Err(cluster_stop(&error)),
-    }
 }
 
 async fn create(store: &Store, token: &NewToken<'_>) -> Result<Exit, Stop> {

@@ -21,6 +21,7 @@ use super::tasks::{Ended, Restarts, Tasks};
 use super::term::Term;
 use super::view::View;
 use super::{holder, start_stop};
+use crate::access::export::ExportStore;
 use crate::access::token::TokenStore;
 use crate::catalog::sync::{FileContent, ReloadCount};
 use crate::cli::{self, Environment, Exit, Stop};
@@ -371,7 +372,8 @@ fn site(shared: &Shared, view: &Arc<View>, hosts: Hosts) -> Arc<Site> {
     let readable = Arc::new(Readable::new(shared.store.clone(), Arc::clone(&shared.role)));
     let tokens = Arc::clone(&readable) as Arc<dyn TokenStore>;
     let auth = Auth::new(admin_token::open(&shared.state), tokens, Arc::clone(&shared.wall));
-    Arc::new(Site::new(Arc::clone(view) as Arc<dyn Admin>, readable, auth, hosts))
+    let exports = Arc::clone(&readable) as Arc<dyn ExportStore>;
+    Arc::new(Site::new(Arc::clone(view) as Arc<dyn Admin>, readable, exports, auth, hosts))
 }
 
 async fn term_ended(term: &mut Option<Term>) -> Ended {

@@ -6,6 +6,7 @@ use futures_util::future::BoxFuture;
 
 use super::role::{Role, SharedRole};
 use crate::access::Viewer;
+use crate::access::export::{Export, ExportError, ExportStore, Wanted};
 use crate::access::read::{
     Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MonitorFilter, MonitorName, MonitorView, Page,
     ReadStore, UptimeView,
@@ -78,5 +79,11 @@ impl ReadStore for Readable {
         limit: u16,
     ) -> Answer<'_, Page<UptimeView, MonitorId>> {
         Box::pin(async move { self.store()?.uptime(viewer, days, after, limit).await })
+    }
+}
+
+impl ExportStore for Readable {
+    fn export(&self, viewer: Viewer, wanted: Wanted) -> BoxFuture<'_, Result<Box<dyn Export>, ExportError>> {
+        Box::pin(async move { self.store()?.export(viewer, wanted).await })
     }
 }

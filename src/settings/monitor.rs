@@ -133,6 +133,13 @@ pub fn read_own_row(row: &MonitorRow, base: &Path, environment: Environment<'_>)
     read_row_as(row, &Defaults::default(), kinds.0, kinds.1, &origin)
 }
 
+/// The spec of a row with the defaults that are lent to one of this kind: what a file without `[defaults]` has to say.
+#[must_use]
+pub fn row_spec(row: &MonitorRow, kind: &str, defaults: &Defaults) -> serde_json::Map<String, serde_json::Value> {
+    let own = row.spec.as_object().map(Table::from_json).unwrap_or_default();
+    effective_spec(&own, defaults.of_row(kind))
+}
+
 pub(super) fn read_row_of(
     row: &MonitorRow,
     defaults: &Defaults,

@@ -23,7 +23,7 @@ const WAIT: &str = "SELECT set_config('lock_timeout', '0', true), set_config('st
 /// An adoption may copy millions of rows, and its tables may be in use.
 const PATIENCE: &str = "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '30s', true), \
     set_config('idle_in_transaction_session_timeout', '0', true)";
-const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+pub(super) const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
 
 /// What migrating did.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,10 +3,12 @@
 //! Everything is UTC whatever the server says, every statement is a constant (a test PREPAREs them all), every call has
 //! a deadline on our side as well, because a server that hangs answers no `statement_timeout`.
 
+pub mod backup;
 mod catalog;
 mod classify;
 pub mod cluster;
 pub mod copy;
+mod export;
 mod fault;
 mod lease;
 mod merge;
@@ -175,8 +177,10 @@ const FENCE: &str = "SELECT 1 FROM daemon_lease WHERE scope = $1 AND epoch = $2 
 #[doc(hidden)]
 pub const STATEMENTS: &[&[&str]] = &[
     &[PING, FENCE],
+    backup::STATEMENTS,
     catalog::STATEMENTS,
     classify::STATEMENTS,
+    export::STATEMENTS,
     lease::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,
@@ -197,14 +201,17 @@ fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-fn pool(connections: u32, schema: &str, more: &str) -> PgPoolOptions {
-    // By SET and not as start-up options, which connection poolers refuse.
-    let setup: Arc<str> = format!(
+/// What is set on a connection before it is used. By SET and not as start-up options, which connection poolers refuse.
+fn setup(schema: &str, more: &str) -> String {
+    format!(
         "SET timezone = 'UTC'; SET search_path = {}; SET statement_timeout = '15s'; SET lock_timeout = '2s'; \
          SET idle_in_transaction_session_timeout = '30s'{more}",
         quoted(schema)
     )
-    .into();
+}
+
+fn pool(connections: u32, schema: &str, more: &str) -> PgPoolOptions {
+    let setup: Arc<str> = setup(schema, more).into();
     // A slow database is told by whoever asked it, and in words that name it.
     let options = PgPoolOptions::new().max_connections(connections).acquire_slow_level(log::LevelFilter::Debug);
     options.acquire_timeout(ACQUIRE_TIMEOUT).after_connect(move |conn, _| {

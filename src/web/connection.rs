@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -28,6 +28,9 @@ const HEAD_MAX_BYTES: usize = 16 * 1024;
 const HEADERS_MOST: usize = 100;
 /// A client that takes nothing for so long does not want its answer.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same for an answer in parts. Between us and a slow client there may be megabytes in buffers of the system, which asks for more
+/// only when a third of them is free.
+const STREAM_TIMEOUT: Duration = Duration::from_secs(60);
 /// After so long a connection answers what it has, and closes.
 const LIFE: Duration = Duration::from_secs(120);
 /// The longest request may still end.
@@ -43,13 +46,19 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let unread = Arc::new(AtomicBool::new(false));
-    let (in_service, flag) = (Arc::clone(&place), Arc::clone(&unread));
+    let streams = Arc::new(AtomicUsize::new(0));
+    let (in_service, flag, begun) = (Arc::clone(&place), Arc::clone(&unread), Arc::clone(&streams));
     let service = service_fn(move |request| -> BoxFuture<'static, Result<Reply, std::convert::Infallible>> {
         let (site, busy, flag) = (Arc::clone(&site), in_service.busy(), Arc::clone(&flag));
+        let streams = Arc::clone(&begun);
         Box::pin(async move {
-            let (reply, left) = routes::answer(request, site, peer).await;
+            let (mut reply, left) = routes::answer(request, site, peer).await;
             flag.fetch_or(left, Ordering::Relaxed);
-            drop(busy);
+            if reply.body().is_in_parts() {
+                // It is worked on until its last part is out.
+                let streaming = Streaming::begin(streams);
+                reply.body_mut().keep((busy, streaming));
+            }
             Ok(reply)
         })
     });
@@ -58,7 +67,7 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX_BYTES)
         .max_headers(HEADERS_MOST)
-        .serve_connection(TokioIo::new(Paced::new(stream)), service);
+        .serve_connection(TokioIo::new(Paced::new(stream, Arc::clone(&streams))), service);
     let mut end = Instant::now() + LIFE;
     let mut draining = false;
     loop {
@@ -74,7 +83,8 @@ where
                 draining = true;
             }
             () = sleep_until(end) => {
-                if draining {
+                // A stream has its own end; a client that takes nothing of it is given up by `Paced`.
+                if draining && streams.load(Ordering::Relaxed) == 0 {
                     return;
                 }
                 Pin::new(&mut connection).graceful_shutdown();
@@ -87,6 +97,22 @@ where
     tokio::select! {
         () = finish(stream, unread.load(Ordering::Relaxed)) => {}
         () = place.told_to_leave() => {}
+    }
+}
+
+/// An answer that goes out in parts; counted until it ends.
+struct Streaming(Arc<AtomicUsize>);
+
+impl Streaming {
+    fn begin(count: Arc<AtomicUsize>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Streaming {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -105,13 +131,15 @@ async fn finish<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S, unread: bool) 
 /// A stream whose other side must take what is written.
 struct Paced<S> {
     inner: S,
+    /// Answers in parts that are on their way.
+    streams: Arc<AtomicUsize>,
     /// Since when nothing was taken.
     stalled: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Paced<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, stalled: None }
+    fn new(inner: S, streams: Arc<AtomicUsize>) -> Self {
+        Self { inner, streams, stalled: None }
     }
 
     fn pace<T>(&mut self, cx: &mut Context<'_>, polled: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -119,7 +147,8 @@ impl<S> Paced<S> {
             self.stalled = None;
             return polled;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(WRITE_TIMEOUT)));
+        let limit = if self.streams.load(Ordering::Relaxed) > 0 { STREAM_TIMEOUT } else { WRITE_TIMEOUT };
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep(limit)));
         ready!(stalled.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -166,15 +195,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_is_given_up() {
-        let (ours, _theirs) = tokio::io::duplex(16);
-        let mut paced = Paced::new(ours);
-        paced.write_all(&[0; 16]).await.unwrap();
-        let began = Instant::now();
-        assert_eq!(paced.write_all(&[0; 16]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(began.elapsed(), WRITE_TIMEOUT);
+        for (streams, limit) in [(0, WRITE_TIMEOUT), (1, STREAM_TIMEOUT)] {
+            let (ours, _theirs) = tokio::io::duplex(16);
+            let mut paced = Paced::new(ours, Arc::new(AtomicUsize::new(streams)));
+            paced.write_all(&[0; 16]).await.unwrap();
+            let began = Instant::now();
+            assert_eq!(paced.write_all(&[0; 16]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(began.elapsed(), limit);
+        }
         // One that takes a little now and then is not: each time the clock begins anew.
         let (ours, mut theirs) = tokio::io::duplex(16);
-        let mut paced = Paced::new(ours);
+        let mut paced = Paced::new(ours, Arc::default());
         let slow = tokio::spawn(async move { paced.write_all(&[0; 64]).await });
         for _ in 0..4 {
             sleep(WRITE_TIMEOUT - Duration::from_millis(1)).await;

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::access::Viewer;
+use crate::access::export::ExportStore;
 use crate::access::read::ReadStore;
 use crate::catalog::Reloaded;
 use crate::metrics::text::Format;
@@ -15,6 +17,7 @@ use crate::verdict::pulse::Ping;
 pub mod admin_token;
 mod api;
 pub mod auth;
+mod body;
 pub mod client;
 mod connection;
 mod health;
@@ -91,10 +94,31 @@ struct Larges {
     local: large::Large,
 }
 
+/// Exports at once, of each kind of client: each holds a connection to the database and a snapshot of it.
+const EXPORTS: usize = 2;
+
+/// Exports, and turns for them.
+struct Exports {
+    store: Arc<dyn ExportStore>,
+    token: Arc<Semaphore>,
+    /// Of `admin.sock`.
+    local: Arc<Semaphore>,
+}
+
+impl Exports {
+    const fn of(&self, trust: routes::Trust) -> &Arc<Semaphore> {
+        match trust {
+            routes::Trust::Local => &self.local,
+            routes::Trust::Anonymous => &self.token,
+        }
+    }
+}
+
 /// What every route has at hand.
 pub struct Site {
     admin: Arc<dyn Admin>,
     reads: Arc<dyn ReadStore>,
+    exports: Exports,
     auth: auth::Auth,
     hosts: hosts::Hosts,
     large: Larges,
@@ -103,7 +127,15 @@ pub struct Site {
 impl Site {
     /// The running daemon, committed rows, who may, and under which names we answer.
     #[must_use]
-    pub fn new(admin: Arc<dyn Admin>, reads: Arc<dyn ReadStore>, auth: auth::Auth, hosts: hosts::Hosts) -> Self {
-        Self { admin, reads, auth, hosts, large: Larges::default() }
+    pub fn new(
+        admin: Arc<dyn Admin>,
+        reads: Arc<dyn ReadStore>,
+        exports: Arc<dyn ExportStore>,
+        auth: auth::Auth,
+        hosts: hosts::Hosts,
+    ) -> Self {
+        let turns = || Arc::new(Semaphore::new(EXPORTS));
+        let exports = Exports { store: exports, token: turns(), local: turns() };
+        Self { admin, reads, exports, auth, hosts, large: Larges::default() }
     }
 }

@@ -1,7 +1,6 @@
 //! Answers: JSON, text, and problems (RFC 9457).
 
 use bytes::Bytes;
-use http_body_util::Full;
 use hyper::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
     RETRY_AFTER, X_CONTENT_TYPE_OPTIONS,
@@ -11,11 +10,12 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
+use super::body::Answered;
 use crate::access::token::hex;
 use crate::model::StoreFault;
 
 /// What goes back.
-pub(super) type Reply = Response<Full<Bytes>>;
+pub(super) type Reply = Response<Answered>;
 
 /// How soon a client should try again when the store is away.
 const RETRY_SECONDS: u16 = 5;
@@ -53,6 +53,12 @@ impl Problem {
         let mut problem = Self::new(StatusCode::BAD_REQUEST, code, "bad parameter", detail);
         problem.0.parameter = Some(name.chars().take(64).collect());
         problem
+    }
+
+    /// The same for a problem that is told otherwise.
+    pub(super) fn of_parameter(mut self, name: &str) -> Self {
+        self.0.parameter = Some(name.to_owned());
+        self
     }
 
     pub(super) fn not_found(detail: &'static str) -> Self {
@@ -117,8 +123,14 @@ impl From<StoreFault> for Problem {
 
 /// An answer with what every answer has: nothing of ours is run, framed, guessed about or kept by a browser.
 pub(super) fn reply(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
-    let mut response = Response::new(Full::new(body.into()));
+    let mut response = streamed(content_type, Answered::from(body.into()));
     *response.status_mut() = status;
+    response
+}
+
+/// The same with a body of one's own.
+pub(super) fn streamed(content_type: &'static str, body: Answered) -> Reply {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -163,7 +175,7 @@ pub(super) fn tagged(body: &impl Serialize, headers: &HeaderMap) -> Result<Reply
     let mut response = reply(StatusCode::OK, "application/json", bytes);
     if known {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
-        *response.body_mut() = Full::default();
+        *response.body_mut() = Answered::default();
         response.headers_mut().remove(CONTENT_TYPE);
     }
     // Hex in quotes is a header value.

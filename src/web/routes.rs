@@ -79,6 +79,8 @@ impl Route {
 const DEADLINE: Duration = Duration::from_secs(12);
 /// A file at its limits takes seconds to read, and others may be before it.
 const RELOAD_DEADLINE: Duration = Duration::from_secs(60);
+/// Longer than the store takes for a page of an export.
+const EXPORT_DEADLINE: Duration = Duration::from_secs(70);
 /// Characters of path and query.
 const URI_MOST: usize = 8 * 1024;
 /// Bytes of a body.
@@ -129,6 +131,12 @@ const fn get(pattern: &'static str, parameters: &'static [&'static str], run: Ha
     }
 }
 
+/// Of the head and the first rows only: the others have deadlines of their own.
+const fn export(pattern: &'static str, run: Handler) -> Route {
+    let parameters = &["format", "from", "to", "monitor"];
+    Route { deadline: EXPORT_DEADLINE, ..get(pattern, parameters, run) }
+}
+
 const fn later(methods: &'static [Method], scope: Scope, pattern: &'static str) -> Route {
     Route {
         pattern,
@@ -175,6 +183,8 @@ pub const ROUTES: &[Route] = &[
     }),
     get("/api/v1/incidents/{id}", &[], |call| Box::pin(api::incidents::one(call))),
     get("/api/v1/uptime", &["days", "limit", "cursor"], |call| Box::pin(api::uptime::list(call))),
+    export("/api/v1/export/checks", |call| Box::pin(api::export::checks(call))),
+    export("/api/v1/export/incidents", |call| Box::pin(api::export::incidents(call))),
     Route {
         pattern: "/api/v1/reload",
         methods: POST,

@@ -24,17 +24,17 @@ async fn send(address: &str, token: &str, method: &str, path: &str, more: &str) 
     .await
 }
 
-async fn get(address: &str, token: &str, path: &str) -> Answer {
+pub async fn get(address: &str, token: &str, path: &str) -> Answer {
     send(address, token, "GET", path, "").await
 }
 
 /// The token of the state directory.
-fn admin_token(home: &Home) -> String {
+pub fn admin_token(home: &Home) -> String {
     std::fs::read_to_string(home.state().join("admin-token")).unwrap().trim().to_owned()
 }
 
 /// A token as `token create` makes it.
-async fn token(db: &TestDb, scope: Scope, user: Option<&str>) -> String {
+pub async fn token(db: &TestDb, scope: Scope, user: Option<&str>) -> String {
     let store = store_at(&db.url, "us-east-1", "public");
     let secret = generate().unwrap();
     let hash = TokenHash::of(secret.expose()).unwrap();
@@ -46,7 +46,7 @@ async fn token(db: &TestDb, scope: Scope, user: Option<&str>) -> String {
 
 /// A user with two monitors (active only if that is said), an incident, and a check a minute ago; id of the first monitor
 /// and of the incident.
-async fn user(db: &TestDb, email: &str) -> (uuid::Uuid, i64) {
+pub async fn user(db: &TestDb, email: &str) -> (uuid::Uuid, i64) {
     let id: uuid::Uuid = sqlx::query_scalar(
         "WITH u AS (INSERT INTO users (email) VALUES ($1) RETURNING id) INSERT INTO monitors (user_id, name, url, is_active) \
          SELECT u.id, $1 || n, 'tcp://127.0.0.1:1', false FROM u, generate_series(1, 2) n RETURNING id",
@@ -70,7 +70,7 @@ async fn user(db: &TestDb, email: &str) -> (uuid::Uuid, i64) {
 }
 
 /// A daemon on a database, and its address.
-async fn daemon(home: &Home) -> (Daemon, String) {
+pub async fn daemon(home: &Home) -> (Daemon, String) {
     let daemon = home.start();
     let address = daemon.address().await;
     daemon.wait_ready("it is ready", |status, _| status == 200).await;

@@ -81,7 +81,7 @@ impl Binaries {
 }
 
 /// `postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)`.
-fn major_of(version: &str) -> Option<u32> {
+pub(super) fn major_of(version: &str) -> Option<u32> {
     let number = version.split(") ").nth(1)?;
     number.chars().take_while(char::is_ascii_digit).collect::<String>().parse().ok()
 }
@@ -92,7 +92,7 @@ fn from_path(dir: &Path) -> Option<PathBuf> {
     real.parent().map(Path::to_owned)
 }
 
-fn from_pg_config(options: &ClusterOptions) -> Option<PathBuf> {
+pub(super) fn from_pg_config(options: &ClusterOptions) -> Option<PathBuf> {
     let dirs = options.path.as_ref()?;
     let tool = std::env::split_paths(dirs).map(|dir| dir.join("pg_config")).find(|path| path.is_file())?;
     let out = ask(&tool, "--bindir")?;
@@ -100,13 +100,13 @@ fn from_pg_config(options: &ClusterOptions) -> Option<PathBuf> {
     fs::canonicalize(text.trim()).ok()
 }
 
-fn ask(program: &Path, question: &str) -> Option<Output> {
+pub(super) fn ask(program: &Path, question: &str) -> Option<Output> {
     let mut command = Command::new(program);
     hide_manager(&mut command);
     command.arg(question).stdin(Stdio::null()).output().ok()
 }
 
-fn side_by_side() -> Vec<PathBuf> {
+pub(super) fn side_by_side() -> Vec<PathBuf> {
     let places = [("/usr/lib/postgresql", "", "bin"), ("/usr", "pgsql-", "bin"), ("/usr/libexec", "postgresql", "")];
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for (root, prefix, sub) in places {

@@ -10,6 +10,7 @@ mod exec;
 mod init;
 mod lock;
 mod orphans;
+mod tools;
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -27,6 +28,7 @@ use tokio::time::Instant;
 pub use binaries::Binaries;
 pub use exec::exec_postgres;
 pub use lock::StateLock;
+pub use tools::{NoTools, Tools};
 
 use crate::model::Secret;
 use account::Account;

@@ -13,6 +13,7 @@ use crate::access::read::{MonitorName, MonitorView};
 use crate::access::{Caller, Viewer};
 
 pub(super) mod checks;
+pub(super) mod export;
 pub(super) mod incidents;
 pub(super) mod monitors;
 pub(super) mod uptime;
