@@ -21,7 +21,7 @@ const RECORDS: &[(&str, RecordType)] = &[
 ];
 
 /// Codes that a name server can answer a query with (RFC 6895, 2.3).
-pub(super) const CODES: &[(&str, ResponseCode)] = &[
+pub(crate) const CODES: &[(&str, ResponseCode)] = &[
     ("NOERROR", ResponseCode::NoError),
     ("FORMERR", ResponseCode::FormErr),
     ("SERVFAIL", ResponseCode::ServFail),
@@ -32,18 +32,18 @@ pub(super) const CODES: &[(&str, ResponseCode)] = &[
 ];
 
 /// `record`; A when it is absent or wrong.
-pub(super) fn read(reader: &mut TableReader<'_>) -> RecordType {
+pub(crate) fn read(reader: &mut TableReader<'_>) -> RecordType {
     reader.choice("record", RECORDS).unwrap_or(RecordType::A)
 }
 
 /// As in [`CODES`], else `RCODE9` (RFC 3597 writes unknown types in this way).
-pub(super) fn code_name(code: ResponseCode) -> String {
+pub(crate) fn code_name(code: ResponseCode) -> String {
     let known = CODES.iter().find(|(_, known)| *known == code);
     known.map_or_else(|| format!("RCODE{}", u16::from(code)), |(name, _)| (*name).to_owned())
 }
 
 /// A record's data; none for a type that nobody can ask for.
-pub(super) fn text(data: &RData) -> Option<String> {
+pub(crate) fn text(data: &RData) -> Option<String> {
     Some(match data {
         RData::A(a) => a.0.to_string(),
         RData::AAAA(aaaa) => aaaa.0.to_string(),
@@ -73,7 +73,7 @@ pub(super) fn text(data: &RData) -> Option<String> {
 }
 
 /// An expected answer in the form of [`text`]; the error says what it must look like.
-pub(super) fn canonical(record: RecordType, written: &str) -> Result<String, &'static str> {
+pub(crate) fn canonical(record: RecordType, written: &str) -> Result<String, &'static str> {
     let fields: Vec<&str> = written.split_ascii_whitespace().collect();
     match record {
         RecordType::A => written.parse::<Ipv4Addr>().map(|ip| ip.to_string()).map_err(|_| "an IPv4 address"),
@@ -98,7 +98,7 @@ fn name(written: &str) -> Option<String> {
 }
 
 /// In lower case, without the final dot; the root is ".".
-pub(super) fn bare(name: &Name) -> String {
+pub(crate) fn bare(name: &Name) -> String {
     let text = name.to_lowercase().to_ascii();
     match text.strip_suffix('.') {
         Some("") | None => text,
