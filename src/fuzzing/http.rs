@@ -3,7 +3,7 @@
 use std::io::Read as _;
 
 use super::wire::{BOTH, converse, deadline};
-use crate::model::Failure;
+use crate::model::{Failure, HttpFacts};
 use crate::probe::kinds::http::body::{Body, Fed};
 use crate::probe::kinds::http::fuzz::{Seen, converse as ask};
 
@@ -15,7 +15,15 @@ fn asked(bytes: &[u8], follow: bool) -> Seen {
     let bytes = bytes.get(..2048).unwrap_or(bytes);
     let [whole, single] =
         BOTH.map(|pieces| converse(bytes, pieces, async |stream| ask(stream, follow, MAX_BODY, deadline()).await).0);
-    assert_eq!(whole, single, "in one piece, and byte by byte");
+    // How much of a body is there when it breaks is a matter of pieces.
+    let same = |seen: &Seen| match &seen.facts {
+        Some(facts) if seen.failure.is_some() => {
+            let facts = HttpFacts { body: Default::default(), body_bytes: 0, ..facts.clone() };
+            Seen { facts: Some(facts), ..seen.clone() }
+        }
+        _ => seen.clone(),
+    };
+    assert_eq!(same(&whole), same(&single), "in one piece, and byte by byte");
     whole
 }
 
@@ -118,7 +126,7 @@ pub fn coding(bytes: &[u8]) {
         if read.is_ok() && !encoded.is_empty() {
             assert!(plain.starts_with(&kept) || kept.starts_with(&plain), "decoded to something else");
         }
-        assert_ne!(read.is_err(), result.is_ok() && !encoded.is_empty(), "{read:?}");
+        assert!(read.is_ok() || encoded.is_empty(), "{read:?}");
     }
 }
 

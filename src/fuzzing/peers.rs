@@ -2,10 +2,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener as StdListener, UdpSocket as StdUdp};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use chrono::DateTime;
 use hickory_proto::op::Message;
-use hickory_proto::rr::{RData, Record, RecordType};
+use hickory_proto::rr::{RData, Record};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
@@ -111,7 +112,7 @@ pub fn dial(bytes: &[u8]) {
         };
         while let Ok((stream, _)) = here.listener.accept() {
             reached.push(stream.local_addr().unwrap().ip().to_canonical());
-            abort(TcpStream::from_std(stream).unwrap());
+            let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
         (seen, reached)
     });
@@ -138,7 +139,7 @@ async fn run(prepared: &Prepared) -> Observation {
 
 /// Leaves no TIME_WAIT behind, which would use up the ports within seconds.
 fn abort(stream: TcpStream) {
-    let _ = socket2::SockRef::from(&stream).set_linger(Some(std::time::Duration::ZERO));
+    let _ = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
 }
 
 fn read_addresses(mut bytes: &[u8]) -> Vec<IpAddr> {
@@ -174,7 +175,6 @@ async fn name_server(socket: &UdpSocket, addresses: &[IpAddr]) {
             };
             answer.add_answers(data.map(|data| Record::from_rdata(question.name().clone(), 0, data)));
         }
-        debug_assert_ne!(question.query_type(), RecordType::ZERO);
         if let Ok(bytes) = answer.to_vec() {
             let _ = socket.send_to(&bytes, from).await;
         }
@@ -184,8 +184,8 @@ async fn name_server(socket: &UdpSocket, addresses: &[IpAddr]) {
 /// Monitors of [`dialogue`], all of hosts that the listener is.
 const MONITORS: [&str; 14] = [
     "url = 'redis://127.0.0.1'\nauth = { basic = { password = 's3cr3t!' } }",
-    "url = 'postgres://u@127.0.0.1/d'\nauth = { basic = { username = 'u', password = 's3cr3t!' } }\ntls = 'off'",
-    "url = 'mysql://127.0.0.1/d'",
+    "url = 'postgres://u@127.0.0.1/d'",
+    "url = 'mysql://u@127.0.0.1/d'",
     "url = 'mongodb://127.0.0.1'",
     "url = 'mqtt://127.0.0.1'",
     "url = 'amqp://127.0.0.1'",
@@ -243,7 +243,7 @@ fn answered(table: &Table, words: &[u8], step: usize) -> Option<Failure> {
     let fault = seen.fault.as_ref();
     assert!(fault.is_none_or(|fault| fault.failure != Failure::Internal && !fault.message.is_empty()), "{fault:?}");
     assert!(fault.is_none_or(|fault| fault.message.len() < 4096), "{fault:?}");
-    let sum: std::time::Duration = crate::model::Phase::ALL.iter().filter_map(|phase| seen.timings.get(*phase)).sum();
-    assert!(sum <= seen.timings.total + std::time::Duration::from_millis(1), "{:?}", seen.timings);
+    let sum: Duration = crate::model::Phase::ALL.iter().filter_map(|phase| seen.timings.get(*phase)).sum();
+    assert!(sum <= seen.timings.total + Duration::from_millis(1), "{:?}", seen.timings);
     fault.map(|fault| fault.failure)
 }
