@@ -15,8 +15,12 @@ fn asked(bytes: &[u8], follow: bool) -> Seen {
     let bytes = bytes.get(..2048).unwrap_or(bytes);
     let [whole, single] =
         BOTH.map(|pieces| converse(bytes, pieces, async |stream| ask(stream, follow, MAX_BODY, deadline()).await).0);
-    // How much of a body is there when it breaks is a matter of pieces.
+    // How much of a body is there when it breaks is a matter of pieces. And hyper looks at a head again only when its
+    // end has come: of one that is both broken and cut off, either may be told.
     let same = |seen: &Seen| match &seen.facts {
+        None if seen.failure == Some(Failure::HttpProtocol) => {
+            Seen { failure: Some(Failure::ConnectionClosed), ..seen.clone() }
+        }
         Some(facts) if seen.failure.is_some() => {
             let facts = HttpFacts { body: Default::default(), body_bytes: 0, ..facts.clone() };
             Seen { facts: Some(facts), ..seen.clone() }
