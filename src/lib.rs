@@ -15,7 +15,7 @@
 //!
 //! | layer | modules |
 //! |---|---|
-//! | top | `main`, `cli`, `daemon` |
+//! | top | `main`, `cli`, `daemon`, `fuzzing` |
 //! | loops | `catalog::sync`, `catalog::watch`, `schedule::dispatch`, `schedule::jobs`, `probe::pool`, `verdict::stage`, `journal::recorder`, `web` |
 //! | settings | over the table of probe kinds: `settings::again`, `settings::common`, `settings::defaults`, `settings::graph`, `settings::monitor`, `settings::model`, `settings::target`, `settings::example`, `settings::file` |
 //! | adapters | `store`, `probe::kinds`, `probe::login`, `journal::backlog`, `journal::kept`, `journal::status`, `journal::disk`, `journal::log`, `journal::marks`, `journal::segment`, `journal::thin`, `journal::wire`, `journal::delayed`, `catalog::remember` |
@@ -32,6 +32,8 @@ pub mod catalog;
 pub mod cli;
 pub mod clock;
 pub mod daemon;
+#[cfg(any(fuzzing, test))]
+pub mod fuzzing;
 pub mod journal;
 pub mod metrics;
 pub mod model;

@@ -10,25 +10,25 @@ use crate::model::{Answer, Observation, Phase};
 use crate::settings::reader::TableReader;
 
 mod amqp;
-mod dns;
+pub(crate) mod dns;
 mod domain;
-mod exec;
+pub(crate) mod exec;
 mod group;
 mod grpc;
 mod heartbeat;
-mod http;
+pub(crate) mod http;
 mod icmp;
-mod mongodb;
+pub(crate) mod mongodb;
 mod mqtt;
-mod mysql;
-mod postgres;
-mod redis;
-mod ssh;
-mod starttls;
+pub(crate) mod mysql;
+pub(crate) mod postgres;
+pub(crate) mod redis;
+pub(crate) mod ssh;
+pub(crate) mod starttls;
 mod tcp;
 mod tls;
 mod udp;
-mod ws;
+pub(crate) mod ws;
 
 /// Every kind that this version has.
 pub const KINDS: &[&Kind] = &[

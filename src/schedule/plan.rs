@@ -222,15 +222,26 @@ fn parse(expression: &str) -> Result<Cron, String> {
     if occurs(&cron) { Ok(cron) } else { Err("this cron expression never occurs".to_owned()) }
 }
 
-/// Whether some day fits. 41 years hold every pair of date and weekday, 29 February around 2100 included; croner alone
-/// would search to the end of its calendar, and an expression may come from a row of somebody else.
+/// Whether some time of a day fits, and some day. 41 years hold every pair of date and weekday, 29 February around 2100
+/// included; croner alone would search to the end of its calendar, and an expression may come from a row of somebody
+/// else.
 fn occurs(cron: &Cron) -> bool {
     const DAYS: usize = 41 * 366;
+    let pattern = &cron.pattern;
+    // croner takes an empty list, such as ",", for one without a member.
+    let times = [
+        (0..24).any(|hour| matches!(pattern.hour_match(hour), Ok(true))),
+        (0..60).any(|minute| matches!(pattern.minute_match(minute), Ok(true))),
+        (0..60).any(|second| matches!(pattern.second_match(second), Ok(true))),
+    ];
+    if times.contains(&false) {
+        return false;
+    }
     let Some(first) = NaiveDate::from_ymd_opt(2070, 1, 1) else { return false };
     first.iter_days().take(DAYS).any(|day| {
         let weekday = Weekday::from_days_from_sunday(day.weekday().num_days_from_sunday());
-        let of_day = cron.pattern.day_match(day.year(), day.month(), day.day(), weekday);
-        matches!((cron.pattern.month_match(day.month()), of_day), (Ok(true), Ok(true)))
+        let of_day = pattern.day_match(day.year(), day.month(), day.day(), weekday);
+        matches!((pattern.month_match(day.month()), of_day), (Ok(true), Ok(true)))
     })
 }
 

@@ -21,7 +21,7 @@ pub mod proxy;
 pub mod reader;
 pub mod sections;
 pub mod size;
-mod target;
+pub(crate) mod target;
 pub mod tree;
 
 #[cfg(test)]

@@ -11,9 +11,9 @@ const MAX_CHARS: usize = 2048;
 
 /// What is wrong, and what is allowed. Quotes nothing of the URL but its scheme.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Complaint {
-    pub(super) what: String,
-    pub(super) allowed: String,
+pub(crate) struct Complaint {
+    pub(crate) what: String,
+    pub(crate) allowed: String,
 }
 
 fn complaint<T>(what: impl Into<String>, allowed: impl Into<String>) -> Result<T, Complaint> {
@@ -21,7 +21,7 @@ fn complaint<T>(what: impl Into<String>, allowed: impl Into<String>) -> Result<T
 }
 
 /// Parses an expanded URL and finds the kind that its scheme names. `later` are schemes of kinds to come.
-pub(super) fn parse(
+pub(crate) fn parse(
     written: &str,
     expanded: &str,
     kinds: &[&'static Kind],

@@ -20,8 +20,8 @@ use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
 
 mod ask;
-mod expected;
-mod record;
+pub(crate) mod expected;
+pub(crate) mod record;
 mod server;
 mod target;
 

@@ -26,7 +26,7 @@ use crate::verdict::expectation::{Accepts, Expectations};
 
 mod arguments;
 mod child;
-mod output;
+pub(crate) mod output;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {

@@ -23,10 +23,12 @@ use crate::probe::{Kind, Prepared, Probe, ProbeContext, request};
 use crate::settings::proxy::Choice;
 use crate::settings::reader::TableReader;
 
-mod body;
+pub(crate) mod body;
 mod exchange;
 mod fault;
 mod frames;
+#[cfg(any(fuzzing, test))]
+pub(crate) mod fuzz;
 mod http1;
 mod http2;
 mod proxied;

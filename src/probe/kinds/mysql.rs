@@ -18,7 +18,7 @@ use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
 
-mod packet;
+pub(crate) mod packet;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {

@@ -19,7 +19,7 @@ use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
 
-mod message;
+pub(crate) mod message;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {

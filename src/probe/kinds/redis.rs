@@ -17,7 +17,7 @@ use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
 
-mod reply;
+pub(crate) mod reply;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {

@@ -21,8 +21,8 @@ use crate::verdict::expectation::{Accepts, Expectations, pattern};
 use crate::verdict::text;
 
 mod exchange;
-mod host_key;
-mod wire;
+pub(crate) mod host_key;
+pub(crate) mod wire;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {

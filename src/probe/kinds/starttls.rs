@@ -20,7 +20,7 @@ use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
 
 mod opening;
-mod xml;
+pub(crate) mod xml;
 
 /// The row of the registration table.
 pub(super) const KIND: Kind = Kind {

@@ -21,7 +21,7 @@ use crate::probe::{Kind, Prepared, Probe, ProbeContext};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
 
-mod frames;
+pub(crate) mod frames;
 mod upgrade;
 
 /// The row of the registration table.

@@ -24,7 +24,7 @@ pub mod dns;
 mod guard;
 mod icmp;
 mod proxy;
-mod resolve;
+pub(crate) mod resolve;
 mod special;
 mod stream;
 mod tls;

@@ -19,7 +19,7 @@ use super::IpVersion;
 use super::dns::Question;
 use crate::model::{Failure, Fault};
 
-pub(super) mod answer;
+pub(crate) mod answer;
 mod cache;
 pub(super) mod exchange;
 mod health;

@@ -119,6 +119,8 @@ fn expressions_are_checked() {
         ("* * * * * * 2030", "this one has 7"),
         ("@daily", "this one has 1"),
         ("0 0 30 2 *", "never occurs"),
+        ("12 * , * * *", "never occurs"),
+        (", * * * *", "never occurs"),
         ("0 0 31 4,6,9,11 *", "never occurs"),
         ("60 * * * *", "not a cron expression"),
         ("* 24 * * *", "not a cron expression"),

@@ -51,7 +51,7 @@ impl std::fmt::Display for Wanted {
 }
 
 /// `expect.rcode`, `answers`, `answers_exact`, `authenticated` and `serial_at_least`.
-pub(super) struct Expected {
+pub(crate) struct Expected {
     /// Not empty.
     codes: Box<[ResponseCode]>,
     /// None: at least one answer, whatever it is; empty: no answer at all.
@@ -64,7 +64,7 @@ pub(super) struct Expected {
 impl Expected {
     /// Reads its keys of `expect`; the others are read, and the table is closed, by
     /// [`crate::verdict::expectation::Expectations::read`].
-    pub(super) fn read(reader: &mut TableReader<'_>, record: RecordType) -> Self {
+    pub(crate) fn read(reader: &mut TableReader<'_>, record: RecordType) -> Self {
         let mut expected = Self {
             codes: Box::new([ResponseCode::NoError]),
             answers: None,
@@ -97,7 +97,7 @@ impl Expected {
     }
 
     /// Holds an answer against it.
-    pub(super) fn judge(&self, question: &Question, message: &Message, by: SocketAddr) -> Result<(), Fault> {
+    pub(crate) fn judge(&self, question: &Question, message: &Message, by: SocketAddr) -> Result<(), Fault> {
         let name = record::bare(&question.name);
         let code = message.metadata.response_code;
         if !self.codes.contains(&code) {

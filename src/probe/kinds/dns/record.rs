@@ -21,7 +21,7 @@ const RECORDS: &[(&str, RecordType)] = &[
 ];
 
 /// Codes that a name server can answer a query with (RFC 6895, 2.3).
-pub(super) const CODES: &[(&str, ResponseCode)] = &[
+pub(crate) const CODES: &[(&str, ResponseCode)] = &[
     ("NOERROR", ResponseCode::NoError),
     ("FORMERR", ResponseCode::FormErr),
     ("SERVFAIL", ResponseCode::ServFail),
@@ -32,18 +32,18 @@ pub(super) const CODES: &[(&str, ResponseCode)] = &[
 ];
 
 /// `record`; A when it is absent or wrong.
-pub(super) fn read(reader: &mut TableReader<'_>) -> RecordType {
+pub(crate) fn read(reader: &mut TableReader<'_>) -> RecordType {
     reader.choice("record", RECORDS).unwrap_or(RecordType::A)
 }
 
 /// As in [`CODES`], else `RCODE9` (RFC 3597 writes unknown types in this way).
-pub(super) fn code_name(code: ResponseCode) -> String {
+pub(crate) fn code_name(code: ResponseCode) -> String {
     let known = CODES.iter().find(|(_, known)| *known == code);
     known.map_or_else(|| format!("RCODE{}", u16::from(code)), |(name, _)| (*name).to_owned())
 }
 
 /// A record's data; none for a type that nobody can ask for.
-pub(super) fn text(data: &RData) -> Option<String> {
+pub(crate) fn text(data: &RData) -> Option<String> {
     Some(match data {
         RData::A(a) => a.0.to_string(),
         RData::AAAA(aaaa) => aaaa.0.to_string(),
@@ -73,7 +73,7 @@ pub(super) fn text(data: &RData) -> Option<String> {
 }
 
 /// An expected answer in the form of [`text`]; the error says what it must look like.
-pub(super) fn canonical(record: RecordType, written: &str) -> Result<String, &'static str> {
+pub(crate) fn canonical(record: RecordType, written: &str) -> Result<String, &'static str> {
     let fields: Vec<&str> = written.split_ascii_whitespace().collect();
     match record {
         RecordType::A => written.parse::<Ipv4Addr>().map(|ip| ip.to_string()).map_err(|_| "an IPv4 address"),
@@ -94,16 +94,58 @@ fn name(written: &str) -> Option<String> {
     if written == "." {
         return Some(written.to_owned());
     }
-    Name::from_ascii(written).ok().filter(|name| name.num_labels() > 0).map(|name| bare(&name))
+    Name::from_labels(labels(written)?.iter().map(Vec::as_slice)).ok().map(|name| bare(&name))
+}
+
+/// The labels of a name as zone files and `dig` write it (RFC 1035, 5.1): `\X` is X, and `\032` the byte 32.
+fn labels(written: &str) -> Option<Vec<Vec<u8>>> {
+    let mut found = vec![Vec::new()];
+    let mut rest = written.as_bytes();
+    while let [byte, after @ ..] = rest {
+        rest = after;
+        let byte = match (byte, after) {
+            (b'.', _) => {
+                found.push(Vec::new());
+                continue;
+            }
+            (b'\\', [a @ b'0'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', after @ ..]) => {
+                rest = after;
+                let number = [a, b, c].iter().fold(0, |number, digit| number * 10 + u16::from(**digit - b'0'));
+                u8::try_from(number).ok()?
+            }
+            (b'\\', [escaped, after @ ..]) if escaped.is_ascii_graphic() && !escaped.is_ascii_digit() => {
+                rest = after;
+                *escaped
+            }
+            (b'\\', _) => return None,
+            (plain, _) if plain.is_ascii_graphic() => *plain,
+            _ => return None,
+        };
+        found.last_mut()?.push(byte);
+    }
+    // The final dot.
+    found.pop_if(|last| last.is_empty());
+    (!found.is_empty() && found.iter().all(|label| !label.is_empty())).then_some(found)
 }
 
 /// In lower case, without the final dot; the root is ".".
-pub(super) fn bare(name: &Name) -> String {
-    let text = name.to_lowercase().to_ascii();
-    match text.strip_suffix('.') {
-        Some("") | None => text,
-        Some(bare) => bare.to_owned(),
+pub(crate) fn bare(name: &Name) -> String {
+    let mut text = String::new();
+    for label in name.iter() {
+        if !text.is_empty() {
+            text.push('.');
+        }
+        for byte in label {
+            match byte.to_ascii_lowercase() {
+                special @ (b'"' | b'(' | b')' | b'.' | b';' | b'\\' | b'@' | b'$') => {
+                    text.extend(['\\', char::from(special)]);
+                }
+                plain @ b'!'..=b'~' => text.push(char::from(plain)),
+                other => text.push_str(&format!("\\{other:03}")),
+            }
+        }
     }
+    if text.is_empty() { ".".to_owned() } else { text }
 }
 
 fn numbers_and_name(fields: &[&str], numbers: usize) -> Option<String> {
@@ -165,6 +207,27 @@ mod tests {
             canonical(RecordType::CAA, "0 ISSUE ca.example"),
             canonical(RecordType::CAA, "0 issue \"ca.example\"")
         );
+    }
+
+    #[test]
+    fn names_of_any_bytes_are_written_as_dig_writes_them() {
+        for (labels, written) in [
+            (&[&b"Exa mple"[..], b"com"][..], "exa\\032mple.com"),
+            (&[b"a.b", b"\0\xff"], "a\\.b.\\000\\255"),
+            (&[b"back\\"], "back\\\\"),
+            (&[b"*", b"example"], "*.example"),
+            (&[b"_sip", b"x"], "_sip.x"),
+        ] {
+            let name = Name::from_labels(labels.iter().copied()).unwrap();
+            assert_eq!(bare(&name), written);
+            for again in [written.to_owned(), format!("{written}.")] {
+                assert_eq!(canonical(RecordType::NS, &again).as_deref(), Ok(written), "{again}");
+            }
+        }
+        assert_eq!(canonical(RecordType::NS, "a\\046b").as_deref(), Ok("a\\.b"));
+        for bad in ["a\\256", "a\\", "a\\12", "a..b", ".a", "a b", "ä.example", "a\\ b"] {
+            assert!(canonical(RecordType::NS, bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

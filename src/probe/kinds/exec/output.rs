@@ -10,19 +10,19 @@ const VALUES_MAX: usize = 32;
 
 /// A plugin's output, taken apart.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Output {
+pub(crate) struct Output {
     /// The first line that is not blank, without performance data.
-    pub(super) text: String,
+    pub(crate) text: String,
     /// What followed, without blank lines.
-    pub(super) more: Vec<String>,
+    pub(crate) more: Vec<String>,
     /// By label: `value` (null where the plugin could not tell), `unit`, and as far as given `warn`, `crit` (ranges, as
     /// written), `min`, `max`.
-    pub(super) values: Map<String, Value>,
+    pub(crate) values: Map<String, Value>,
 }
 
 impl Output {
     /// Takes apart what was read; bytes that are no UTF-8 become U+FFFD.
-    pub(super) fn read(bytes: &[u8]) -> Self {
+    pub(crate) fn read(bytes: &[u8]) -> Self {
         let whole = String::from_utf8_lossy(bytes);
         let mut lines = whole.lines().map(str::trim).skip_while(|line| line.is_empty());
         let mut output = Self::default();

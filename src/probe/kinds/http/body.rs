@@ -6,11 +6,11 @@ use bytes::Bytes;
 use flate2::write::{DeflateDecoder, GzDecoder, ZlibDecoder};
 
 /// How much of a body that no expectation reads is kept, for evidence.
-pub(super) const EXCERPT_BYTES: usize = 4 * 1024;
+pub(crate) const EXCERPT_BYTES: usize = 4 * 1024;
 
 /// Whether more may come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fed {
+pub(crate) enum Fed {
     More,
     /// The cap is crossed, encoded or decoded.
     Full,
@@ -18,7 +18,7 @@ pub(super) enum Fed {
 
 /// Why an encoded body has no decoded form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Broken {
+pub(crate) enum Broken {
     Corrupt,
     /// The message was complete, its content was not.
     Truncated,
@@ -61,7 +61,7 @@ enum Coding {
 }
 
 /// Collects one body.
-pub(super) struct Body {
+pub(crate) struct Body {
     coding: Coding,
     cap: u64,
     encoded: u64,
@@ -72,7 +72,7 @@ pub(super) struct Body {
 impl Body {
     /// `encoding` is the value of `Content-Encoding`: gzip and deflate are decoded, anything else is taken as it is.
     /// At most `cap` bytes are taken, encoded or decoded, and `keep` of the decoded ones kept.
-    pub(super) fn new(encoding: Option<&str>, keep: usize, cap: usize) -> Self {
+    pub(crate) fn new(encoding: Option<&str>, keep: usize, cap: usize) -> Self {
         let sink = Sink { keep: keep.min(cap), room: cap, ..Sink::default() };
         let named = |name: &str| encoding.is_some_and(|encoding| encoding.trim().eq_ignore_ascii_case(name));
         let coding = if named("gzip") || named("x-gzip") {
@@ -86,12 +86,12 @@ impl Body {
     }
 
     /// How many encoded bytes arrived.
-    pub(super) const fn encoded(&self) -> u64 {
+    pub(crate) const fn encoded(&self) -> u64 {
         self.encoded
     }
 
     /// Takes a piece of the encoded body.
-    pub(super) fn feed(&mut self, piece: &[u8]) -> Result<Fed, Broken> {
+    pub(crate) fn feed(&mut self, piece: &[u8]) -> Result<Fed, Broken> {
         self.encoded += piece.len() as u64;
         self.settle_deflate(piece);
         let mut rest = piece;
@@ -115,7 +115,7 @@ impl Body {
     }
 
     /// The message is complete: checks that its content is.
-    pub(super) fn finish(&mut self) -> Result<Fed, Broken> {
+    pub(crate) fn finish(&mut self) -> Result<Fed, Broken> {
         if self.encoded == 0 || self.ended {
             return Ok(Fed::More);
         }
@@ -138,7 +138,7 @@ impl Body {
     }
 
     /// What was decoded and kept so far.
-    pub(super) fn into_kept(mut self) -> Bytes {
+    pub(crate) fn into_kept(mut self) -> Bytes {
         // Decoders hold back up to 32 KiB; what a broken stream still has to say matters little.
         let _ = match &mut self.coding {
             Coding::Gzip(decoder) if !self.ended => decoder.flush(),

@@ -12,10 +12,10 @@ const MAX_FIELDS: usize = 256;
 
 /// A document to send. Names and texts come from the program and from configuration without NUL.
 #[derive(Default)]
-pub(super) struct Document(Vec<u8>);
+pub(crate) struct Document(Vec<u8>);
 
 impl Document {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
@@ -27,15 +27,15 @@ impl Document {
         self
     }
 
-    pub(super) fn int(self, name: &str, value: i32) -> Self {
+    pub(crate) fn int(self, name: &str, value: i32) -> Self {
         self.field(0x10, name, &value.to_le_bytes())
     }
 
-    pub(super) fn text(self, name: &str, value: &str) -> Self {
+    pub(crate) fn text(self, name: &str, value: &str) -> Self {
         self.field(0x02, name, &[&length(value.len() + 1), value.as_bytes(), &[0]].concat())
     }
 
-    pub(super) fn binary(self, name: &str, value: &[u8]) -> Self {
+    pub(crate) fn binary(self, name: &str, value: &[u8]) -> Self {
         self.field(0x05, name, &[&length(value.len())[..], &[0], value].concat())
     }
 }
@@ -45,7 +45,7 @@ fn length(bytes: usize) -> [u8; 4] {
 }
 
 /// A command as a whole message. Only one is ever under way, so that its number says nothing.
-pub(super) fn message(document: Document) -> Vec<u8> {
+pub(crate) fn message(document: Document) -> Vec<u8> {
     let body = document.0;
     let mut out = length(16 + 4 + 1 + 4 + body.len() + 1).to_vec();
     for number in [1, 0, OP_MSG, 0] {
@@ -59,7 +59,7 @@ pub(super) fn message(document: Document) -> Vec<u8> {
 }
 
 /// The next reply; none when what came is none.
-pub(super) async fn read(talk: &mut Talk<'_>) -> Result<Option<Fields>, End> {
+pub(crate) async fn read(talk: &mut Talk<'_>) -> Result<Option<Fields>, End> {
     // The length by itself: what is another protocol's may end before it has made a header.
     let length = i32_at(&talk.exact(4).await?, 0).unwrap_or_default();
     if !(LEAST_BYTES..=MAX_REPLY_BYTES).contains(&length) {
@@ -82,7 +82,7 @@ fn i32_at(bytes: &[u8], at: usize) -> Option<i32> {
 
 /// The top-level fields of a document: sort, name, bytes.
 #[derive(Debug)]
-pub(super) struct Fields(Vec<(u8, Vec<u8>, Vec<u8>)>);
+pub(crate) struct Fields(Vec<(u8, Vec<u8>, Vec<u8>)>);
 
 impl Fields {
     fn of(document: &[u8]) -> Option<Self> {
@@ -107,7 +107,7 @@ impl Fields {
         self.0.iter().find(|(_, own, _)| own == name).map(|(sort, _, value)| (*sort, &**value))
     }
 
-    pub(super) fn number(&self, name: &[u8]) -> Option<f64> {
+    pub(crate) fn number(&self, name: &[u8]) -> Option<f64> {
         match self.get(name)? {
             (0x01, value) => value.first_chunk().map(|chunk| f64::from_le_bytes(*chunk)),
             (0x10, value) => i32_at(value, 0).map(f64::from),
@@ -116,21 +116,21 @@ impl Fields {
         }
     }
 
-    pub(super) fn text(&self, name: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn text(&self, name: &[u8]) -> Option<Vec<u8>> {
         match self.get(name)? {
             (0x02, value) => value.get(4..)?.strip_suffix(&[0]).map(<[u8]>::to_vec),
             _ => None,
         }
     }
 
-    pub(super) fn binary(&self, name: &[u8]) -> Option<Vec<u8>> {
+    pub(crate) fn binary(&self, name: &[u8]) -> Option<Vec<u8>> {
         match self.get(name)? {
             (0x05, value) => value.get(5..).map(<[u8]>::to_vec),
             _ => None,
         }
     }
 
-    pub(super) fn is_true(&self, name: &[u8]) -> bool {
+    pub(crate) fn is_true(&self, name: &[u8]) -> bool {
         matches!(self.get(name), Some((0x08, [1])))
     }
 }

@@ -6,20 +6,20 @@ use sha2::{Digest as _, Sha256};
 use crate::probe::talk::{End, Talk};
 
 /// One packet before the query, bytes.
-pub(super) const MAX_LOGIN_BYTES: usize = 16 * 1024;
+pub(crate) const MAX_LOGIN_BYTES: usize = 16 * 1024;
 /// One packet of a result, bytes; a row of a check is small.
-pub(super) const MAX_RESULT_BYTES: usize = 256 * 1024;
+pub(crate) const MAX_RESULT_BYTES: usize = 256 * 1024;
 
 /// First bytes of packets.
-pub(super) const OK: u8 = 0x00;
-pub(super) const MORE: u8 = 0x01;
-pub(super) const NULL: u8 = 0xfb;
-pub(super) const SWITCH: u8 = 0xfe;
+pub(crate) const OK: u8 = 0x00;
+pub(crate) const MORE: u8 = 0x01;
+pub(crate) const NULL: u8 = 0xfb;
+pub(crate) const SWITCH: u8 = 0xfe;
 const ERROR: u8 = 0xff;
 
-pub(super) const COM_QUIT: u8 = 0x01;
-pub(super) const COM_QUERY: u8 = 0x03;
-pub(super) const COM_PING: u8 = 0x0e;
+pub(crate) const COM_QUIT: u8 = 0x01;
+pub(crate) const COM_QUERY: u8 = 0x03;
+pub(crate) const COM_PING: u8 = 0x0e;
 
 const LONG_PASSWORD: u32 = 1;
 const CONNECT_WITH_DB: u32 = 1 << 3;
@@ -35,15 +35,15 @@ const CHARSET: u8 = 45;
 
 /// The server's first packet.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Greeting {
-    pub(super) version: Vec<u8>,
-    pub(super) nonce: Vec<u8>,
-    pub(super) plugin: Vec<u8>,
+pub(crate) struct Greeting {
+    pub(crate) version: Vec<u8>,
+    pub(crate) nonce: Vec<u8>,
+    pub(crate) plugin: Vec<u8>,
     capabilities: u32,
 }
 
 impl Greeting {
-    pub(super) fn offers_tls(&self) -> bool {
+    pub(crate) fn offers_tls(&self) -> bool {
         self.capabilities & SSL != 0
     }
 
@@ -59,13 +59,13 @@ impl Greeting {
         out
     }
 
-    pub(super) fn ssl_request(&self) -> Vec<u8> {
+    pub(crate) fn ssl_request(&self) -> Vec<u8> {
         self.head("", true)
     }
 
     /// `HandshakeResponse41`. Texts of the configuration hold no NUL; a scramble is at most 32 bytes. To a plugin that is
     /// not spoken here the answer is that to the oldest, and the server then names the plugin of the user's own.
-    pub(super) fn response(&self, user: &str, database: &str, password: &str, tls: bool) -> Vec<u8> {
+    pub(crate) fn response(&self, user: &str, database: &str, password: &str, tls: bool) -> Vec<u8> {
         let (plugin, scramble) = match scramble(&self.plugin, password, &self.nonce) {
             Some(scramble) => (self.plugin.as_slice(), scramble),
             None => (NATIVE, scramble(NATIVE, password, &self.nonce).unwrap_or_default()),
@@ -88,7 +88,7 @@ impl Greeting {
 }
 
 /// The answer to a nonce by a plugin; none for one that is not spoken here.
-pub(super) fn scramble(plugin: &[u8], password: &str, nonce: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn scramble(plugin: &[u8], password: &str, nonce: &[u8]) -> Option<Vec<u8>> {
     let xor = |a: &[u8], b: &[u8]| a.iter().zip(b).map(|(a, b)| a ^ b).collect();
     match plugin {
         NATIVE | b"caching_sha2_password" if password.is_empty() => Some(Vec::new()),
@@ -107,24 +107,24 @@ pub(super) fn scramble(plugin: &[u8], password: &str, nonce: &[u8]) -> Option<Ve
 
 /// An `ERR_Packet`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Error {
-    pub(super) code: u16,
-    pub(super) message: Vec<u8>,
+pub(crate) struct Error {
+    pub(crate) code: u16,
+    pub(crate) message: Vec<u8>,
 }
 
 #[derive(Debug)]
-pub(super) struct Packet(Vec<u8>);
+pub(crate) struct Packet(Vec<u8>);
 
 impl Packet {
-    pub(super) fn tag(&self) -> Option<u8> {
+    pub(crate) fn tag(&self) -> Option<u8> {
         self.0.first().copied()
     }
 
-    pub(super) fn body(&self) -> &[u8] {
+    pub(crate) fn body(&self) -> &[u8] {
         self.0.get(1..).unwrap_or_default()
     }
 
-    pub(super) fn error(&self) -> Option<Error> {
+    pub(crate) fn error(&self) -> Option<Error> {
         let (code, rest) = self.body().split_first_chunk::<2>().filter(|_| self.tag() == Some(ERROR))?;
         // "#" and five characters of SQLSTATE come first, but not before the handshake is over.
         let message = if rest.first() == Some(&b'#') { rest.get(6..).unwrap_or_default() } else { rest };
@@ -132,12 +132,12 @@ impl Packet {
     }
 
     /// `EOF_Packet`: a row that begins with this byte is longer.
-    pub(super) fn is_end(&self) -> bool {
+    pub(crate) fn is_end(&self) -> bool {
         self.tag() == Some(SWITCH) && self.0.len() < 9
     }
 
     /// Protocol version 10 and what follows.
-    pub(super) fn greeting(&self) -> Option<Greeting> {
+    pub(crate) fn greeting(&self) -> Option<Greeting> {
         let rest = self.0.strip_prefix(&[10])?;
         let (version, rest) = split_nul(rest)?;
         // Thread, first part of the nonce, filler, capabilities, character set, status, capabilities, length, reserved.
@@ -157,13 +157,13 @@ impl Packet {
     }
 
     /// `AuthSwitchRequest`: a plugin and its nonce.
-    pub(super) fn switch(&self) -> Option<(Vec<u8>, Vec<u8>)> {
+    pub(crate) fn switch(&self) -> Option<(Vec<u8>, Vec<u8>)> {
         let (plugin, nonce) = split_nul(self.body())?;
         Some((plugin.to_vec(), nonce.strip_suffix(&[0]).unwrap_or(nonce).to_vec()))
     }
 
     /// The first field of a row of the text protocol: none when cut, the inner none when null.
-    pub(super) fn first_field(&self) -> Option<Option<&[u8]>> {
+    pub(crate) fn first_field(&self) -> Option<Option<&[u8]>> {
         if self.tag()? == NULL {
             return Some(None);
         }
@@ -185,31 +185,31 @@ fn split_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 /// Packets over a conversation: each has its number.
-pub(super) struct Wire<'a> {
+pub(crate) struct Wire<'a> {
     talk: Talk<'a>,
     sequence: u8,
 }
 
 impl<'a> Wire<'a> {
-    pub(super) const fn new(talk: Talk<'a>) -> Self {
+    pub(crate) const fn new(talk: Talk<'a>) -> Self {
         Self { talk, sequence: 0 }
     }
 
     /// Goes on under TLS.
-    pub(super) const fn resumed(talk: Talk<'a>, sequence: u8) -> Self {
+    pub(crate) const fn resumed(talk: Talk<'a>, sequence: u8) -> Self {
         Self { talk, sequence }
     }
 
-    pub(super) fn into_parts(self) -> (Talk<'a>, u8) {
+    pub(crate) fn into_parts(self) -> (Talk<'a>, u8) {
         (self.talk, self.sequence)
     }
 
     /// A command begins a count of its own.
-    pub(super) const fn begin(&mut self) {
+    pub(crate) const fn begin(&mut self) {
         self.sequence = 0;
     }
 
-    pub(super) async fn send(&mut self, body: &[u8]) -> Result<(), End> {
+    pub(crate) async fn send(&mut self, body: &[u8]) -> Result<(), End> {
         let length = u32::try_from(body.len()).unwrap_or(u32::MAX).to_le_bytes();
         let head = [length[0], length[1], length[2], self.sequence];
         self.sequence = self.sequence.wrapping_add(1);
@@ -218,7 +218,7 @@ impl<'a> Wire<'a> {
 
     /// The next packet; none when what came is no packet, or out of turn, and [`End::TooMuch`] when it is longer than
     /// `most` bytes.
-    pub(super) async fn next(&mut self, most: usize) -> Result<Option<Packet>, End> {
+    pub(crate) async fn next(&mut self, most: usize) -> Result<Option<Packet>, End> {
         let head = self.talk.exact(4).await?;
         let [a, b, c, sequence] = head.as_slice() else { return Ok(None) };
         let length = usize::from(*a) | usize::from(*b) << 8 | usize::from(*c) << 16;

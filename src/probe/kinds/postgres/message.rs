@@ -13,10 +13,10 @@ const MAX_MESSAGE_BYTES: u32 = 256 * 1024;
 /// An error without a length.
 const MAX_UNFRAMED_BYTES: usize = 1024;
 
-pub(super) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
-pub(super) const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
+pub(crate) const SSL_REQUEST: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
+pub(crate) const TERMINATE: [u8; 5] = [b'X', 0, 0, 0, 4];
 
-pub(super) enum Message {
+pub(crate) enum Message {
     Authentication(u32, Vec<u8>),
     Error(Error),
     Parameter(Vec<u8>, Vec<u8>),
@@ -29,14 +29,14 @@ pub(super) enum Message {
 
 /// An `ErrorResponse`.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Error {
+pub(crate) struct Error {
     /// SQLSTATE.
-    pub(super) code: Vec<u8>,
-    pub(super) message: Vec<u8>,
+    pub(crate) code: Vec<u8>,
+    pub(crate) message: Vec<u8>,
 }
 
 /// The next message; none when what came is no message, and [`End::TooMuch`] when it is longer than is read here.
-pub(super) async fn read(talk: &mut Talk<'_>) -> Result<Option<Message>, End> {
+pub(crate) async fn read(talk: &mut Talk<'_>) -> Result<Option<Message>, End> {
     let head = talk.exact(5).await?;
     let [tag, length @ ..] = head.as_slice() else { return Ok(None) };
     let length = <[u8; 4]>::try_from(length).map_or(0, u32::from_be_bytes);
@@ -89,7 +89,7 @@ fn error(body: &[u8]) -> Error {
 }
 
 /// The first field of a `DataRow`: none when the row is cut, the inner none when it is null or the row has no field.
-pub(super) fn first_field(row: &[u8]) -> Option<Option<&[u8]>> {
+pub(crate) fn first_field(row: &[u8]) -> Option<Option<&[u8]>> {
     let (count, rest) = row.split_first_chunk::<2>()?;
     if u16::from_be_bytes(*count) == 0 {
         return Some(None);
@@ -109,12 +109,12 @@ fn framed(tag: Option<u8>, body: &[u8]) -> Vec<u8> {
     out
 }
 
-pub(super) fn tagged(tag: u8, body: &[u8]) -> Vec<u8> {
+pub(crate) fn tagged(tag: u8, body: &[u8]) -> Vec<u8> {
     framed(Some(tag), body)
 }
 
 /// Texts of the configuration hold no NUL: their readers refuse control characters.
-pub(super) fn startup(user: &str, database: &str) -> Vec<u8> {
+pub(crate) fn startup(user: &str, database: &str) -> Vec<u8> {
     let mut body = 196_608_u32.to_be_bytes().to_vec();
     let parameters =
         [("user", user), ("database", database), ("application_name", "lamplighter"), ("client_encoding", "UTF8")];
@@ -128,19 +128,19 @@ pub(super) fn startup(user: &str, database: &str) -> Vec<u8> {
     framed(None, &body)
 }
 
-pub(super) fn query(text: &str) -> Vec<u8> {
+pub(crate) fn query(text: &str) -> Vec<u8> {
     let mut body = text.as_bytes().to_vec();
     body.push(0);
     tagged(b'Q', &body)
 }
 
-pub(super) fn password_message(password: &[u8]) -> Vec<u8> {
+pub(crate) fn password_message(password: &[u8]) -> Vec<u8> {
     let mut body = password.to_vec();
     body.push(0);
     tagged(b'p', &body)
 }
 
-pub(super) fn sasl_initial(mechanism: &str, first: &str) -> Vec<u8> {
+pub(crate) fn sasl_initial(mechanism: &str, first: &str) -> Vec<u8> {
     let mut body = mechanism.as_bytes().to_vec();
     body.push(0);
     body.extend_from_slice(&u32::try_from(first.len()).unwrap_or(u32::MAX).to_be_bytes());
@@ -149,7 +149,7 @@ pub(super) fn sasl_initial(mechanism: &str, first: &str) -> Vec<u8> {
 }
 
 /// `"md5" || md5(md5(password || user) || salt)`, in hex.
-pub(super) fn md5(password: &Secret, user: &str, salt: &[u8]) -> String {
+pub(crate) fn md5(password: &Secret, user: &str, salt: &[u8]) -> String {
     let hex = |digest: &[u8]| {
         digest.iter().fold(String::new(), |mut text, byte| {
             let _ = write!(text, "{byte:02x}");

@@ -12,7 +12,7 @@ const MAX_ITEMS: usize = 1024;
 const MAX_DEPTH: usize = 4;
 
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     Simple(Vec<u8>),
     Error(Vec<u8>),
     Integer(i64),
@@ -22,7 +22,7 @@ pub(super) enum Reply {
 }
 
 impl Reply {
-    pub(super) fn text(&self) -> Vec<u8> {
+    pub(crate) fn text(&self) -> Vec<u8> {
         match self {
             Self::Simple(text) | Self::Error(text) | Self::Bulk(text) => text.clone(),
             Self::Integer(integer) => integer.to_string().into_bytes(),
@@ -33,7 +33,7 @@ impl Reply {
 }
 
 /// Why there is no reply.
-pub(super) enum Bad {
+pub(crate) enum Bad {
     End(End),
     /// What came is no RESP.
     Foreign,
@@ -50,7 +50,7 @@ impl From<End> for Bad {
     }
 }
 
-pub(super) fn command(words: &[&[u8]]) -> Vec<u8> {
+pub(crate) fn command(words: &[&[u8]]) -> Vec<u8> {
     let mut out = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
         out.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
@@ -61,7 +61,7 @@ pub(super) fn command(words: &[&[u8]]) -> Vec<u8> {
 }
 
 /// Reads one whole reply.
-pub(super) async fn read(talk: &mut Talk<'_>) -> Result<Reply, Bad> {
+pub(crate) async fn read(talk: &mut Talk<'_>) -> Result<Reply, Bad> {
     // Lists that are not complete yet, with how many items each still lacks.
     let mut open: Vec<(usize, Vec<Reply>)> = Vec::new();
     let mut items = 0;

@@ -12,7 +12,7 @@ use super::wire::{Fields, stripped};
 
 /// A sort of key; a server has at most one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
+pub(crate) enum Family {
     Ed25519,
     Ecdsa,
     Rsa,
@@ -20,10 +20,10 @@ pub(super) enum Family {
 
 impl Family {
     /// In the order in which they are asked for.
-    pub(super) const ALL: [Self; 3] = [Self::Ed25519, Self::Ecdsa, Self::Rsa];
+    pub(crate) const ALL: [Self; 3] = [Self::Ed25519, Self::Ecdsa, Self::Rsa];
 
     /// Signature algorithms (RFC 8709, 5656, 8332). SHA-1 and DSA prove nothing any more.
-    pub(super) const fn algorithms(self) -> &'static [&'static str] {
+    pub(crate) const fn algorithms(self) -> &'static [&'static str] {
         match self {
             Self::Ed25519 => &["ssh-ed25519"],
             Self::Ecdsa => &["ecdsa-sha2-nistp256"],
@@ -31,22 +31,22 @@ impl Family {
         }
     }
 
-    pub(super) fn of(algorithm: &str) -> Option<Self> {
+    pub(crate) fn of(algorithm: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|family| family.algorithms().contains(&algorithm))
     }
 }
 
 /// SHA-256 of a key's blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fingerprint([u8; 32]);
+pub(crate) struct Fingerprint([u8; 32]);
 
 impl Fingerprint {
-    pub(super) fn of(blob: &[u8]) -> Self {
+    pub(crate) fn of(blob: &[u8]) -> Self {
         Self(Sha256::digest(blob).into())
     }
 
     /// As `ssh-keygen -l` prints it; padding may stand behind.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let text = text.strip_prefix("SHA256:")?.trim_end_matches('=');
         Some(Self(STANDARD_NO_PAD.decode(text).ok()?.try_into().ok()?))
     }
@@ -60,7 +60,7 @@ impl std::fmt::Display for Fingerprint {
 
 /// Whether the signature over the exchange hash is the key's, made by the algorithm that was agreed on. None: key or
 /// signature are not of their form.
-pub(super) fn verify(algorithm: &str, blob: &[u8], hash: &[u8], signature: &[u8]) -> Option<bool> {
+pub(crate) fn verify(algorithm: &str, blob: &[u8], hash: &[u8], signature: &[u8]) -> Option<bool> {
     let (mut key, mut signed) = (Fields(blob), Fields(signature));
     let (key_type, signed_by) = (key.string()?, signed.string()?);
     let signature = signed.string()?;

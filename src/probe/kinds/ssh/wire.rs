@@ -10,16 +10,16 @@ const BLOCK: usize = 8;
 const MAX_ASIDES: usize = 16;
 
 /// Message numbers (RFC 4250, 4.1.2; RFC 5656, 7.1).
-pub(super) const DISCONNECT: u8 = 1;
+pub(crate) const DISCONNECT: u8 = 1;
 const IGNORE: u8 = 2;
 const UNIMPLEMENTED: u8 = 3;
 const DEBUG: u8 = 4;
-pub(super) const KEXINIT: u8 = 20;
-pub(super) const ECDH_INIT: u8 = 30;
-pub(super) const ECDH_REPLY: u8 = 31;
+pub(crate) const KEXINIT: u8 = 20;
+pub(crate) const ECDH_INIT: u8 = 30;
+pub(crate) const ECDH_REPLY: u8 = 31;
 
 /// Why a packet is not what was awaited.
-pub(super) enum NotRead {
+pub(crate) enum NotRead {
     /// None came.
     Ended(End),
     /// Not SSH's form.
@@ -30,26 +30,26 @@ pub(super) enum NotRead {
 
 /// A payload being written.
 #[derive(Default)]
-pub(super) struct Payload(pub(super) Vec<u8>);
+pub(crate) struct Payload(pub(crate) Vec<u8>);
 
 impl Payload {
-    pub(super) fn of(message: u8) -> Self {
+    pub(crate) fn of(message: u8) -> Self {
         Self(vec![message])
     }
 
-    pub(super) fn uint32(mut self, value: u32) -> Self {
+    pub(crate) fn uint32(mut self, value: u32) -> Self {
         self.0.extend(value.to_be_bytes());
         self
     }
 
-    pub(super) fn string(self, text: &[u8]) -> Self {
+    pub(crate) fn string(self, text: &[u8]) -> Self {
         let mut with = self.uint32(u32::try_from(text.len()).unwrap_or(u32::MAX));
         with.0.extend_from_slice(text);
         with
     }
 
     /// A positive number, big-endian: no zeros in front but the one that keeps it positive.
-    pub(super) fn mpint(self, number: &[u8]) -> Self {
+    pub(crate) fn mpint(self, number: &[u8]) -> Self {
         let number = stripped(number);
         let mut positive = Vec::with_capacity(number.len() + 1);
         positive.extend(number.first().filter(|first| **first >= 0x80).map(|_| 0));
@@ -59,39 +59,39 @@ impl Payload {
 }
 
 /// A number without zeros in front.
-pub(super) fn stripped(number: &[u8]) -> &[u8] {
+pub(crate) fn stripped(number: &[u8]) -> &[u8] {
     let zeros = number.iter().take_while(|byte| **byte == 0).count();
     number.get(zeros..).unwrap_or_default()
 }
 
 /// A payload being read; none where it is too short.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    pub(super) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, length: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(length)?;
         self.0 = rest;
         Some(taken)
     }
 
-    pub(super) fn uint32(&mut self) -> Option<u32> {
+    pub(crate) fn uint32(&mut self) -> Option<u32> {
         Some(u32::from_be_bytes(self.take(4)?.try_into().ok()?))
     }
 
-    pub(super) fn string(&mut self) -> Option<&'a [u8]> {
+    pub(crate) fn string(&mut self) -> Option<&'a [u8]> {
         let length = usize::try_from(self.uint32()?).ok()?;
         self.take(length)
     }
 
     /// Names separated by commas.
-    pub(super) fn names(&mut self) -> Option<Vec<&'a str>> {
+    pub(crate) fn names(&mut self) -> Option<Vec<&'a str>> {
         let text = std::str::from_utf8(self.string()?).ok()?;
         Some(text.split(',').collect())
     }
 }
 
 /// A whole packet around a payload. Zeros will do for padding where nothing is encrypted.
-pub(super) fn packet(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(payload: &[u8]) -> Vec<u8> {
     let unpadded = 4 + 1 + payload.len();
     let mut padding = BLOCK - unpadded % BLOCK;
     if padding < 4 {
@@ -106,7 +106,7 @@ pub(super) fn packet(payload: &[u8]) -> Vec<u8> {
 }
 
 /// The payload of the next packet that is this message; what may be ignored is.
-pub(super) async fn receive(talk: &mut Talk<'_>, awaited: u8) -> Result<Vec<u8>, NotRead> {
+pub(crate) async fn receive(talk: &mut Talk<'_>, awaited: u8) -> Result<Vec<u8>, NotRead> {
     for _ in 0..MAX_ASIDES {
         let head = talk.exact(4).await.map_err(NotRead::Ended)?;
         let length = Fields(&head).uint32().and_then(|length| usize::try_from(length).ok());

@@ -239,7 +239,7 @@ impl Opening<'_, '_> {
 
     async fn tag(&mut self, awaited: &str) -> Result<xml::Tag, Fault> {
         loop {
-            match xml::first_tag(self.talk.unread()) {
+            match xml::first_tag(self.talk.unread(), self.heard) {
                 Ok(Some((length, tag))) => {
                     self.talk.exact(length).await.map_err(|end| self.ended(end, awaited))?;
                     self.heard = true;

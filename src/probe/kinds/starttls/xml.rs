@@ -3,51 +3,50 @@
 
 /// A tag, without its angle brackets.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Tag {
-    pub(super) text: String,
+pub(crate) struct Tag {
+    pub(crate) text: String,
 }
 
 /// The bytes are not the beginning of an XMPP stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct NotXml;
+pub(crate) struct NotXml;
 
 impl Tag {
     /// The name without its prefix.
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         let text = self.text.strip_prefix('/').unwrap_or(&self.text);
         let end = text.find(|c: char| c.is_ascii_whitespace() || c == '/').unwrap_or(text.len());
         let name = text.get(..end).unwrap_or_default();
         name.rsplit_once(':').map_or(name, |(_, local)| local)
     }
 
-    pub(super) fn is(&self, name: &str) -> bool {
+    pub(crate) fn is(&self, name: &str) -> bool {
         self.name() == name
     }
 
     /// `<a>`
-    pub(super) fn opens(&self) -> bool {
+    pub(crate) fn opens(&self) -> bool {
         !self.closes() && !self.text.ends_with('/') && !self.is_declaration()
     }
 
     /// `</a>`
-    pub(super) fn closes(&self) -> bool {
+    pub(crate) fn closes(&self) -> bool {
         self.text.starts_with('/')
     }
 
     /// `<?xml …?>`
-    pub(super) fn is_declaration(&self) -> bool {
+    pub(crate) fn is_declaration(&self) -> bool {
         self.text.starts_with('?')
     }
 }
 
-/// The first tag and where it ends; none while it is not complete. Text before it, such as the name of a mechanism, is
-/// passed over, but a stream begins with a tag or white space.
-pub(super) fn first_tag(bytes: &[u8]) -> Result<Option<(usize, Tag)>, NotXml> {
-    let Some(start) = bytes.iter().position(|byte| *byte == b'<') else {
-        // Base64, numbers and names: what the text of features is made of.
-        let plain = |byte: &u8| byte.is_ascii_alphanumeric() || byte.is_ascii_whitespace() || b"+-_./=:".contains(byte);
-        return if bytes.iter().all(plain) { Ok(None) } else { Err(NotXml) };
-    };
+/// The first tag and where it ends; none while it is not complete. Inside a stream any text may stand before it, such as
+/// the name of a mechanism; the stream itself, and an answer, begin with a tag or white space.
+pub(crate) fn first_tag(bytes: &[u8], inside: bool) -> Result<Option<(usize, Tag)>, NotXml> {
+    let start = bytes.iter().position(|byte| *byte == b'<').unwrap_or(bytes.len());
+    if !inside && !bytes.iter().take(start).all(u8::is_ascii_whitespace) {
+        return Err(NotXml);
+    }
     let mut quote = None;
     for (index, byte) in bytes.iter().enumerate().skip(start + 1) {
         match (quote, byte) {
@@ -69,7 +68,7 @@ pub(super) fn first_tag(bytes: &[u8]) -> Result<Option<(usize, Tag)>, NotXml> {
 }
 
 /// For an attribute in single quotes.
-pub(super) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('\'', "&apos;")
 }
 
@@ -79,7 +78,7 @@ mod tests {
 
     fn tags(mut text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        while let Some((length, tag)) = first_tag(text.as_bytes()).unwrap() {
+        while let Some((length, tag)) = first_tag(text.as_bytes(), true).unwrap() {
             let kind = if tag.closes() {
                 "/"
             } else if tag.opens() {
@@ -114,10 +113,13 @@ mod tests {
     #[test]
     fn what_is_no_stream_is_seen_as_such() {
         for text in ["220 mail ESMTP!", "\u{15}\u{3}", "<!DOCTYPE html>", "<>", "<a<b>"] {
-            assert_eq!(first_tag(text.as_bytes()), Err(NotXml), "{text}");
+            assert_eq!(first_tag(text.as_bytes(), false), Err(NotXml), "{text}");
         }
+        // In whatever pieces it comes.
+        assert_eq!(first_tag(b"220 mail ESMTP!<a>", false), Err(NotXml));
+        assert_eq!(first_tag(b"Hello, you", true), Ok(None));
         for text in ["", " ", "<a", "<a b='>'"] {
-            assert_eq!(first_tag(text.as_bytes()), Ok(None), "{text}");
+            assert_eq!(first_tag(text.as_bytes(), false), Ok(None), "{text}");
         }
         assert_eq!(escape("o'a&<"), "o&apos;a&amp;&lt;");
     }

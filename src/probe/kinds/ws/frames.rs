@@ -13,7 +13,7 @@ use crate::verdict::text;
 const OPCODE_CONTINUATION: u8 = 0;
 const OPCODE_TEXT: u8 = 1;
 const OPCODE_BINARY: u8 = 2;
-pub(super) const OPCODE_CLOSE: u8 = 8;
+pub(crate) const OPCODE_CLOSE: u8 = 8;
 const OPCODE_PING: u8 = 9;
 const OPCODE_PONG: u8 = 10;
 
@@ -30,7 +30,7 @@ const MAX_REASON: usize = 123;
 const MAX_FRAMES: u32 = 10_000;
 
 /// A final frame, masked as those of clients are, by random bytes of the system.
-pub(super) fn frame(opcode: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) fn frame(opcode: u8, payload: &[u8]) -> io::Result<Vec<u8>> {
     let mut mask = [0; 4];
     getrandom::fill(&mut mask).map_err(|_| io::ErrorKind::OutOfMemory)?;
     let mut bytes = vec![FIN | opcode];
@@ -73,7 +73,7 @@ impl From<End> for Stop {
 }
 
 /// A connection after its handshake.
-pub(super) struct Socket<'a> {
+pub(crate) struct Socket<'a> {
     talk: Talk<'a>,
     place: &'a Authority,
     /// What is kept of the message that came last, or is coming.
@@ -87,17 +87,17 @@ pub(super) struct Socket<'a> {
 }
 
 impl<'a> Socket<'a> {
-    pub(super) fn new(talk: Talk<'a>, place: &'a Authority) -> Self {
+    pub(crate) fn new(talk: Talk<'a>, place: &'a Authority) -> Self {
         Self { talk, place, message: Vec::new(), begun: None, close_code: None, frames: 0, broken: None }
     }
 
     /// The stream, and the code of a close frame that came.
-    pub(super) fn into_parts(self) -> (Stream, Option<u16>) {
+    pub(crate) fn into_parts(self) -> (Stream, Option<u16>) {
         (self.talk.into_stream(), self.close_code)
     }
 
     /// A ping, and its pong; messages meanwhile are somebody's, not ours.
-    pub(super) async fn ping(&mut self) -> Result<(), Fault> {
+    pub(crate) async fn ping(&mut self) -> Result<(), Fault> {
         let mut payload = [0; 8];
         getrandom::fill(&mut payload)
             .map_err(|_| Fault::new(Failure::ResourceExhausted, "the system gave no random bytes"))?;

@@ -21,11 +21,11 @@ const MOST_POSITIVE: Duration = Duration::from_secs(3600);
 const MOST_NEGATIVE: Duration = Duration::from_secs(5);
 
 /// Addresses, not empty, or why there are none.
-pub(super) type Outcome = Result<Vec<IpAddr>, Fault>;
+pub(crate) type Outcome = Result<Vec<IpAddr>, Fault>;
 
 /// How an answer is used.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Reading {
+pub(crate) enum Reading {
     /// It is the answer, for so long.
     Final(Outcome, Duration),
     /// This server cannot tell; another may.
@@ -33,7 +33,7 @@ pub(super) enum Reading {
 }
 
 /// Reads an answer whose id and question were checked.
-pub(super) fn read(question: &Question, message: &Message) -> Reading {
+pub(crate) fn read(question: &Question, message: &Message) -> Reading {
     let name = question.name.to_ascii();
     let name = name.strip_suffix('.').unwrap_or(&name);
     match message.metadata.response_code {

@@ -269,15 +269,15 @@ async fn by_tcp(server: SocketAddr, question: &Question, edns: bool) -> io::Resu
 }
 
 /// A question as a stream carries it (RFC 1035, 4.2.2).
-pub(in crate::probe) struct Framed {
+pub(crate) struct Framed {
     message: Message,
     /// The length, two octets, and the message.
-    pub(in crate::probe) bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Framed {
     /// An error means that the name is longer than a message can hold.
-    pub(in crate::probe) fn new(question: &Question, edns: bool) -> io::Result<Self> {
+    pub(crate) fn new(question: &Question, edns: bool) -> io::Result<Self> {
         let message = query(question, edns);
         let body = encode(&message)?;
         let length = u16::try_from(body.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
@@ -287,7 +287,7 @@ impl Framed {
     }
 
     /// What came back, without its length; none when it is no answer to this question.
-    pub(in crate::probe) fn read(&self, bytes: &[u8]) -> Option<Message> {
+    pub(crate) fn read(&self, bytes: &[u8]) -> Option<Message> {
         Message::from_vec(bytes).ok().filter(|answer| answers(answer, &self.message))
     }
 }
