@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use self::staging::{Room, Row};
 
+mod closed_list;
 mod dns;
 mod http;
 mod names;
