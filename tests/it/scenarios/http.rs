@@ -312,6 +312,53 @@ pub(super) fn json_expectations() -> Vec<Row> {
     ]
 }
 
+/// What lies between the rules of RFC 9112 and what servers do.
+pub(super) fn oddities() -> Vec<Row> {
+    let chunked = |chunks: &str| said(&format!("{OK}Transfer-Encoding: chunked\r\n\r\n{chunks}"));
+    let with = |headers: &str, body: &str| said(&format!("{OK}{headers}\r\n{body}"));
+    let coded = |name: &str, body: &[u8]| Http(answer("200 OK", &format!("Content-Encoding: {name}\r\n"), body));
+    let hello = || json!({ "expect": { "body_contains": "hello" } });
+    let no_error = || json!({ "expect": { "body_not_contains": "error" } });
+    let whole = crate::http::gzip(b"hello x");
+    let truncated = "down body_truncated";
+    vec![
+        row("odd: a list of equal lengths", with("Content-Length: 2, 2\r\n", "ab"), "up", ALL),
+        row("odd: a list of lengths", with("Content-Length: 2, 3\r\n", "abc"), PROTOCOL, ALL),
+        row("odd: a length with a sign", with("Content-Length: +2\r\n", "ab"), PROTOCOL, ALL),
+        row("odd: an empty length", with("Content-Length: \r\n", "ab"), PROTOCOL, ALL),
+        row(
+            "odd: chunks of HTTP/1.0",
+            said("HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+            PROTOCOL,
+            ALL,
+        ),
+        row(
+            "odd: a huge chunk extension",
+            chunked(&format!("2;{}\r\nab\r\n0\r\n\r\n", "x".repeat(100_000))),
+            PROTOCOL,
+            ALL,
+        ),
+        row("odd: endless trailers", chunked(&format!("2\r\nab\r\n0\r\n{}", "a: b\r\n".repeat(50_000))), PROTOCOL, ALL),
+        row("odd: a trailer without a colon", chunked("2\r\nab\r\n0\r\nfoo\r\n\r\n"), PROTOCOL, ALL),
+        row("odd: no line after the last chunk", chunked("2\r\nab\r\n0\r\n"), truncated, ALL),
+        row("odd: twenty thousand chunks", chunked(&format!("{}0\r\n\r\n", "1\r\na\r\n".repeat(20_000))), "up", ALL),
+        row("odd: empty lines first", said(&format!("\r\n\r\n{OK}Content-Length: 0\r\n\r\n")), "up", ALL),
+        row("odd: nothing but empty lines", said("\r\n\r\n\r\n"), "down connection_closed", ALL),
+        row("odd: a folded line first", said(&format!("{OK} x: y\r\nContent-Length: 0\r\n\r\n")), PROTOCOL, ALL),
+        row("odd: a radio station", said("ICY 200 OK\r\n\r\nabc"), PROTOCOL, ALL),
+        row("odd: version 1.2", said("HTTP/1.2 200 OK\r\nContent-Length: 0\r\n\r\n"), PROTOCOL, ALL),
+        row("odd: status 000", said("HTTP/1.1 000 X\r\nContent-Length: 0\r\n\r\n"), PROTOCOL, ALL),
+        row("odd: two gzip members", coded("gzip", &[&whole[..], &whole].concat()), "up", ALL)
+            .keys(json!({ "expect": { "body_contains": "xhello" } })),
+        row("odd: bytes behind gzip", coded("x-gzip", &[&whole[..], b"abc"].concat()), "up", ALL).keys(hello()),
+        row("odd: gzip twice", coded("gzip, gzip", &crate::http::gzip(&whole)), "down body_mismatch", ALL)
+            .keys(hello()),
+        row("odd: what must not be there cannot be read", coded("br", b"\x8b\x02\x80x\x03"), "down body_mismatch", ALL)
+            .keys(no_error()),
+        row("odd: text under a wrong label", coded("utf-8", b"hello"), "up", ALL).keys(no_error()),
+    ]
+}
+
 /// RFC 9113, 7: the codes by which a server only gives up a request.
 const GIVES_UP: [u32; 6] = [0, 2, 7, 8, 10, 11];
 /// RFC 9113, 7: the codes by which it complains; 13, "use HTTP/1.1", is not among them, 99 is unheard of.

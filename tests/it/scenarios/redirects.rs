@@ -43,6 +43,12 @@ pub(super) fn rows() -> Vec<Row> {
         row("redirect: no URL", at("/broken"), protocol, ALL),
         row("redirect: no UTF-8", says(|_| vec![Act::Send(b"HTTP/1.1 302 F\r\nContent-Length: 0\r\nLocation: /\xe4\r\n\r\n".to_vec())]), protocol, ALL),
         row("redirect: to metadata", at("/metadata"), "down egress_blocked", ALL),
+        row("redirect: to metadata, with backslashes", says(|_| to("http:\\\\169.254.169.254\\")), "down egress_blocked", ALL),
+        row("redirect: two Locations", says(|request| match request.path() {
+            "/start" => answer("302 Found", "Location: /a\r\nLocation: /b\r\n", b""),
+            "/a" => answer("200 OK", "", b""),
+            _ => answer("500 Oops", "", b""),
+        }), "up", ALL),
         row("redirect: to metadata, in hexadecimal", says(|_| to("http://0xa9fea9fe/")), "down egress_blocked", ALL),
         row("redirect: to metadata, as IPv6", says(|_| to("http://[::ffff:169.254.169.254]/")), "down egress_blocked", ALL),
         row("redirect: to a name that does not resolve", says(|_| to("http://shop.test/")), "unknown resolver_unavailable", "dns connect send wait receive"),
