@@ -130,7 +130,7 @@ impl Told {
         let text = if self.json {
             format!("{}\n", report::check_json(check, label, self.named.then_some(entry.monitor.id), &self.region))
         } else {
-            report::waterfall(check, label)
+            report::waterfall(check, label, entry.monitor.kind)
         };
         exit::say(&text)
     }

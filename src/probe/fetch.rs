@@ -1,7 +1,10 @@
 //! A small document over HTTP, for probes that ask somebody else about their target. Each connection comes from the
 //! network layer: resolver, egress rules and trust are those of every check.
 
-use std::pin::pin;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,6 +13,7 @@ use hyper::client::conn::http1;
 use hyper::http::header::{ACCEPT, CONNECTION, HOST, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::http::{HeaderMap, Request};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
@@ -103,6 +107,8 @@ async fn exchange(
     let begin = Instant::now();
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD);
+    let sent = Arc::new(OnceLock::new());
+    let stream = Noted { stream, wrote: false, sent: Arc::clone(&sent) };
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(broken)?;
     let mut connection = pin!(connection);
     let mut driven = false;
@@ -114,7 +120,11 @@ async fn exchange(
             _ = &mut connection, if !driven => driven = true,
         }
     };
-    seen.timings.add(Phase::Wait, begin.elapsed());
+    let ended = Instant::now();
+    seen.timings.add(Phase::Send, *sent.get().unwrap_or(&ended) - begin);
+    if let Some(sent) = sent.get() {
+        seen.timings.add(Phase::Wait, ended - *sent);
+    }
     let (head, body) = head.map_err(|_| late("answer"))?.map_err(broken)?.into_parts();
     if head.status.is_redirection()
         && let Some(location) = head.headers.get(LOCATION).and_then(|value| value.to_str().ok())
@@ -139,6 +149,40 @@ async fn exchange(
     })?;
     let (status, retry_after) = (head.status.as_u16(), retry_after(&head.headers));
     Ok(Hop::End(Fetched { status, retry_after, body: body.to_bytes().into() }))
+}
+
+/// A connection that notes when the request had left: hyper flushes once it has handed all of it over.
+struct Noted {
+    stream: Stream,
+    wrote: bool,
+    sent: Arc<OnceLock<Instant>>,
+}
+
+impl AsyncRead for Noted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Noted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.stream).poll_write(cx, buf))?;
+        self.wrote |= written > 0;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+        if self.wrote {
+            // A second time changes nothing.
+            let _ = self.sent.set(Instant::now());
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {

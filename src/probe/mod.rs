@@ -9,6 +9,7 @@ use crate::model::Observation;
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::Expectations;
 
+pub mod advice;
 pub mod authority;
 pub mod driven;
 pub mod exchange;

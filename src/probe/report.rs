@@ -7,6 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Value, json};
 
+use super::advice::next_step;
 use crate::model::{CertificateFacts, ChainFacts, Check, MonitorId, Phase, Timings, check_time};
 
 /// Columns that the total time fills.
@@ -91,19 +92,20 @@ fn seconds(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(SecondsFormat::Secs, true)
 }
 
-/// One check for a terminal: verdict, sentence, the phases one below the other as they followed in time, and what
-/// was met. `label` is what [`check_json`] takes. Ends with a line feed; control characters of the far side are not
-/// passed on.
+/// One check for a terminal: verdict, a sentence that says what happened and what to do next, the phases one below the
+/// other as they followed in time, and what was met. `label` is what [`check_json`] takes, `kind` the kind's name. Ends
+/// with a line feed; control characters of the far side are not passed on.
 #[must_use]
-pub fn waterfall(check: &Check, label: &str) -> String {
+pub fn waterfall(check: &Check, label: &str, kind: &str) -> String {
     let mut out = format!("{} {}", check.verdict.name().to_uppercase(), printable(label));
     let _ = write!(out, " in {}", span(check.timings.total));
     if let Some(failure) = check.failure {
         let _ = write!(out, " ({failure})");
     }
     out.push('\n');
-    if let Some(message) = &check.message {
-        let _ = writeln!(out, "{}", printable(message));
+    if let Some(failure) = check.failure {
+        let happened = check.message.as_deref().map_or_else(|| failure.name().to_owned(), printable);
+        let _ = writeln!(out, "{happened}; {}", next_step(failure, kind));
     }
     out.push('\n');
     draw(&mut out, &check.timings);
@@ -280,7 +282,7 @@ mod tests {
         let details = details.as_object().cloned().map(Box::new);
         let full = Check { details, ..expired() };
         assert_eq!(check_json(&full, "x", None, "r")["details"]["packets_sent"], 3);
-        let text = waterfall(&full, "x");
+        let text = waterfall(&full, "x", "dns");
         assert!(text.contains("packets sent  3\n"), "{text}");
         assert!(
             text.contains("answers      192.0.2.1, 192.0.2.2\n") && text.contains("rtt ms       min=0.1\n"),
@@ -290,10 +292,11 @@ mod tests {
 
     #[test]
     fn the_waterfall_steps_down() {
-        let text = waterfall(&expired(), "https://shop.example/");
+        let text = waterfall(&expired(), "https://shop.example/", "http");
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines[0], "DOWN https://shop.example/ in 40.8 ms (cert_expired)");
-        assert_eq!(lines[1], "certificate expired 30 days ago (2026-10-23)");
+        let step = "renew it, let the server load it, and see why the renewal did not run";
+        assert_eq!(lines[1], format!("certificate expired 30 days ago (2026-10-23); {step}"));
         assert_eq!(lines[3], "  dns             812 µs  █");
         assert_eq!(lines[4], "  connect          95 µs   ▏");
         assert_eq!(lines[5], format!("  tls            39.9 ms   {}", "█".repeat(47)));
@@ -304,13 +307,30 @@ mod tests {
     }
 
     #[test]
+    fn every_failure_is_explained_in_one_line_with_what_to_do() {
+        for failure in Failure::ALL {
+            for message in [Some("what happened".into()), None] {
+                let check = Check { failure: Some(*failure), message, ..expired() };
+                let text = waterfall(&check, "x", "http");
+                let line = text.lines().nth(1).unwrap();
+                let (happened, step) = line.split_once("; ").unwrap();
+                assert_eq!(happened, check.message.as_deref().unwrap_or(failure.name()), "{failure}");
+                assert_eq!(step, next_step(*failure, "http"), "{failure}");
+            }
+        }
+        let up = Check { failure: None, message: None, verdict: Verdict::Up, ..expired() };
+        assert_eq!(waterfall(&up, "x", "http").lines().nth(1), Some(""));
+    }
+
+    #[test]
     fn nothing_reached_and_extremes_are_drawn() {
         let mut check = Check { timings: Timings::default(), certificate: None, ..expired() };
-        assert!(waterfall(&check, "x").contains("in 0 µs"));
+        assert!(waterfall(&check, "x", "http").contains("in 0 µs"));
         check.timings.add(Phase::Receive, Duration::from_secs(90));
         check.timings.total = Duration::from_secs(90);
         check.timings.add(Phase::Dns, Duration::from_secs(90));
-        let text = waterfall(&check, "x");
-        assert!(text.contains("90.00 s") && text.lines().all(|line| line.chars().count() < 100), "{text}");
+        let text = waterfall(&check, "x", "http");
+        let mut drawn = text.lines().skip(2);
+        assert!(text.contains("90.00 s") && drawn.all(|line| line.chars().count() < 100), "{text}");
     }
 }

@@ -52,6 +52,13 @@ pub enum BodyRule {
     NotMatches(Regex),
 }
 
+impl BodyRule {
+    /// It holds for a body that cannot be read.
+    pub(crate) const fn forbids(&self) -> bool {
+        matches!(self, Self::NotContains(_) | Self::NotMatches(_))
+    }
+}
+
 /// How a header's value is compared. Values are case-sensitive.
 #[derive(Debug)]
 pub enum HeaderTest {

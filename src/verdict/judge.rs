@@ -170,7 +170,8 @@ impl Response<'_> {
             return None;
         }
         let body: Cow<'_, str> = String::from_utf8_lossy(&self.http?.body);
-        let (failure, message) = rules.iter().find_map(|rule| match rule {
+        let undecoded = self.undecoded();
+        let found = rules.iter().find_map(|rule| match rule {
             BodyRule::Contains(wanted) if !body.contains(&**wanted) => {
                 Some((Failure::BodyMismatch, format!("the body does not contain {}", self.quote(wanted))))
             }
@@ -185,8 +186,29 @@ impl Response<'_> {
                 (Failure::BodyForbidden, format!("the body contains {found}, which matches {pattern}"))
             }),
             _ => None,
-        })?;
+        });
+        let (failure, message) = match (found, undecoded) {
+            (Some((Failure::BodyMismatch, message)), Some(why)) => (Failure::BodyMismatch, format!("{message}: {why}")),
+            (Some(found), _) => found,
+            // What must not be there may well be, where nobody can look for it.
+            (None, Some(why)) if rules.iter().any(BodyRule::forbids) => {
+                (Failure::BodyMismatch, format!("the body cannot be read: {why}"))
+            }
+            (None, _) => return None,
+        };
         Some(Finding(Verdict::Down, failure, message))
+    }
+
+    /// Why the body cannot be read, when it came in an encoding that is not decoded and is no text as it is.
+    fn undecoded(&self) -> Option<String> {
+        let http = self.http?;
+        let (_, encoding) = http.headers.iter().find(|(name, _)| &**name == "content-encoding")?;
+        let decoded =
+            ["", "identity", "gzip", "x-gzip", "deflate"].iter().any(|name| encoding.trim().eq_ignore_ascii_case(name));
+        let unread = !decoded && std::str::from_utf8(&http.body).is_err();
+        unread.then(|| {
+            format!("it is encoded as {}, which nobody asked for and is not decoded here", self.quote(encoding))
+        })
     }
 
     fn json(&self, rules: &[JsonRule]) -> Option<Finding> {
@@ -199,7 +221,10 @@ impl Response<'_> {
         let message = match serde_json::from_slice::<serde_json::Value>(body) {
             Ok(document) => rules.iter().find_map(|rule| self.json_rule(rule, &document))?,
             Err(_) if body.is_empty() => "the body is empty, expected JSON".to_owned(),
-            Err(error) => format!("the body is not JSON (line {}, column {})", error.line(), error.column()),
+            Err(error) => match self.undecoded() {
+                Some(why) => format!("the body is not JSON: {why}"),
+                None => format!("the body is not JSON (line {}, column {})", error.line(), error.column()),
+            },
         };
         Some(Finding(Verdict::Down, Failure::JsonMismatch, message))
     }

@@ -107,7 +107,7 @@ async fn what_cannot_be_started_is_ours() {
         (file.to_str().unwrap().to_owned(), PermissionDenied),
     ] {
         let seen = plugin(&line, LONG).await;
-        assert_eq!((told(&seen), phases(&seen)), ((None, Some(failure)), vec![]), "{line}");
+        assert_eq!((told(&seen), phases(&seen)), ((None, Some(failure)), vec!["wait"]), "{line}");
         assert!(seen.fault.unwrap().message.starts_with(&format!("{line} could not be started: ")));
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::support::netns::checks;
 
 /// A link from here (192.0.2.1, 2001:db8::1) to a host (192.0.2.2, 2001:db8::2), which is the namespace of `$far`.
-const LINK: &str = r#"
+pub(crate) const LINK: &str = r#"
     ip link set lo up
     unshare --net -- sleep 60 & far=$!
     trap 'kill $far' EXIT
@@ -20,7 +20,7 @@ const LINK: &str = r#"
     mount -t tmpfs none /run
 "#;
 
-fn failure(check: &Value) -> (&str, Option<&str>) {
+pub(crate) fn failure(check: &Value) -> (&str, Option<&str>) {
     (check["verdict"].as_str().unwrap(), check["failure"].as_str())
 }
 

@@ -16,6 +16,7 @@ mod http;
 mod icmp;
 mod layers;
 mod net;
+mod ownership;
 mod scenarios;
 mod settings;
 mod ssh;

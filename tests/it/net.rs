@@ -59,14 +59,14 @@ async fn closed_port(ip: &str) -> SocketAddr {
 }
 
 /// A port that drops every SYN: its queue of one is full, and nobody accepts.
-struct Blackhole {
-    address: SocketAddr,
+pub(crate) struct Blackhole {
+    pub(crate) address: SocketAddr,
     _listener: std::net::TcpListener,
     _clients: Vec<TcpStream>,
 }
 
 impl Blackhole {
-    async fn at(address: SocketAddr) -> Self {
+    pub(crate) async fn at(address: SocketAddr) -> Self {
         use socket2::{Domain, Socket, Type};
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();

@@ -13,32 +13,32 @@ use crate::support::servers::tls::{Authority, config, leaf_params};
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(600);
 
-fn smtp(offer: &str) -> Vec<Turn> {
+pub(crate) fn smtp(offer: &str) -> Vec<Turn> {
     vec![say("220-mail.test ESMTP\r\n220 welcome\r\n"), Hear("EHLO [127.0.0.1]\r\n"), say(offer)]
 }
 
-fn imap(capabilities: &str) -> Vec<Turn> {
+pub(crate) fn imap(capabilities: &str) -> Vec<Turn> {
     vec![say("* OK [CAPABILITY IMAP4rev1] ready\r\n"), Hear("a1 CAPABILITY\r\n"), say(capabilities)]
 }
 
-fn pop3(capabilities: &str) -> Vec<Turn> {
+pub(crate) fn pop3(capabilities: &str) -> Vec<Turn> {
     vec![say("+OK ready <1@mail.test>\r\n"), Hear("CAPA\r\n"), say(capabilities)]
 }
 
-const STREAM: &str = "<?xml version='1.0'?>\n<stream:stream from='h' id=\"a>b\" version='1.0' xmlns='jabber:client' \
+pub(crate) const STREAM: &str = "<?xml version='1.0'?>\n<stream:stream from='h' id=\"a>b\" version='1.0' xmlns='jabber:client' \
                       xmlns:stream='http://etherx.jabber.org/streams'>";
 
-fn xmpp(features: &str) -> Vec<Turn> {
+pub(crate) fn xmpp(features: &str) -> Vec<Turn> {
     vec![Hear("etherx.jabber.org/streams'>"), say(STREAM), say(features)]
 }
 
-const OFFER: &str = "250-mail.test greets you\r\n250-SIZE 1000\r\n250-starttls\r\n250 8BITMIME\r\n";
-const CAPABILITY: &str = "* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED\r\n* 1 EXISTS\r\na1 OK done\r\n";
-const CAPA: &str = "+OK\r\nTOP\r\nSTLS\r\nUIDL\r\n.\r\n";
-const FEATURES: &str = "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>\
+pub(crate) const OFFER: &str = "250-mail.test greets you\r\n250-SIZE 1000\r\n250-starttls\r\n250 8BITMIME\r\n";
+pub(crate) const CAPABILITY: &str = "* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED\r\n* 1 EXISTS\r\na1 OK done\r\n";
+pub(crate) const CAPA: &str = "+OK\r\nTOP\r\nSTLS\r\nUIDL\r\n.\r\n";
+pub(crate) const FEATURES: &str = "<stream:features><starttls xmlns='urn:ietf:params:xml:ns:xmpp-tls'><required/></starttls>\
                         <mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><mechanism>PLAIN</mechanism></mechanisms>\
                         </stream:features>";
-const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
+pub(crate) const PROCEED: &str = "<proceed xmlns='urn:ietf:params:xml:ns:xmpp-tls'/>";
 
 struct Row {
     name: &'static str,

@@ -73,8 +73,7 @@ fn leaf(change: impl FnOnce(&mut CertificateParams)) -> CertificateParams {
 }
 
 /// What is wrong, the chain, the failure, and a part of its sentence.
-fn chains(room: &Room) -> Vec<(&'static str, Identity, Option<Failure>, &'static str)> {
-    let root = &room.root;
+pub(crate) fn chains(root: &Authority) -> Vec<(&'static str, Identity, Option<Failure>, &'static str)> {
     let good = || leaf_params(&[HOST]);
     let year = |from, to| {
         move |params: &mut CertificateParams| {
@@ -178,7 +177,7 @@ fn chains(room: &Room) -> Vec<(&'static str, Identity, Option<Failure>, &'static
 #[tokio::test]
 async fn every_chain_has_its_name() {
     let room = room().await;
-    for (name, identity, failure, part) in chains(&room) {
+    for (name, identity, failure, part) in chains(&room.root) {
         let seen = room.present(&identity, HOST).await;
         assert_fault(&seen, name, failure, part);
         assert_eq!(phases(&seen), ["dns", "connect", "tls"], "{name}");

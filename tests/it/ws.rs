@@ -122,7 +122,7 @@ fn accept_of(request: &Request) -> String {
     BASE64.encode(Sha1::digest(format!("{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11")))
 }
 
-fn switching(request: &Request, more: &str) -> Act {
+pub(crate) fn switching(request: &Request, more: &str) -> Act {
     let accept = accept_of(request);
     text(&format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: WebSocket\r\nConnection: keep-alive, Upgrade\r\n\

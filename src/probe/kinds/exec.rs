@@ -119,11 +119,11 @@ impl Probe for ExecProbe {
         Box::pin(async move {
             let start = Instant::now();
             let mut seen = Observation::new(context.started_at);
-            match child::run(self.command(), context.deadline).await {
-                Ok(ran) => {
-                    seen.timings.add(Phase::Wait, start.elapsed());
-                    self.tell(&ran, &mut seen);
-                }
+            let ran = child::run(self.command(), context.deadline).await;
+            // Starting it is the beginning of the wait, and the end of it when it cannot be started.
+            seen.timings.add(Phase::Wait, start.elapsed());
+            match ran {
+                Ok(ran) => self.tell(&ran, &mut seen),
                 Err(error) => seen.fault = Some(self.not_started(&error)),
             }
             super::close_timings(&mut seen, start);

@@ -62,6 +62,37 @@ fn judged(observation: &Observation, rules: Json) -> (Verdict, &'static str, Str
 }
 
 #[test]
+fn what_cannot_be_read_meets_no_expectation() {
+    let coded = |encoding: &str, body: &'static [u8]| {
+        let mut seen = answered(200, &[("content-encoding", encoding)], "");
+        seen.http.as_mut().unwrap().body = body.into();
+        seen
+    };
+    let binary = b"\x8b\x02\x80error\x03";
+    let why = "it is encoded as \"br\", which nobody asked for and is not decoded here";
+    for (rules, failure, message) in [
+        (json!({}), "", String::new()),
+        (json!({ "body_not_contains": "fatal" }), "body_mismatch", format!("the body cannot be read: {why}")),
+        (json!({ "body_not_matches": "fatal" }), "body_mismatch", format!("the body cannot be read: {why}")),
+        (json!({ "body_contains": "ok" }), "body_mismatch", format!("the body does not contain \"ok\": {why}")),
+        (json!({ "body_not_contains": "error" }), "body_forbidden", "the body contains \"error\"".to_owned()),
+        (
+            json!({ "json": [{ "path": "$.a", "exists": false }] }),
+            "json_mismatch",
+            format!("the body is not JSON: {why}"),
+        ),
+    ] {
+        let (_, found, said) = judged(&coded("br", binary), rules.clone());
+        assert_eq!((found, said), (failure, message), "{rules}");
+    }
+    // A wrong label on what is text, and what was decoded.
+    for (encoding, body) in [("utf-8", &b"fine"[..]), ("br", b"fine"), ("GZIP ", binary), ("identity", binary)] {
+        let (verdict, ..) = judged(&coded(encoding, body), json!({ "body_not_contains": "fatal" }));
+        assert_eq!(verdict, Verdict::Up, "{encoding}");
+    }
+}
+
+#[test]
 fn each_expectation_holds_or_says_why_not() {
     use Verdict::{Degraded, Down, Up};
     let body = r#"{"status":"UP","load":0.5,"n":9007199254740993,"items":[{"ok":true},{"ok":false}],"v":"1.2"}"#;

@@ -141,6 +141,11 @@ impl Server {
         self.requests.lock().unwrap().clone()
     }
 
+    /// The same, for who outlives the server.
+    pub fn log(&self) -> Arc<Mutex<Vec<Request>>> {
+        Arc::clone(&self.requests)
+    }
+
     /// Bytes that the other side's kernel took.
     pub fn sent(&self) -> u64 {
         self.sent.load(Ordering::Relaxed)
