@@ -7,6 +7,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 mod check_config;
 pub mod environment;
 mod exit;
+mod interrupt;
 mod manual;
 mod migrate;
 mod probe;

@@ -16,7 +16,7 @@ use self::answer::Answer;
 use crate::model::{Failure, Fault, Observation, Owner, Verdict};
 use crate::probe::authority::{Authority, Shape};
 use crate::probe::form::Form;
-use crate::probe::net::Profile;
+use crate::probe::net::{Profile, spare_descriptor};
 use crate::probe::{Kind, Prepared, Probe, ProbeContext, fetch};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
@@ -155,8 +155,8 @@ impl DomainProbe {
         }
         match self.ask(context, seen).await {
             Ok(fresh) => kept = fresh,
-            Err(Refusal { fault, .. }) if fault.failure.owner() == Owner::Observer => {
-                // Not the registry's fault: it is asked again at the next check.
+            Err(Refusal { fault, .. }) if fault.failure.owner() != Owner::Target => {
+                // Not the registry's fault, but ours or our rules': it is asked again at the next check.
                 (kept.error, kept.retry_at) = (Some(fault.message.clone()), None);
                 seen.fault = Some(fault);
                 return kept;
@@ -183,6 +183,9 @@ impl DomainProbe {
 
     async fn ask(&self, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<Kept, Refusal> {
         let domain = &self.domain;
+        // The list and what is kept are files: without descriptors they would seem not to be there.
+        let lacking = |error| Fault::new(Failure::ResourceExhausted, format!("no registry can be asked: {error}"));
+        spare_descriptor().map_err(lacking)?;
         let base = match &self.server {
             Some(server) => Some(server.clone()),
             None => bootstrap::server(domain, context, seen).await?,
@@ -192,7 +195,7 @@ impl DomainProbe {
         let mut url = base.ok_or_else(|| Fault::new(Failure::QueryFailed, none()))?;
         let server = url.to_string();
         url.set_path(&format!("{}/domain/{domain}", url.path().trim_end_matches('/')));
-        let fetched = fetch::get(&url, "application/rdap+json", self.profile, context, seen).await?;
+        let fetched = fetch::get(&url, "application/rdap+json", answer::MAX_BYTES, self.profile, context, seen).await?;
         let answer = match fetched.status {
             200 => Answer::read(&fetched.body, domain),
             404 => Some(Answer::default()),
@@ -241,7 +244,7 @@ impl DomainProbe {
             }
             Err(why) => format!("{why}{reason}"),
         };
-        // Ours has a name of its own.
+        // Ours, and that of our rules, has a name of its own.
         if seen.fault.is_none() {
             (seen.fault, seen.graded) = (Some(Fault::new(Failure::QueryFailed, unknown)), Some(Verdict::Unknown));
         }
