@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
 #![allow(clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a test is not a library")]
 
+mod bounds;
 mod brokers;
 mod cli;
 mod daemon;
