@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use super::Net;
 use super::resolve::exchange;
-pub(in crate::probe) use super::resolve::exchange::{Framed, NoAnswer};
+pub(in crate::probe) use super::resolve::exchange::{Framed, MOST_ANSWER_BYTES, NoAnswer};
 use crate::model::{Fault, Phase, Timings};
 
 /// Links of a CNAME chain that are followed; more is a loop or a mistake. Resolvers allow 8 to 16.

@@ -18,7 +18,8 @@ fn locations(port: u16) -> Vec<String> {
         "http://[::ffff:127.0.0.72]:@/",
         "https://127.0.0.72:@/",
         "http:\\\\127.0.0.72:@\\",
-        "HTTP://①②⑦.0.0.72:@/",
+        // The digits in circles, as a URL has them in ASCII.
+        "HTTP://%E2%91%A0%E2%91%A1%E2%91%A6.0.0.72:@/",
         "http://there.test:@/",
     ]
     .iter()

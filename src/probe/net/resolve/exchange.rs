@@ -24,7 +24,11 @@ const UDP_PAYLOAD: u16 = 1232;
 /// Larger datagrams, which nobody should send, are fetched again by TCP.
 const UDP_BUFFER: usize = 4096;
 
-/// Records of one answer, of all its sections. What fits into 64 KiB and has more is no answer that anybody could use.
+/// An answer by TCP that is read; its length could say twice that. Read, an option or an empty string of few octets takes
+/// twenty times as much.
+pub(in crate::probe) const MOST_ANSWER_BYTES: usize = 32 * 1024;
+
+/// Records of one answer, of all its sections: more is no answer that anybody could use.
 const MOST_RECORDS: usize = 512;
 
 /// A silent server of our own is asked after itself this often, see [`Health`], and at every second time the question is
@@ -266,8 +270,11 @@ async fn by_tcp(server: SocketAddr, question: &Question, edns: bool) -> io::Resu
     let mut stream = keep(TcpStream::connect(server).await?)?;
     let framed = Framed::new(question, edns)?;
     stream.write_all(&framed.bytes).await?;
-    // The length has two octets: 64 KiB is the bound.
-    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    let length = usize::from(stream.read_u16().await?);
+    if length > MOST_ANSWER_BYTES {
+        return Err(garbage());
+    }
+    let mut answer = vec![0; length];
     stream.read_exact(&mut answer).await?;
     framed.read(&answer).ok_or_else(garbage)
 }
