@@ -296,6 +296,15 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_looked_at_is_not_dialled_and_nobodys_fault() {
+        let address = "192.0.2.1:80".parse().unwrap();
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::ADDRINUSE, rustix::io::Errno::NOBUFS] {
+            let refusal = Refusal::Ours(errno.into());
+            assert_eq!(refusal.fault(address, "").failure, Failure::ResourceExhausted, "{errno:?}");
+        }
+    }
+
+    #[test]
     fn a_wildcard_listener_has_every_address_of_this_host() {
         assert!(!is_of_this_host("198.51.100.7".parse().unwrap()).unwrap());
         assert!(is_of_this_host("127.0.0.1".parse().unwrap()).unwrap());
