@@ -274,11 +274,14 @@ async fn greetings(cases: &mut Cases) {
     cases.speak(to, rows).await;
 }
 
+/// A name, the head of a frame, and what follows without end.
+type Announced = (&'static str, &'static [u8], Vec<u8>);
+
 async fn logins(cases: &mut Cases) {
     let pile = vec![b'x'; 65_536];
     // Heads of frames and lengths as large as each protocol can say.
     let mongodb = [&0x7fff_ffff_u32.to_le_bytes()[..], &[1, 0, 0, 0], &[0; 4], &2013_u32.to_le_bytes()].concat();
-    let rows: [(&str, Vec<(&'static str, &'static [u8], Vec<u8>)>); 6] = [
+    let rows: [(&str, Vec<Announced>); 6] = [
         (
             "mysql",
             vec![
@@ -357,13 +360,13 @@ async fn calls(cases: &mut Cases) {
     let protocol: &[&str] = &["http_protocol"];
     let begun = [settings(), frame(HEADERS, 0, 1, STATUS_200)].concat();
     let rows = vec![
-        ("grpc, SETTINGS", endless(b"", settings()), protocol),
-        ("grpc, PING", endless(&settings(), ping()), protocol),
+        ("grpc, SETTINGS", endless(b"", settings().repeat(450)), protocol),
+        ("grpc, PING", endless(&settings(), ping().repeat(240)), protocol),
         ("grpc, CONTINUATION", endless(&begun, frame(CONTINUATION, 0, 1, &field("a", "b"))), protocol),
-        ("grpc, empty DATA", endless(&ok, data(0, b"")), protocol),
+        ("grpc, empty DATA", endless(&ok, data(0, b"").repeat(450)), protocol),
         ("grpc, DATA", endless(&ok, data(0, &[0; 16_000])), &["http_protocol", "body_too_large"]),
-        ("grpc, PING in an answer", endless(&ok, ping()), protocol),
-        ("grpc, no frames", endless(&settings(), frame(0xfa, 0, 0, b"grease")), protocol),
+        ("grpc, PING in an answer", endless(&ok, ping().repeat(240)), protocol),
+        ("grpc, no frames", endless(&settings(), frame(0xfa, 0, 0, b"grease").repeat(270)), protocol),
         ("grpc, a long frame", endless(&settings(), frame(0xfa, 0, 0, &[0; 16_384])), protocol),
     ];
     cases.speak(to, rows).await;

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use self::answer::Answer;
-use crate::model::{Failure, Fault, Observation, Owner, Verdict};
+use crate::model::{Failure, Fault, Observation, Owner, Phase, Verdict};
 use crate::probe::authority::{Authority, Shape};
 use crate::probe::form::Form;
 use crate::probe::net::{Profile, spare_descriptor};
@@ -70,6 +70,9 @@ struct Kept {
     refusals: u32,
     retry_at: Option<DateTime<Utc>>,
     error: Option<String>,
+    /// The last refusal was one of our rules.
+    #[serde(default)]
+    blocked: bool,
 }
 
 fn prepare(url: &Url, reader: &mut TableReader<'_>) -> Option<Prepared> {
@@ -155,8 +158,8 @@ impl DomainProbe {
         }
         match self.ask(context, seen).await {
             Ok(fresh) => kept = fresh,
-            Err(Refusal { fault, .. }) if fault.failure.owner() != Owner::Target => {
-                // Not the registry's fault, but ours or our rules': it is asked again at the next check.
+            Err(Refusal { fault, .. }) if is_ours(&fault, seen) => {
+                // Not the registry's fault: it is asked again at the next check.
                 (kept.error, kept.retry_at) = (Some(fault.message.clone()), None);
                 seen.fault = Some(fault);
                 return kept;
@@ -244,10 +247,21 @@ impl DomainProbe {
             }
             Err(why) => format!("{why}{reason}"),
         };
-        // Ours, and that of our rules, has a name of its own.
-        if seen.fault.is_none() {
+        // Ours has a name of its own.
+        if seen.fault.is_none() && kept.blocked {
+            seen.fault = Some(Fault::new(Failure::EgressBlocked, unknown));
+        } else if seen.fault.is_none() {
             (seen.fault, seen.graded) = (Some(Fault::new(Failure::QueryFailed, unknown)), Some(Verdict::Unknown));
         }
+    }
+}
+
+/// Whether a fault is no registry's. One that led us to where our rules forbid is: asking it again and again would not help.
+fn is_ours(fault: &Fault, seen: &Observation) -> bool {
+    match fault.failure.owner() {
+        Owner::Observer => true,
+        Owner::Policy => seen.timings.get(Phase::Connect).is_none(),
+        Owner::Target => false,
     }
 }
 
@@ -270,6 +284,7 @@ impl Kept {
         let asked = refusal.retry_after.map(|time| TimeDelta::from_std(time).unwrap_or(RETRY_AFTER_MOST));
         let wait = asked.map_or(back_off, |asked| asked.min(RETRY_AFTER_MOST).max(back_off));
         self.refusals = self.refusals.saturating_add(1);
+        self.blocked = refusal.fault.failure.owner() == Owner::Policy;
         (self.retry_at, self.error) = (Some(now + wait), Some(refusal.fault.message));
     }
 }
