@@ -24,6 +24,8 @@ pub enum Exit {
     StateDirectory,
     /// EX_CONFIG.
     Config,
+    /// `probe`: ended by this signal, whose number is told as shells tell it, above 128.
+    Interrupted(u8),
 }
 
 impl Exit {
@@ -39,6 +41,7 @@ impl Exit {
             Self::Unavailable => 69,
             Self::StateDirectory => 73,
             Self::Config => 78,
+            Self::Interrupted(signal) => 128_u8.saturating_add(signal),
         }
     }
 }

@@ -9,6 +9,7 @@ mod check_config;
 pub mod environment;
 mod exit;
 mod export;
+mod interrupt;
 mod manual;
 mod migrate;
 mod output;

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, stream};
 use tokio::time::Instant;
 
+use super::interrupt::Interrupts;
 use super::{Environment, Exit, Stop, exit, load, load_leniently, small_runtime, with_environment};
 use crate::catalog::{Entry, merge};
 use crate::clock::{SystemWall, Wall as _};
@@ -63,7 +64,7 @@ pub(super) fn run(arguments: &ProbeArgs, config: Option<&Path>, environment: &En
         return Err(Stop::new(Exit::Usage, "a heartbeat is pinged by its job and cannot be probed"));
     }
     let mut told = Told { json: arguments.json, named, region: region.to_string(), down: false, unknown: false };
-    small_runtime()?.block_on(async {
+    let checking = async {
         // Up to the first group the checks are told as they end; a group waits for all of them.
         let mut order = entries.iter().cloned().collect::<VecDeque<_>>();
         let probed: Vec<Arc<Entry>> = entries.iter().filter(|entry| is_probed(entry)).cloned().collect();
@@ -72,7 +73,7 @@ pub(super) fn run(arguments: &ProbeArgs, config: Option<&Path>, environment: &En
         while let Some((entry, check)) = checks.next().await {
             done.insert(entry.monitor.id, check);
             if !told.tell_first(&mut order, &done, &wanted) {
-                return Ok(told.exit());
+                return told.exit();
             }
         }
         gather(&entries, &mut done);
@@ -81,7 +82,16 @@ pub(super) fn run(arguments: &ProbeArgs, config: Option<&Path>, environment: &En
                 break;
             }
         }
-        Ok(told.exit())
+        told.exit()
+    };
+    small_runtime()?.block_on(async {
+        let failed = |error| Stop::new(Exit::Failure, format!("signals cannot be handled: {error}"));
+        let mut interrupts = Interrupts::listen().map_err(failed)?;
+        // Dropped with its checks, which take their plugins along.
+        Ok(tokio::select! {
+            exit = checking => exit,
+            signal = interrupts.next() => Exit::Interrupted(signal),
+        })
     })
 }
 

@@ -41,6 +41,8 @@ use crate::telemetry;
 
 /// What blocks in the background is waited for so long at the end.
 const RUNTIME_GRACE: Duration = Duration::from_secs(1);
+/// For tasks to be dropped when nothing is waited for; one that hangs is left.
+const DROP_GRACE: Duration = Duration::from_millis(300);
 
 /// Runs the daemon until a signal; the stop says why it could not begin or go on.
 pub fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
@@ -70,8 +72,9 @@ pub fn run(config: Option<&Path>, environment: &Environment) -> Result<Exit, Sto
             ended.unwrap_or_else(|_| Err(Stop::new(Exit::Failure, "the daemon's main task panicked")))
         }
         None => {
-            // Nothing is waited for. The embedded database stops by itself when this process is gone.
-            runtime.shutdown_background();
+            // Nothing is waited for but that checks are dropped, which kills their plugins. The embedded database stops by
+            // itself when this process is gone.
+            runtime.shutdown_timeout(DROP_GRACE);
             Err(Stop::new(Exit::Failure, "a second signal: ended at once"))
         }
     }

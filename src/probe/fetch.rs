@@ -23,8 +23,6 @@ use super::net::{IpVersion, Profile, Stream, TlsOptions};
 use super::talk;
 use crate::model::{Failure, Fault, Observation, Phase};
 
-/// A document larger than this is refused, bytes.
-const MAX_BODY: usize = 1 << 20;
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_REDIRECTS: usize = 5;
 
@@ -34,22 +32,23 @@ pub struct Fetched {
     pub status: u16,
     /// `Retry-After`, where it is a number of seconds.
     pub retry_after: Option<Duration>,
-    /// The body, at most 1 MiB.
+    /// The body, whole.
     pub body: Vec<u8>,
 }
 
-/// Gets a document, following up to five redirects, never from https to http. Phases and address go to what was seen;
+/// Gets a document of at most `most` bytes, following up to five redirects, never from https to http. Phases and address go to what was seen;
 /// the certificate does not: it is not the target's.
 pub async fn get(
     url: &Url,
     accept: &str,
+    most: usize,
     profile: Profile,
     context: &ProbeContext<'_>,
     seen: &mut Observation,
 ) -> Result<Fetched, Fault> {
     let mut url = url.clone();
     for _ in 0..=MAX_REDIRECTS {
-        let hop = hop(&url, accept, profile, context, seen).await;
+        let hop = hop(&url, accept, most, profile, context, seen).await;
         seen.certificate = None;
         let next = match hop? {
             Hop::End(fetched) => return Ok(fetched),
@@ -73,6 +72,7 @@ enum Hop {
 async fn hop(
     url: &Url,
     accept: &str,
+    most: usize,
     profile: Profile,
     context: &ProbeContext<'_>,
     seen: &mut Observation,
@@ -92,13 +92,14 @@ async fn hop(
     let request = Request::get(path).header(HOST, bare).header(USER_AGENT, context.net.user_agent());
     let request = request.header(ACCEPT, accept).header(CONNECTION, "close").body(Empty::<Bytes>::new());
     let request = request.map_err(|_| Fault::new(Failure::Internal, format!("{url} cannot be asked for")))?;
-    exchange(stream, request, &place, context.deadline, seen).await
+    exchange(stream, request, &place, most, context.deadline, seen).await
 }
 
 async fn exchange(
     stream: Stream,
     request: Request<Empty<Bytes>>,
     place: &Authority,
+    most: usize,
     deadline: Instant,
     seen: &mut Observation,
 ) -> Result<Hop, Fault> {
@@ -132,7 +133,7 @@ async fn exchange(
         return Ok(Hop::To(location.to_owned()));
     }
     let received = Instant::now();
-    let mut reading = pin!(Limited::new(body, MAX_BODY).collect());
+    let mut reading = pin!(Limited::new(body, most).collect());
     let body = loop {
         tokio::select! {
             biased;
@@ -143,7 +144,7 @@ async fn exchange(
     seen.timings.add(Phase::Receive, received.elapsed());
     let body = body.map_err(|_| late("send its whole answer"))?.map_err(|error| {
         if error.is::<LengthLimitError>() {
-            return Fault::new(Failure::BodyTooLarge, format!("{place} answered with more than {MAX_BODY} bytes"));
+            return Fault::new(Failure::BodyTooLarge, format!("{place} answered with more than {most} bytes"));
         }
         Fault::new(Failure::BodyTruncated, format!("the answer of {place} broke off"))
     })?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use super::Site;
 use super::connection::drive;
@@ -28,6 +29,8 @@ const LOCAL: usize = 64;
 const DRAIN: Duration = Duration::from_secs(3);
 /// After a failed accept (out of descriptors), so that the loop does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
+/// Failed accepts are told this often.
+const TELL: Duration = Duration::from_secs(60);
 
 /// A bound listener.
 pub enum Listener {
@@ -73,6 +76,7 @@ fn places(trust: Trust) -> usize {
 pub async fn serve(listener: Arc<Listener>, site: Arc<Site>, trust: Trust, mut shutdown: Shutdown) {
     let places = Places::new(places(trust));
     let mut connections = JoinSet::new();
+    let mut told: Option<Instant> = None;
     loop {
         tokio::select! {
             () = shutdown.wait() => break,
@@ -100,7 +104,10 @@ pub async fn serve(listener: Arc<Listener>, site: Arc<Site>, trust: Trust, mut s
             // One client that went away while it waited.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
-                log::warn!("a connection to the admin server could not be accepted: {error}");
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    told = Some(Instant::now());
+                    log::warn!("a connection to the admin server could not be accepted: {error}");
+                }
                 places.evict();
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }

@@ -164,7 +164,11 @@ async fn registries_of_all_sorts() {
         ("no HTTP", vec![text("220 mail\r\n"), Act::Hang], unknown),
         ("in circles", plain("301 Moved", "Location: /again\r\n", ""), unknown),
         ("elsewhere", plain("301 Moved", "Location: file:///etc/passwd\r\n", ""), unknown),
-        ("metadata", plain("301 Moved", "Location: http://169.254.169.254/\r\n", ""), unknown),
+        (
+            "metadata",
+            plain("301 Moved", "Location: http://169.254.169.254/\r\n", ""),
+            Some((Verdict::Down, EgressBlocked)),
+        ),
         ("reset", vec![Act::Reset], unknown),
     ];
     let runs = rows.into_iter().map(|(name, acts, wanted)| async move {

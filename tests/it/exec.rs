@@ -1,13 +1,16 @@
 //! Plugins: those of the system, and some that do everything wrong.
 
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use lamplighter::model::Failure::{self, *};
 use lamplighter::model::{Observation, Verdict};
 use serde_json::{Value, json};
 
+use crate::support::daemon::Home;
 use crate::support::probing::{check, phases};
+use crate::support::target::until;
 
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_secs(1);
@@ -212,4 +215,25 @@ async fn a_check_that_is_cut_off_takes_its_plugin_along() {
     assert!(checking.await.unwrap_err().is_cancelled());
     script.gone("a").await;
     script.gone("b").await;
+}
+
+#[tokio::test]
+async fn a_command_that_is_interrupted_takes_its_plugin_along() {
+    use rustix::process::Signal;
+    for (signal, code) in [(Signal::INT, Some(130)), (Signal::TERM, Some(143)), (Signal::HUP, Some(129))] {
+        let script = Script::new("sh -c 'echo $$ >@/b; exec sleep 100' & echo $$ >@/a; wait");
+        let home = Home::new("");
+        // Whatever the shell that runs the tests ignores would be ignored here as well: env sets it back.
+        let own = home.command(&["probe", &format!("exec:{}", script.line()), "--timeout", "60s"]);
+        let mut command = std::process::Command::new("env");
+        command.arg("--default-signal=INT,TERM,HUP").arg(own.get_program()).args(own.get_args());
+        let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let written = |name: &str| std::fs::read_to_string(script.path(name)).is_ok_and(|id| id.ends_with('\n'));
+        until("the plugin runs", LONG, async || ["a", "b"].into_iter().all(written).then_some(())).await;
+        rustix::process::kill_process(rustix::process::Pid::from_child(&child), signal).unwrap();
+        let ended = until("the command ends", LONG, async || child.try_wait().unwrap()).await;
+        assert_eq!(ended.code(), code, "{signal:?}");
+        script.gone("a").await;
+        script.gone("b").await;
+    }
 }

@@ -3,18 +3,21 @@
 #![allow(clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a test is not a library")]
 
 mod backup;
+mod bounds;
 mod brokers;
 mod cli;
 mod daemon;
 mod databases;
 mod dns;
 mod domain;
+mod egress;
 mod exec;
 mod export;
 mod grpc;
 mod http;
 mod icmp;
 mod layers;
+mod links;
 mod net;
 mod ownership;
 mod scenarios;

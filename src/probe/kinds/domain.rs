@@ -13,10 +13,10 @@ use tokio::time::Instant;
 use url::{Host, Url};
 
 use self::answer::Answer;
-use crate::model::{Failure, Fault, Observation, Owner, Verdict};
+use crate::model::{Failure, Fault, Observation, Owner, Phase, Verdict};
 use crate::probe::authority::{Authority, Shape};
 use crate::probe::form::Form;
-use crate::probe::net::Profile;
+use crate::probe::net::{Profile, spare_descriptor};
 use crate::probe::{Kind, Prepared, Probe, ProbeContext, fetch};
 use crate::settings::reader::TableReader;
 use crate::verdict::expectation::{Accepts, Expectations};
@@ -70,6 +70,9 @@ struct Kept {
     refusals: u32,
     retry_at: Option<DateTime<Utc>>,
     error: Option<String>,
+    /// The last refusal was one of our rules.
+    #[serde(default)]
+    blocked: bool,
 }
 
 fn prepare(url: &Url, reader: &mut TableReader<'_>) -> Option<Prepared> {
@@ -155,7 +158,7 @@ impl DomainProbe {
         }
         match self.ask(context, seen).await {
             Ok(fresh) => kept = fresh,
-            Err(Refusal { fault, .. }) if fault.failure.owner() == Owner::Observer => {
+            Err(Refusal { fault, .. }) if is_ours(&fault, seen) => {
                 // Not the registry's fault: it is asked again at the next check.
                 (kept.error, kept.retry_at) = (Some(fault.message.clone()), None);
                 seen.fault = Some(fault);
@@ -183,6 +186,9 @@ impl DomainProbe {
 
     async fn ask(&self, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<Kept, Refusal> {
         let domain = &self.domain;
+        // The list and what is kept are files: without descriptors they would seem not to be there.
+        let lacking = |error| Fault::new(Failure::ResourceExhausted, format!("no registry can be asked: {error}"));
+        spare_descriptor().map_err(lacking)?;
         let base = match &self.server {
             Some(server) => Some(server.clone()),
             None => bootstrap::server(domain, context, seen).await?,
@@ -192,7 +198,7 @@ impl DomainProbe {
         let mut url = base.ok_or_else(|| Fault::new(Failure::QueryFailed, none()))?;
         let server = url.to_string();
         url.set_path(&format!("{}/domain/{domain}", url.path().trim_end_matches('/')));
-        let fetched = fetch::get(&url, "application/rdap+json", self.profile, context, seen).await?;
+        let fetched = fetch::get(&url, "application/rdap+json", answer::MAX_BYTES, self.profile, context, seen).await?;
         let answer = match fetched.status {
             200 => Answer::read(&fetched.body, domain),
             404 => Some(Answer::default()),
@@ -242,9 +248,20 @@ impl DomainProbe {
             Err(why) => format!("{why}{reason}"),
         };
         // Ours has a name of its own.
-        if seen.fault.is_none() {
+        if seen.fault.is_none() && kept.blocked {
+            seen.fault = Some(Fault::new(Failure::EgressBlocked, unknown));
+        } else if seen.fault.is_none() {
             (seen.fault, seen.graded) = (Some(Fault::new(Failure::QueryFailed, unknown)), Some(Verdict::Unknown));
         }
+    }
+}
+
+/// Whether a fault is no registry's. One that led us to where our rules forbid is: asking it again and again would not help.
+fn is_ours(fault: &Fault, seen: &Observation) -> bool {
+    match fault.failure.owner() {
+        Owner::Observer => true,
+        Owner::Policy => seen.timings.get(Phase::Connect).is_none(),
+        Owner::Target => false,
     }
 }
 
@@ -267,6 +284,7 @@ impl Kept {
         let asked = refusal.retry_after.map(|time| TimeDelta::from_std(time).unwrap_or(RETRY_AFTER_MOST));
         let wait = asked.map_or(back_off, |asked| asked.min(RETRY_AFTER_MOST).max(back_off));
         self.refusals = self.refusals.saturating_add(1);
+        self.blocked = refusal.fault.failure.owner() == Owner::Policy;
         (self.retry_at, self.error) = (Some(now + wait), Some(refusal.fault.message));
     }
 }

@@ -20,6 +20,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
+use super::descriptors::keep;
 use crate::model::{Failure, Fault};
 
 /// When an error was reported.
@@ -43,7 +44,8 @@ pub(super) async fn connect(address: SocketAddr) -> Result<TcpStream, Fault> {
 }
 
 fn open(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking().cloexec(), Some(Protocol::TCP))?;
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = keep(Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?)?;
     match socket.connect(&address.into()) {
         Ok(()) => {}
         Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
@@ -124,7 +126,7 @@ fn judge(error: &io::Error, stage: Stage, no_source: impl Fn() -> bool) -> (Fail
             Failure::ResourceExhausted,
             Some("no file descriptor is left: raise LimitNOFILE= or lower probe.max_in_flight"),
         ),
-        (Errno::ADDRNOTAVAIL | Errno::AGAIN, _) => {
+        (Errno::ADDRNOTAVAIL | Errno::ADDRINUSE | Errno::AGAIN, _) => {
             (Failure::ResourceExhausted, Some("no local port is left: widen net.ipv4.ip_local_port_range"))
         }
         (Errno::NOBUFS | Errno::NOMEM, _) => {
@@ -135,10 +137,11 @@ fn judge(error: &io::Error, stage: Stage, no_source: impl Fn() -> bool) -> (Fail
 }
 
 /// EADDRNOTAVAIL also stands for exhausted ports. A datagram socket needs a source address just as well, but has ports
-/// of its own, so it fails only in the case that is about addresses. Sends nothing.
+/// of its own, so it fails only in the case that is about addresses. One that gets no port either, or no descriptor, tells
+/// nothing about addresses. Sends nothing.
 fn lacks_source(address: SocketAddr) -> bool {
     let IpAddr::V6(_) = address.ip() else { return false };
-    UdpSocket::bind("[::]:0").and_then(|socket| socket.connect(address)).is_err()
+    UdpSocket::bind("[::]:0").is_ok_and(|socket| socket.connect(address).is_err())
 }
 
 #[cfg(test)]
@@ -166,6 +169,7 @@ mod tests {
             (Errno::NOBUFS, Stage::AtOnce, ResourceExhausted),
             (Errno::NOMEM, Stage::AtOnce, ResourceExhausted),
             (Errno::ADDRNOTAVAIL, Stage::AtOnce, ResourceExhausted),
+            (Errno::ADDRINUSE, Stage::AtOnce, ResourceExhausted),
             (Errno::IO, Stage::Later, Internal),
         ];
         for (errno, stage, wanted) in table {

@@ -10,6 +10,7 @@ use tokio::net::UdpSocket;
 use tokio::time::Instant;
 
 use super::connect::{self, Stage};
+use super::descriptors::keep;
 use super::{Destination, IpVersion, Net, NotDialled, dial, wrong_version};
 use crate::model::{Failure, Fault, Timings};
 
@@ -120,8 +121,10 @@ fn nowhere() -> NotDialled {
     NotDialled { fault: Fault::new(Failure::DnsNoRecords, "there is no address to send to"), address: None }
 }
 
-fn open(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(address), Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP))?;
+/// Connected, from a port that the kernel picks at random.
+pub(super) fn open(address: SocketAddr) -> io::Result<UdpSocket> {
+    let kind = Type::DGRAM.nonblocking().cloexec();
+    let socket = keep(Socket::new(Domain::for_address(address), kind, Some(Protocol::UDP))?)?;
     socket.connect(&address.into())?;
     UdpSocket::from_std(socket.into())
 }

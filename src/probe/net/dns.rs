@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::Net;
 use super::resolve::exchange;
 pub(crate) use super::resolve::exchange::Framed;
-pub(in crate::probe) use super::resolve::exchange::NoAnswer;
+pub(in crate::probe) use super::resolve::exchange::{MOST_ANSWER_BYTES, NoAnswer};
 use crate::model::{Fault, Phase, Timings};
 
 /// Links of a CNAME chain that are followed; more is a loop or a mistake. Resolvers allow 8 to 16.

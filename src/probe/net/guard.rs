@@ -1,10 +1,12 @@
 //! The egress guard: may this monitor dial this very address? Asked about every address just before `connect`, also
 //! about literals, so that neither a rebinding name nor an odd notation gets past it.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 
 use ipnet::IpNet;
 
+use super::connect::{self, Stage};
 use super::special::{self, Use};
 use super::{EgressOptions, Profile};
 use crate::model::{Failure, Fault};
@@ -27,28 +29,34 @@ impl Guard {
         Self { options }
     }
 
-    /// Refuses with [`Failure::EgressBlocked`] and a sentence that names the rule.
+    /// Refuses with [`Failure::EgressBlocked`] and a sentence that names the rule; with what this host lacks when it cannot
+    /// find out (rule 2 may need a socket), since an address that was not looked at is not dialled.
     pub(super) fn check(&self, address: SocketAddr, profile: Profile) -> Result<(), Fault> {
         let ip = address.ip().to_canonical();
-        self.judge(ip, address.port(), profile).map_err(|why| blocked(address, &why))?;
+        self.judge(ip, address.port(), profile).map_err(|refusal| refusal.fault(address, ""))?;
         if let IpAddr::V6(v6) = ip {
             for inner in special::embedded(v6) {
-                self.judge(IpAddr::V4(inner), address.port(), profile)
-                    .map_err(|why| blocked(address, &format!("it embeds {inner}, and {why}")))?;
+                let form = format!("it embeds {inner}, and ");
+                let judged = self.judge(IpAddr::V4(inner), address.port(), profile);
+                judged.map_err(|refusal| refusal.fault(address, &form))?;
             }
         }
         Ok(())
     }
 
-    fn judge(&self, ip: IpAddr, port: u16, profile: Profile) -> Result<(), String> {
+    fn judge(&self, ip: IpAddr, port: u16, profile: Profile) -> Result<(), Refusal> {
         let range = special::range_of(ip);
         if let Some(range) = range.filter(|range| range.purpose == Use::Nobody) {
-            return Err(format!("{} is {}", range.cidr(), range.what));
+            return Err(Refusal::Rule(format!("{} is {}", range.cidr(), range.what)));
         }
-        if profile == Profile::Rows && self.options.own.iter().any(|own| reaches(ip, port, *own)) {
-            return Err("it is a listener or the store of this daemon, which monitors of the database and the API \
-                        never reach"
-                .to_owned());
+        if profile == Profile::Rows {
+            for own in &self.options.own {
+                if reaches(ip, port, *own).map_err(Refusal::Ours)? {
+                    let what = "it is a listener or the store of this daemon, which monitors of the database and the \
+                                API never reach";
+                    return Err(Refusal::Rule(what.to_owned()));
+                }
+            }
         }
         let longest =
             |list: &[IpNet]| list.iter().filter(|net| contains(net, ip)).max_by_key(|net| net.prefix_len()).copied();
@@ -57,7 +65,7 @@ impl Guard {
         if let Some(deny) = deny
             && allowed.is_none_or(|allow| deny.prefix_len() >= allow)
         {
-            return Err(format!("egress.deny has {deny}"));
+            return Err(Refusal::Rule(format!("egress.deny has {deny}")));
         }
         let built_in = range.filter(|range| match range.purpose {
             Use::Metadata => true,
@@ -67,15 +75,30 @@ impl Guard {
         match built_in {
             Some(range) if allowed.is_none_or(|allow| allow < range.prefix) => {
                 let cidr = range.cidr();
-                Err(format!("{cidr} is {}; to permit it, put \"{cidr}\" into egress.allow", range.what))
+                let way_out = format!("to permit it, put \"{cidr}\" into egress.allow");
+                Err(Refusal::Rule(format!("{cidr} is {}; {way_out}", range.what)))
             }
             _ => Ok(()),
         }
     }
 }
 
-fn blocked(address: SocketAddr, why: &str) -> Fault {
-    Fault::new(Failure::EgressBlocked, format!("{address} was not dialled: {why}"))
+/// Why an address is not dialled.
+enum Refusal {
+    /// A rule: the sentence's end.
+    Rule(String),
+    /// Whether a rule holds could not be found out.
+    Ours(io::Error),
+}
+
+impl Refusal {
+    /// `form` is the beginning of the reason, where it is about an embedded address.
+    fn fault(&self, address: SocketAddr, form: &str) -> Fault {
+        match self {
+            Self::Rule(why) => Fault::new(Failure::EgressBlocked, format!("{address} was not dialled: {form}{why}")),
+            Self::Ours(error) => connect::fault(address, Stage::AtOnce, error),
+        }
+    }
 }
 
 /// An operator's rule about v4 may be written in its v4-mapped form.
@@ -88,26 +111,29 @@ fn contains(net: &IpNet, ip: IpAddr) -> bool {
 
 /// Whether a connection to `ip:port` arrives at a listener bound to `own`. One on a wildcard address has every address
 /// of this host, and `[::]` takes v4 as well.
-fn reaches(ip: IpAddr, port: u16, own: SocketAddr) -> bool {
+fn reaches(ip: IpAddr, port: u16, own: SocketAddr) -> io::Result<bool> {
     if port != own.port() {
-        return false;
+        return Ok(false);
     }
     let own = own.ip().to_canonical();
-    ip == own || own.is_unspecified() && (ip.is_loopback() || is_of_this_host(ip))
+    if ip == own || own.is_unspecified() && ip.is_loopback() {
+        return Ok(true);
+    }
+    if own.is_unspecified() { is_of_this_host(ip) } else { Ok(false) }
 }
 
 /// The kernel picks the destination itself as the source only when the destination is one of this host's addresses.
-/// Connecting a datagram socket sends nothing. Three system calls, but only for the port of one of our own listeners.
-fn is_of_this_host(ip: IpAddr) -> bool {
+/// Connecting a datagram socket sends nothing. Three system calls, but only for the port of one of our own listeners. An
+/// error is a lack of descriptors, ports or memory.
+fn is_of_this_host(ip: IpAddr) -> io::Result<bool> {
     let any = match ip {
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let local = UdpSocket::bind((any, 0)).and_then(|socket| {
-        socket.connect((ip, 9))?;
-        socket.local_addr()
-    });
-    local.is_ok_and(|local| local.ip() == ip)
+    let socket = UdpSocket::bind((any, 0))?;
+    // Where no route leads nobody can be reached.
+    let local = socket.connect((ip, 9)).and_then(|()| socket.local_addr());
+    Ok(local.is_ok_and(|local| local.ip() == ip))
 }
 
 #[cfg(test)]
@@ -270,9 +296,18 @@ mod tests {
     }
 
     #[test]
+    fn what_cannot_be_looked_at_is_not_dialled_and_nobodys_fault() {
+        let address = "192.0.2.1:80".parse().unwrap();
+        for errno in [rustix::io::Errno::MFILE, rustix::io::Errno::ADDRINUSE, rustix::io::Errno::NOBUFS] {
+            let refusal = Refusal::Ours(errno.into());
+            assert_eq!(refusal.fault(address, "").failure, Failure::ResourceExhausted, "{errno:?}");
+        }
+    }
+
+    #[test]
     fn a_wildcard_listener_has_every_address_of_this_host() {
-        assert!(!is_of_this_host("198.51.100.7".parse().unwrap()));
-        assert!(is_of_this_host("127.0.0.1".parse().unwrap()));
+        assert!(!is_of_this_host("198.51.100.7".parse().unwrap()).unwrap());
+        assert!(is_of_this_host("127.0.0.1".parse().unwrap()).unwrap());
         // The address of this host's interface, where it has a network.
         let own = UdpSocket::bind("0.0.0.0:0").and_then(|socket| {
             socket.connect("198.51.100.7:9")?;

@@ -15,6 +15,7 @@ use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep_until};
 
 use super::connect::{self, Stage};
+use super::descriptors::keep;
 use super::{Destination, Net, NotDialled, dial};
 use crate::model::{Failure, Fault, Timings};
 
@@ -104,7 +105,8 @@ impl Pinger {
     fn open(address: SocketAddr) -> Result<Self, Fault> {
         let at_once = |error: io::Error| connect::fault(address, Stage::AtOnce, &error);
         let protocol = if address.is_ipv6() { Protocol::ICMPV6 } else { Protocol::ICMPV4 };
-        let new = |kind: Type| Socket::new(Domain::for_address(address), kind.nonblocking().cloexec(), Some(protocol));
+        let domain = Domain::for_address(address);
+        let new = |kind: Type| Socket::new(domain, kind.nonblocking().cloexec(), Some(protocol)).and_then(keep);
         let (socket, is_raw) = match new(Type::DGRAM) {
             Ok(socket) => (socket, false),
             Err(error) if is_denied(&error) || error.raw_os_error() == Some(Errno::PROTONOSUPPORT.raw_os_error()) => {

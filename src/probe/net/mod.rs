@@ -19,6 +19,7 @@ mod certificate;
 mod chain;
 mod connect;
 mod datagram;
+mod descriptors;
 mod dial;
 pub mod dns;
 mod guard;
@@ -32,6 +33,7 @@ mod trust;
 mod via;
 
 pub use datagram::{DialledUdp, datagram_fault};
+pub use descriptors::spare_descriptor;
 pub use icmp::{Pinged, Pinger};
 pub use proxy::{authorization as proxy_authorization, told as proxy_told};
 pub use stream::Stream;

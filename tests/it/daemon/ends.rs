@@ -92,9 +92,16 @@ async fn a_check_that_ends_during_the_end_is_recorded() {
 async fn a_second_signal_ends_at_once() {
     let db = TestDb::new().await;
     let target = Target::start().await;
-    let home = Home::new(&on(&db.url, &monitor("a", &target.url("/a")).replace("\"2s\"", "\"30s\"")));
+    let folder = tempfile::tempdir().unwrap();
+    let pid = folder.path().join("pid");
+    let plugin = format!("exec:/bin/sh -c 'echo $$ >{}; exec sleep 100'", pid.display());
+    let monitors = monitor("a", &target.url("/a")) + &monitor("plugin", &plugin);
+    let home = Home::new(&on(&db.url, &monitors.replace("\"2s\"", "\"30s\"")));
     let mut daemon = home.start();
     daemon.wait_status("a", "up").await;
+    let written = async || std::fs::read_to_string(&pid).ok().filter(|id| id.ends_with('\n'));
+    let plugin = until("the plugin runs", MOST, written).await;
+    let stat = format!("/proc/{}/stat", plugin.trim());
     target.hold();
     let answered = target.answers("/a");
     until("a request is held", MOST, async || (target.hits("/a") > answered).then_some(())).await;
@@ -105,4 +112,7 @@ async fn a_second_signal_ends_at_once() {
     assert_eq!(daemon.ended().await.code(), Some(1));
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert!(daemon.log().contains("a second signal"));
+    // Killed, and perhaps not yet reaped by who adopted it.
+    let gone = async || std::fs::read_to_string(&stat).map_or(true, |stat| stat.contains(") Z ")).then_some(());
+    until("the plugin is gone", MOST, gone).await;
 }

@@ -1,48 +1,24 @@
 //! What servers without measure cost: memory of the real program, against that of a plain check.
 
-use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::gzip;
-use crate::support::daemon::Home;
+use crate::support::cost::{self, MOST_KIB};
 use crate::support::servers::http::{Act, Server, answer, text};
 use crate::support::servers::http2::{self, Http2Server, STATUS_200, data, field, head, ping, settings, status};
 
-/// More than any server may cost.
-const MOST_KIB: u64 = 1024;
 const TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Runs a program and prints its peak memory, KiB, as the kernel counted it.
-const MEASURE: &str = "import resource, subprocess, sys\n\
-    done = subprocess.run(sys.argv[1:], stdout=subprocess.PIPE, check=False)\n\
-    print(done.stdout.decode().strip())\n\
-    print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)";
 
 /// One check in a process of its own: its failure and its peak memory.
 async fn cost(url: &str, reads: bool) -> (Value, u64) {
-    let expect = if reads { "expect = { body_contains = \"never there\" }\n" } else { "" };
-    let home = Home::new(&format!(
-        "probe.max_body = \"64KiB\"\n[[monitor]]\nid = \"m\"\nurl = \"{url}\"\ntimeout = \"{}s\"\ntls = {{ verify = false }}\n{expect}",
-        TIMEOUT.as_secs()
-    ));
-    let probe = home.command(&["probe", "--all", "--json"]);
-    let mut command = Command::new("python3");
-    command.args(["-c", MEASURE]).arg(probe.get_program()).args(probe.get_args());
-    for (name, value) in probe.get_envs() {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
+    let mut monitor = json!({ "url": url, "tls": { "verify": false } });
+    if reads {
+        monitor["expect"] = json!({ "body_contains": "never there" });
     }
-    let begin = Instant::now();
-    let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
-    assert!(begin.elapsed() < TIMEOUT + Duration::from_secs(20), "{url}: {:?}", begin.elapsed());
-    let out = String::from_utf8(output.stdout).unwrap();
-    let mut lines = out.lines();
-    let check: Value = serde_json::from_str(lines.next().unwrap()).unwrap();
-    (check["failure"].clone(), lines.next().unwrap().parse().unwrap())
+    let (check, peak) = cost::of(&monitor, TIMEOUT).await;
+    (check["failure"].clone(), peak)
 }
 
 /// The dearest of a few plain checks.

@@ -11,8 +11,9 @@ use super::{LONG, SHORT};
 use crate::support::nginx::Nginx;
 use crate::support::probing::{check, check_row, phases};
 use crate::support::servers::http::{Act, Server, answer, closed_port, text};
-use crate::support::servers::proxy::Proxy;
+use crate::support::servers::proxy::{Proxy, processes_of};
 use crate::support::servers::tls::RawServer;
+use crate::support::target::until;
 
 async fn through(proxy: &str, url: &str) -> Observation {
     let monitor = json!({ "url": url, "proxy": proxy, "tls": { "verify": false }, "expect": { "body_contains": "x" } });
@@ -64,6 +65,18 @@ async fn proxies_of_the_distribution() {
         let seen = through(proxy, &url).await;
         assert_eq!(failure(&seen), Some(wanted), "{proxy} {url}: {:?}", seen.fault);
         assert!(seen.fault.unwrap().message.contains("the proxy 127.0.0.1:"));
+    }
+}
+
+#[tokio::test]
+async fn no_proxy_outlives_its_test() {
+    let (tiny, squid, micro) = tokio::join!(Proxy::tinyproxy(None), Proxy::squid(), Proxy::microsocks(None));
+    for proxy in [tiny, squid, micro] {
+        let leader = proxy.leader();
+        assert!(processes_of(leader).contains(&leader));
+        drop(proxy);
+        // What others of the group were is the kernel's to end: SIGKILL was sent to all.
+        until("all are gone", LONG, async || processes_of(leader).is_empty().then_some(())).await;
     }
 }
 

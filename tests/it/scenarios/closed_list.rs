@@ -11,10 +11,10 @@ use super::staging::Room;
 /// What needs more than a server on this host: the file below `tests/it`, and the test in it.
 const ELSEWHERE: &[(Failure, &str, &str)] = &[
     (Failure::PacketLoss, "icmp.rs", "loss_is_counted_and_all_lost_is_a_timeout"),
-    (Failure::HostUnreachable, "ownership.rs", "links_and_routers_have_their_names_for_connections"),
-    (Failure::NetworkUnreachable, "ownership.rs", "links_and_routers_have_their_names_for_connections"),
-    (Failure::ObserverOffline, "ownership.rs", "links_and_routers_have_their_names_for_connections"),
-    (Failure::ResourceExhausted, "ownership.rs", "no_port_and_no_descriptor_are_ours"),
+    (Failure::HostUnreachable, "links.rs", "links_and_routers_have_their_names_for_connections"),
+    (Failure::NetworkUnreachable, "links.rs", "links_and_routers_have_their_names_for_connections"),
+    (Failure::ObserverOffline, "links.rs", "links_and_routers_have_their_names_for_connections"),
+    (Failure::ResourceExhausted, "links.rs", "no_port_and_no_descriptor_are_ours"),
     (Failure::IcmpTimeout, "icmp.rs", "loss_is_counted_and_all_lost_is_a_timeout"),
     (Failure::HeartbeatFailed, "daemon/heartbeat.rs", "jobs_are_heard_as_healthchecks_hears_them"),
     (Failure::HeartbeatMissed, "daemon/heartbeat.rs", "silence_is_told_to_the_second_and_ends_with_a_ping"),

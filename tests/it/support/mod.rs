@@ -1,8 +1,11 @@
 //! What the tests stand on: databases, hostile servers, daemons.
 
 pub mod brokers;
+pub mod canary;
+pub mod cost;
 pub mod daemon;
 pub mod databases;
+pub mod every;
 pub mod netns;
 pub mod nginx;
 pub mod postgres;

@@ -29,7 +29,8 @@ pub fn net_with(resolver: SocketAddr, ca_files: Vec<PathBuf>) -> Net {
     net_of(resolver, ca_files, EgressOptions::default())
 }
 
-fn net_of(resolver: SocketAddr, ca_files: Vec<PathBuf>, egress: EgressOptions) -> Net {
+/// The same with rules of egress.
+pub fn net_of(resolver: SocketAddr, ca_files: Vec<PathBuf>, egress: EgressOptions) -> Net {
     Net::new(NetOptions {
         resolvers: vec![resolver],
         ca_files,
@@ -45,7 +46,8 @@ pub fn prepare(monitor: &Value) -> Prepared {
     prepare_as(true, monitor)
 }
 
-fn prepare_as(trusted: bool, monitor: &Value) -> Prepared {
+/// Prepares a monitor of the file, or of a row, which is not trusted.
+pub fn prepare_as(trusted: bool, monitor: &Value) -> Prepared {
     let own = Table::from_json(monitor.as_object().unwrap());
     let origin = Origin { trusted, env: &|_| None, base: Path::new("/"), credentials: None };
     let (findings, secrets) = (Findings::default(), RefCell::new(Vec::new()));

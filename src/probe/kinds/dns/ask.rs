@@ -9,13 +9,13 @@ use super::server::Server;
 use super::{Answered, DnsProbe};
 use crate::model::{Failure, Fault, Observation};
 use crate::probe::authority::Authority;
-use crate::probe::net::dns::{Framed, NoAnswer, by_udp};
+use crate::probe::net::dns::{Framed, MOST_ANSWER_BYTES, NoAnswer, by_udp};
 use crate::probe::net::{TlsOptions, datagram_fault};
 use crate::probe::talk::{self, End, Talk};
 use crate::probe::{ProbeContext, net};
 
-/// A length and the largest message (RFC 1035, 4.2.2).
-const STREAM_BYTES: usize = 2 + 65_535;
+/// A length (RFC 1035, 4.2.2) and the largest message.
+const STREAM_BYTES: usize = 2 + MOST_ANSWER_BYTES;
 
 pub(super) async fn ask(
     probe: &DnsProbe,
@@ -117,14 +117,14 @@ async fn converse(talk: &mut Talk<'_>, question: &[u8]) -> Result<Vec<u8>, End> 
     talk.send(question).await?;
     let length = talk.exact(2).await?;
     let length = length.first_chunk().map_or(0, |length| u16::from_be_bytes(*length));
-    talk.exact(usize::from(length)).await
+    if usize::from(length) > MOST_ANSWER_BYTES { Err(End::TooMuch) } else { talk.exact(usize::from(length)).await }
 }
 
 fn fault(end: End, place: &Authority) -> Fault {
     let (failure, what) = match end {
         End::Deadline => (Failure::DnsTimeout, "did not send a whole answer within the timeout"),
         End::Closed => (Failure::DnsError, "closed the connection before its answer was whole"),
-        End::TooMuch => (Failure::DnsError, "sent its answer in too many pieces"),
+        End::TooMuch => (Failure::DnsError, "sent an answer of more than 32 KiB, or in too many pieces"),
         End::Broken(error) => return talk::broken(&error, place),
     };
     Fault::new(failure, format!("the name server {place} {what}"))

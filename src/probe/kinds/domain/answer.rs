@@ -9,6 +9,11 @@ use crate::model::{Failure, Fault, Observation};
 /// Status values and their characters that are kept.
 const MAX_STATUS: usize = 16;
 const MAX_CHARS: usize = 128;
+/// An answer; registries send some 20 KB.
+pub(super) const MAX_BYTES: usize = 128 * 1024;
+/// Objects and commas of an answer: read, an object of 8 bytes takes 600. Those of registries have some hundred.
+const MAX_OBJECTS: usize = 512;
+const MAX_COMMAS: usize = 4096;
 
 /// What is kept of an answer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,7 +28,8 @@ pub(super) struct Answer {
 impl Answer {
     /// None: not an answer about this domain.
     pub(super) fn read(body: &[u8], domain: &str) -> Option<Self> {
-        let answer: Value = serde_json::from_slice(body).ok()?;
+        let answer: Value =
+            Some(body).filter(|body| is_of_size(body)).and_then(|body| serde_json::from_slice(body).ok())?;
         let is_domain = answer["objectClassName"].as_str()?.eq_ignore_ascii_case("domain");
         let named = answer["ldhName"].as_str().map(|name| name.trim_end_matches('.'));
         if !is_domain || named.is_some_and(|name| !name.eq_ignore_ascii_case(domain)) {
@@ -84,6 +90,12 @@ impl Answer {
         }
         Ok(None)
     }
+}
+
+/// Whether an answer, read, takes little memory. What stands in texts is counted as well.
+fn is_of_size(body: &[u8]) -> bool {
+    let count = |wanted: u8| body.iter().filter(|byte| **byte == wanted).count();
+    count(b'{') <= MAX_OBJECTS && count(b',') <= MAX_COMMAS
 }
 
 /// The time of an event (RFC 9083, 4.5).

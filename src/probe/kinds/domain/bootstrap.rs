@@ -15,6 +15,8 @@ use crate::probe::{ProbeContext, fetch};
 /// How long a list counts; registries change a few times a month.
 const FRESH: TimeDelta = TimeDelta::days(1);
 const FILE: &str = "bootstrap.json";
+/// As large a list is read; IANA's has some 100 KB.
+const MAX_BYTES: usize = 1 << 20;
 
 #[derive(Serialize, Deserialize)]
 struct List {
@@ -61,7 +63,7 @@ pub(super) async fn server(
 async fn fetch(source: &str, context: &ProbeContext<'_>, seen: &mut Observation) -> Result<Value, Fault> {
     let not_list = || Fault::new(Failure::QueryFailed, format!("{source} does not answer with a list of RDAP servers"));
     let url = Url::parse(source).map_err(|_| not_list())?;
-    let fetched = fetch::get(&url, "application/json", Profile::File, context, seen).await?;
+    let fetched = fetch::get(&url, "application/json", MAX_BYTES, Profile::File, context, seen).await?;
     let list = serde_json::from_slice(&fetched.body).ok().filter(|list: &Value| list["services"].is_array());
     list.filter(|_| fetched.status == 200).ok_or_else(not_list)
 }

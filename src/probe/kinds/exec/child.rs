@@ -11,6 +11,8 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{Signal as Stream, SignalKind, signal};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
+use crate::probe::net::spare_descriptor;
+
 /// Of each of standard output and error so much is kept; the rest is read and dropped.
 pub(super) const KEPT_BYTES: usize = 64 * 1024;
 /// A plugin that writes more than this is stopped: reading on would cost a processor until the deadline.
@@ -45,6 +47,8 @@ pub(super) struct Ran {
 /// Cancel-safe: dropped, the whole group is killed.
 pub(super) async fn run(mut command: Command, deadline: Instant) -> io::Result<Ran> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+    // The pipes come from the runtime.
+    spare_descriptor()?;
     // Before the start, so that no end is missed.
     let mut ends = signal(SignalKind::child())?;
     // A file on a dead network mount holds the starting thread: not one that other checks need.

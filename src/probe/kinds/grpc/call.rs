@@ -20,7 +20,8 @@ use crate::verdict::text;
 
 /// A health answer has 7 bytes; this much is read of one.
 const MAX_BODY_BYTES: usize = 16 * 1024;
-const MAX_HEAD_BYTES: u32 = 64 * 1024;
+/// Of a head or trailers, as HTTP/2 counts them: what gRPC's own clients take (grpc.max_metadata_size, 16 KiB).
+const MAX_HEAD_BYTES: u32 = 16 * 1024;
 const MAX_QUOTED: usize = 80;
 
 /// A status code of gRPC.

@@ -1,12 +1,11 @@
 //! One question to one name server: UDP with TCP behind it (RFC 1035, 7766), EDNS (RFC 6891).
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use hickory_proto::op::{Edns, Message, MessageType, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RecordType};
-use rustix::io::Errno;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest};
 use tokio::net::{TcpStream, UdpSocket};
@@ -14,6 +13,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::health::Health;
 use crate::model::{Failure, Fault, Phase, Timings};
+use crate::probe::net::connect::{self, Stage};
+use crate::probe::net::datagram;
+use crate::probe::net::descriptors::keep;
 use crate::probe::net::dns::Question;
 
 /// What fits into one packet everywhere (DNS flag day 2020).
@@ -21,6 +23,13 @@ const UDP_PAYLOAD: u16 = 1232;
 
 /// Larger datagrams, which nobody should send, are fetched again by TCP.
 const UDP_BUFFER: usize = 4096;
+
+/// An answer by TCP that is read; its length could say twice that. Read, an option or an empty string of few octets takes
+/// twenty times as much.
+pub(in crate::probe) const MOST_ANSWER_BYTES: usize = 32 * 1024;
+
+/// Records of one answer, of all its sections: more is no answer that anybody could use.
+const MOST_RECORDS: usize = 512;
 
 /// A silent server of our own is asked after itself this often, see [`Health`], and at every second time the question is
 /// sent again: a lost packet then costs a second and not the whole time-out.
@@ -60,8 +69,7 @@ pub(super) async fn ask(
     let mut edns = true;
     if !tcp_only {
         // Connected: the kernel drops what does not come from the server's address and port.
-        let socket = UdpSocket::bind(any(server)).await.map_err(|error| unanswered(server, &error))?;
-        socket.connect(server).await.map_err(|error| unanswered(server, &error))?;
+        let socket = datagram::open(server).map_err(|error| unanswered(server, &error))?;
         // How long each part takes is of interest to checks of a server, not to the checks that need a name.
         let asked = by_udp(&socket, question, until, Some(health), &mut Timings::default()).await;
         let (answer, with_edns) = asked.map_err(|no| match no {
@@ -259,11 +267,14 @@ fn answers(answer: &Message, asked: &Message) -> bool {
 }
 
 async fn by_tcp(server: SocketAddr, question: &Question, edns: bool) -> io::Result<Message> {
-    let mut stream = TcpStream::connect(server).await?;
+    let mut stream = keep(TcpStream::connect(server).await?)?;
     let framed = Framed::new(question, edns)?;
     stream.write_all(&framed.bytes).await?;
-    // The length has two octets: 64 KiB is the bound.
-    let mut answer = vec![0; usize::from(stream.read_u16().await?)];
+    let length = usize::from(stream.read_u16().await?);
+    if length > MOST_ANSWER_BYTES {
+        return Err(garbage());
+    }
+    let mut answer = vec![0; length];
     stream.read_exact(&mut answer).await?;
     framed.read(&answer).ok_or_else(garbage)
 }
@@ -288,19 +299,21 @@ impl Framed {
 
     /// What came back, without its length; none when it is no answer to this question.
     pub(crate) fn read(&self, bytes: &[u8]) -> Option<Message> {
-        Message::from_vec(bytes).ok().filter(|answer| answers(answer, &self.message))
+        let message = Some(bytes).filter(|bytes| is_of_size(bytes)).and_then(|bytes| Message::from_vec(bytes).ok());
+        message.filter(|answer| answers(answer, &self.message))
     }
+}
+
+/// Whether a message, read, takes little memory: compression lets a record of a dozen octets name 255 each of owner and
+/// target (RFC 1035, 4.1.4). The counts of its header are what is read.
+fn is_of_size(bytes: &[u8]) -> bool {
+    let counts = bytes.get(6..12).unwrap_or_default().chunks_exact(2);
+    let records: usize = counts.filter_map(|count| Some(usize::from(u16::from_be_bytes(*count.first_chunk()?)))).sum();
+    records <= MOST_RECORDS
 }
 
 fn garbage() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "sent by TCP what is no answer to the question")
-}
-
-fn any(server: SocketAddr) -> SocketAddr {
-    match server {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    }
 }
 
 fn unanswered(server: SocketAddr, error: &io::Error) -> Unanswered {
@@ -308,11 +321,10 @@ fn unanswered(server: SocketAddr, error: &io::Error) -> Unanswered {
         let what = format!("the name server {server} gave a broken answer: {error}");
         return Unanswered::Broken(Fault::new(Failure::DnsError, what));
     }
-    match Errno::from_io_error(error) {
-        Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::AGAIN) => {
-            let what = format!("cannot ask the name server {server}: {error}");
-            Unanswered::Ours(Fault::new(Failure::ResourceExhausted, what))
-        }
-        _ => Unanswered::Unreachable(format!("{server}: {error}")),
+    let fault = connect::fault(server, Stage::AtOnce, error);
+    if fault.failure == Failure::ResourceExhausted {
+        let what = format!("the name server cannot be asked: {}", fault.message);
+        return Unanswered::Ours(Fault::new(Failure::ResourceExhausted, what));
     }
+    Unanswered::Unreachable(format!("{server}: {error}"))
 }
