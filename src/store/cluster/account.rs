@@ -38,6 +38,11 @@ impl Account {
             .ok_or_else(|| ClusterError::NoUser(wanted.to_owned()))
     }
 
+    /// Whether it is another user than ours.
+    pub(super) const fn switches(&self) -> bool {
+        self.switch
+    }
+
     /// Makes the command run as this user. The standard library drops the supplementary groups with it. What the service
     /// manager told us is not for it: Postgres would report itself as us.
     pub(super) fn apply(&self, command: &mut Command) {
