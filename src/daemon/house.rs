@@ -314,7 +314,8 @@ fn share(
     let rdap = state.join("rdap");
     let net = Arc::new(ArcSwap::from_pointee(net.with_rdap_folder(rdap.clone())));
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
-    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own, rdap };
+    let (slos, objectives) = watch::channel(Arc::clone(&settings.slos));
+    let links = Links { net: Arc::clone(&net), max_in_flight: limit, slos, own, rdap };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
     Ok(Shared {
@@ -327,6 +328,7 @@ fn share(
         reloads: ReloadCount::default(),
         net,
         max_in_flight,
+        objectives,
         state: state.to_owned(),
     })
 }

@@ -20,6 +20,7 @@ use crate::settings::diagnostic::SourceText;
 use crate::settings::file::{self, Presence, Sources};
 use crate::settings::model::{Refusal, Settings};
 use crate::settings::monitor;
+use crate::slo::Objective;
 use crate::telemetry;
 
 /// A configuration on disk, and what of it is in force.
@@ -39,6 +40,8 @@ pub(super) struct Links {
     pub(super) net: Arc<ArcSwap<Net>>,
     /// `probe.max_in_flight`.
     pub(super) max_in_flight: watch::Sender<usize>,
+    /// `[[slo]]`.
+    pub(super) slos: watch::Sender<Arc<[Objective]>>,
     /// Our own listeners and the store's address.
     pub(super) own: Vec<SocketAddr>,
     /// Where answers of domain registries are kept.
@@ -308,6 +311,13 @@ impl FileSource for ConfigSource {
         self.links.net.store(Arc::new(net));
         self.links.max_in_flight.send_if_modified(|limit| {
             std::mem::replace(limit, settings.probe.max_in_flight) != settings.probe.max_in_flight
+        });
+        self.links.slos.send_if_modified(|slos| {
+            let changed = *slos != settings.slos;
+            if changed {
+                *slos = Arc::clone(&settings.slos);
+            }
+            changed
         });
         telemetry::set_filter(&settings.daemon.log_level);
         let parts = restart_parts(&before).into_iter().zip(restart_parts(&settings));

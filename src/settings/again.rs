@@ -124,6 +124,7 @@ pub(super) fn read(texts: &[SourceText], given: Given<'_>, former: &Former) -> O
         monitors.push(Located { definition, place: Some(place) });
     }
     super::graph::check_valid(&monitors, &findings);
+    super::slo::check(&rest, monitors.iter().filter_map(|monitor| monitor.key.as_ref()), &findings);
     if findings.count() > 0 {
         return None;
     }

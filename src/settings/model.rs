@@ -15,10 +15,11 @@ use super::diagnostic::{Diagnostic, Findings, Quote, SourceText, render};
 use super::reader::{Origin, TableReader};
 use super::sections::{Daemon, Database, Egress, Probing, Server};
 use super::tree::{Node, Span, Table, Value};
-use super::{document, graph, monitor};
+use super::{document, graph, monitor, slo};
 use crate::model::{MonitorKey, Secret};
 use crate::probe::Kind;
 use crate::probe::kinds::{KINDS, LATER};
+use crate::slo::Objective;
 
 /// Monitors of one configuration at most.
 pub const MAX_MONITORS: usize = 250_000;
@@ -31,7 +32,7 @@ const MOST_READERS: usize = 8;
 
 /// Parts of the contract that this version does not have.
 const LATER_TABLES: &[&str] =
-    &["observer", "retention", "plans", "channel", "maintenance", "status_page", "slo", "auth"];
+    &["observer", "retention", "plans", "channel", "maintenance", "status_page", "auth"];
 
 /// Everything that a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +47,8 @@ pub struct Settings {
     pub probe: Probing,
     /// `[egress]`.
     pub egress: Egress,
+    /// `[[slo]]`.
+    pub slos: Arc<[Objective]>,
     /// `[defaults]`, for rows as well.
     pub defaults: Arc<Defaults>,
     /// `[[monitor]]`, in the order of the sources.
@@ -171,6 +174,7 @@ pub(super) fn read_sections<'a>(
     findings: &'a Findings,
     secrets: &'a RefCell<Vec<Secret>>,
 ) -> (Settings, &'a [Node]) {
+    let whole = findings.count() == 0;
     let mut reader = TableReader::new(tree, None, "", origin, findings, secrets);
     reader.not_built_yet(LATER_TABLES);
     let mut settings = Settings::default();
@@ -179,6 +183,7 @@ pub(super) fn read_sections<'a>(
     section(&mut reader, "database", |table| settings.database = Database::read(table));
     section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
     section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
+    settings.slos = slo::read(&mut reader, whole).into();
     settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, origin));
     let nodes = monitor_nodes(&mut reader);
     reader.finish(&|_| None);
@@ -218,7 +223,11 @@ pub(super) fn read_with(
         monitors.collect()
     });
     let complete = !broken.contains(&true);
-    graph::check(&named(nodes, place), &monitors, complete, findings);
+    let named = named(nodes, place);
+    graph::check(&named, &monitors, complete, findings);
+    if complete {
+        slo::check(&tree, named.iter().map(|monitor| &*monitor.key), findings);
+    }
     settings.monitors = monitors;
     settings
 }

@@ -15,6 +15,7 @@ use crate::access::{Caller, Viewer};
 pub(super) mod checks;
 pub(super) mod incidents;
 pub(super) mod monitors;
+pub(super) mod slos;
 pub(super) mod uptime;
 
 /// Whose rows are seen. A route of the API has a caller; without one nobody's row is anybody's.
