@@ -277,3 +277,89 @@ proptest! {
         prop_assert_eq!(sum, Window::new(first.begins(zone), year.begins(zone)).micros());
     }
 }
+
+/// The tables of docs/uptime.md, by their first heading.
+fn table(heading: &str) -> Vec<Vec<&'static str>> {
+    let text = include_str!("../../docs/uptime.md");
+    let rows = text.lines().skip_while(|line| !line.starts_with(&format!("| {heading} |"))).skip(2);
+    let rows = rows.take_while(|line| line.starts_with('|'));
+    rows.map(|line| line.trim_matches('|').split('|').map(str::trim).collect()).collect()
+}
+
+fn clock(text: &str) -> DateTime<Utc> {
+    let parts: Vec<i64> = text.split(':').map(|part| part.parse().unwrap()).collect();
+    let midnight: DateTime<Utc> = "2026-11-02T00:00:00Z".parse().unwrap();
+    midnight + TimeDelta::seconds(parts[0] * 3600 + parts[1] * 60 + parts[2])
+}
+
+#[test]
+fn the_example_of_the_documentation_is_right() {
+    let mut history = History::default();
+    for row in table("known") {
+        let (what, from) = (row[0], clock(row[1]));
+        match what.split_once(' ') {
+            None if what == "maintenance" => {
+                history.maintenance.push(Maintenance { id: Uuid::nil(), from, to: clock(row[2]) });
+            }
+            Some(("incident", id)) => history.outages.push(Outage { id: id.parse().unwrap(), from, to: clock(row[2]) }),
+            Some(("first", _)) => history.watches.push(Watch { region: "r".into(), from, gaps: Vec::new() }),
+            Some(("gap", reason)) => {
+                let reason = GapReason::from_name(reason).unwrap();
+                history.watches[0].gaps.push((from, clock(row[2]), reason));
+            }
+            _ => panic!("{row:?}"),
+        }
+    }
+    assert_eq!(history.outages.len(), 3);
+    let timeline = Timeline::of(Window::new(clock("00:00:00"), clock("24:00:00")), &history);
+    let told: Vec<_> = timeline
+        .spans()
+        .iter()
+        .map(|span| {
+            let what = match &span.what {
+                What::Up => "up".to_owned(),
+                What::Down(ids) => format!("down {}", ids[0]),
+                What::Maintenance(_) => "maintenance".to_owned(),
+                What::Unobserved(blind) => format!("unobserved {}", blind.name()),
+            };
+            (what, span.from, span.to, (span.to - span.from).num_seconds())
+        })
+        .collect();
+    let spans = table("span");
+    let wanted: Vec<_> = spans
+        .iter()
+        .map(|row| (row[0].to_owned(), clock(row[1]), clock(row[2]), row[3].parse::<i64>().unwrap()))
+        .collect();
+    assert_eq!(told, wanted);
+    let figures = timeline.figures();
+    let seconds = |micros: i64| format!("{} s", micros / 1_000_000);
+    let (counted, percent) = (figures.counted() / 1_000_000, figures.percent().unwrap());
+    let coverage = figures.coverage().unwrap();
+    let allowed = crate::slo::Target::from_percent(95.0).unwrap().allowed(figures.counted());
+    let wanted = [
+        ("up", seconds(figures.up)),
+        ("down", seconds(figures.down)),
+        ("maintenance", seconds(figures.maintenance)),
+        ("unobserved", seconds(figures.unobserved())),
+        ("uptime", format!("100 * {} / {counted} = {percent}", figures.up / 1_000_000)),
+        ("uptime_text", percent_text(&figures, 2)),
+        ("coverage", format!("{counted} / {} = {:.3}", counted + figures.unobserved() / 1_000_000, (coverage * 1000.0).floor() / 1000.0)),
+        ("budget of an objective of 95 %", format!("{} allowed, {} used, {} left", seconds(allowed), seconds(figures.down), seconds(allowed - figures.down))),
+    ];
+    // The first table of that heading tells of the two figures there are.
+    let rows = include_str!("../../docs/uptime.md").split_once("and these figures:").unwrap().1;
+    let rows: Vec<_> = rows.lines().skip_while(|line| !line.starts_with("|---")).skip(1).take_while(|line| line.starts_with('|')).collect();
+    let wanted: Vec<_> = wanted.iter().map(|(name, value)| format!("| {name} | {value} |")).collect();
+    assert_eq!(rows, wanted);
+}
+
+/// The page lists the reasons in the order that counts.
+#[test]
+fn the_documentation_has_every_reason() {
+    let text = include_str!("../../docs/uptime.md");
+    let list = text.split_once("for its reason:").unwrap().1.split_once(". Of several").unwrap().0;
+    let told: Vec<_> = list.split('`').skip(1).step_by(2).collect();
+    let gaps = Blind::ALL.iter().filter(|blind| matches!(blind, Blind::Gap(_))).map(|blind| blind.name());
+    assert_eq!(told, gaps.collect::<Vec<_>>());
+    assert_eq!(GapReason::ALL.len() + 1, Blind::ALL.len());
+}

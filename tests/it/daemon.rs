@@ -25,6 +25,7 @@ mod server;
 mod standby;
 mod start;
 mod systemd;
+mod uptime;
 
 use std::time::Duration;
 

@@ -7,6 +7,8 @@ mod lease;
 mod plan;
 mod record;
 mod schema;
+mod slo;
+mod spans;
 mod uptime;
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
