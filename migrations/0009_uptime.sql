@@ -1,6 +1,6 @@
 -- Why: time-weighted uptime needs the moment from which a monitor was watched, what ended in a window, and a gap for the
 -- time that a monitor was archived; objectives (SLOs) need a memory of their status.
--- What older code sees: a column with a default, three indexes, a trigger and a table. Quick: one look at an index for each
+-- What older code sees: a column that may be null, three indexes, a trigger and a table. Quick: one look at an index for each
 -- row of monitor_state, and indexes of two small tables.
 
 -- The first check in a region. Kept here, because roll-ups and raw rows go with retention, and rows that somebody imported
@@ -12,7 +12,8 @@ WHERE s.last_checked IS NOT NULL;
 
 -- A window asks for what ends after its beginning; what began before it may be years of history.
 CREATE INDEX incidents_ended ON incidents (monitor_id, resolved_at);
-CREATE INDEX monitor_gaps_ended ON monitor_gaps (monitor_id, to_at);
+CREATE INDEX monitor_gaps_ended ON monitor_gaps (monitor_id, to_at) WHERE monitor_id IS NOT NULL;
+CREATE INDEX monitor_gaps_all_ended ON monitor_gaps (region, to_at) WHERE monitor_id IS NULL;
 
 -- A monitor that was archived was not watched: whoever brings it back, that time is a gap in every region that knew it.
 CREATE FUNCTION lamplighter_unarchived() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$

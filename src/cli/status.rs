@@ -200,7 +200,13 @@ fn objectives(text: &mut String, slos: &[Slo]) {
             format!(", {}% of its budget left", (share * 100.0).floor())
         });
         let (id, status) = (cut(&slo.id), slo.status.name());
-        let _ = writeln!(text, "objective {id}: {status}, {} of {}% in {}{left}", slo.uptime_text, slo.objective, escape(window));
+        let _ = writeln!(
+            text,
+            "objective {id}: {status}, {} of {}% in {}{left}",
+            slo.uptime_text,
+            slo.objective,
+            escape(window)
+        );
     }
 }
 

@@ -120,7 +120,8 @@ pub(super) fn run(arguments: &UptimeArgs, config: Option<&Path>, environment: &E
         Ok::<_, Stop>(now)
     };
     let zone = arguments.timezone.unwrap_or(Tz::UTC);
-    let of_month = |month: Month| format!("month={month}&timezone={}", utf8_percent_encode(zone.name(), NON_ALPHANUMERIC));
+    let of_month =
+        |month: Month| format!("month={month}&timezone={}", utf8_percent_encode(zone.name(), NON_ALPHANUMERIC));
     let days = |days: u32| (if days == 1 { "24 h".to_owned() } else { format!("{days} days") }, format!("days={days}"));
     match (arguments.month, arguments.days) {
         (Some(month), _) => drop(ask(month.to_string(), &of_month(month))?),
@@ -168,7 +169,8 @@ fn text(answers: &[(String, Answer)], explain: bool, zone: Option<Tz>) -> String
         let zone = zone.map_or_else(String::new, |zone| format!(", months in {}", zone.name()));
         let _ = writeln!(text, "{}{zone}\n", escape(&first.monitor));
     }
-    let mut rows = vec![["WINDOW", "UPTIME", "COVERAGE", "DOWN", "INCIDENTS", "MAINTENANCE", "UNOBSERVED"].map(str::to_owned)];
+    let mut rows =
+        vec![["WINDOW", "UPTIME", "COVERAGE", "DOWN", "INCIDENTS", "MAINTENANCE", "UNOBSERVED"].map(str::to_owned)];
     rows.extend(answers.iter().map(|(name, answer)| cells(name, &answer.time_weighted)));
     table(&mut text, &rows);
     for (_, answer) in answers.iter().filter(|_| explain) {
@@ -265,7 +267,10 @@ mod tests {
         assert_eq!(lines[5], "from 2026-11-01 00:00:00.000 to 2026-11-02 00:00:00.000, UTC");
         assert_eq!(lines[6], "3 older spans are not shown: ask for a shorter window");
         assert_eq!(lines[9], "2026-11-01 00:00:00.000  2026-11-01 00:00:10.500  11s     unobserved  not_running");
-        assert!(lines[10].ends_with("down        incident 7 (daemon) connect_refused, incident 9 (man\\u{a}ual)"), "{shown}");
+        assert!(
+            lines[10].ends_with("down        incident 7 (daemon) connect_refused, incident 9 (man\\u{a}ual)"),
+            "{shown}"
+        );
         assert_eq!(lines.len(), 11);
     }
 

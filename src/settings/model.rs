@@ -31,8 +31,7 @@ const LEAST_SHARE: usize = 2_000;
 const MOST_READERS: usize = 8;
 
 /// Parts of the contract that this version does not have.
-const LATER_TABLES: &[&str] =
-    &["observer", "retention", "plans", "channel", "maintenance", "status_page", "auth"];
+const LATER_TABLES: &[&str] = &["observer", "retention", "plans", "channel", "maintenance", "status_page", "auth"];
 
 /// Everything that a configuration says.
 #[derive(Clone, Debug, Default)]

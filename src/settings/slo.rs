@@ -226,7 +226,10 @@ mod tests {
             ("id = \"a\"\nmonitor = \"shop\"\n", "slo[0].objective: is missing"),
             ("id = \"a\"\nobjective = 99.9\n", "slo[0].monitor: is missing"),
             ("monitor = \"shop\"\nobjective = 99.9\n", "slo[0].id: is missing"),
-            ("id = \"a\"\nmonitor = \"shp\"\nobjective = 99\n", "c.toml:6:11: slo[0].monitor: no monitor has the id \"shp\", did you mean \"shop\"?"),
+            (
+                "id = \"a\"\nmonitor = \"shp\"\nobjective = 99\n",
+                "c.toml:6:11: slo[0].monitor: no monitor has the id \"shp\", did you mean \"shop\"?",
+            ),
             ("id = \"a\"\nmonitor = []\nobjective = 99\n", "slo[0].monitor: found a list"),
             ("id = \"a\"\nmonitor = 5\nobjective = 99\n", "slo[0].monitor: found an integer"),
             ("id = \"a\"\nmonitor = [\"shop\", \"shop\"]\nobjective = 99\n", "shop stands here twice"),
@@ -237,7 +240,10 @@ mod tests {
             (&format!("{rest}window = \"36h\"\n"), "slo[0].window: is not a window"),
             (&format!("{rest}window = \"month\"\n"), "slo[0].window: is not a window"),
             (&format!("{rest}timezone = \"Europe/Berlin\"\n"), "goes with a calendar month only"),
-            (&format!("{rest}window = \"calendar_month\"\ntimezone = \"Europe/Berln\"\n"), "did you mean \"Europe/Berlin\"?"),
+            (
+                &format!("{rest}window = \"calendar_month\"\ntimezone = \"Europe/Berln\"\n"),
+                "did you mean \"Europe/Berlin\"?",
+            ),
             (&format!("{rest}objectiv = 1\n"), "slo[0].objectiv: unknown key, did you mean \"objective\"?"),
             (&format!("{rest}[[slo]]\n{rest}"), "slo[1].id: \"a\" stands twice"),
         ] {

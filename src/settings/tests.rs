@@ -57,7 +57,9 @@ pub(super) fn assert_same(a: &Result<Settings, Refusal>, b: &Result<Settings, Re
         assert_eq!(said(a), said(b));
     }
     assert!(a.defaults.say_the_same(&b.defaults));
-    let parts = |s: &Settings| format!("{:?} {:?} {:?} {:?} {:?} {:?}", s.daemon, s.server, s.database, s.probe, s.egress, s.slos);
+    let parts = |s: &Settings| {
+        format!("{:?} {:?} {:?} {:?} {:?} {:?}", s.daemon, s.server, s.database, s.probe, s.egress, s.slos)
+    };
     assert_eq!(parts(a), parts(b));
 }
 

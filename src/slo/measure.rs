@@ -5,7 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Now, Objective};
-use crate::uptime::{Figures, History, Timeline, Window};
+use crate::model::GapReason;
+use crate::uptime::{Blind, Figures, History, Span, Timeline, What, Window};
 
 /// A pair of windows, and the share of the whole budget that burns in the long one at the threshold. The short one, a
 /// twelfth of it, confirms that it still burns. As in "The Site Reliability Workbook", chapter 5: 2 % in an hour (14.4 times
@@ -57,8 +58,8 @@ pub struct Sums {
     pub whole: Figures,
     /// Of the windows of [`BURNS`]: long, short.
     burns: [(Figures, Figures); BURNS.len()],
-    /// How many monitors.
-    pub monitors: usize,
+    /// How many monitors are meant to be watched now.
+    watched: i64,
 }
 
 impl Sums {
@@ -82,7 +83,8 @@ impl Sums {
             long.add(&timeline.figures_since(before(now.past.to, pair.long)));
             short.add(&timeline.figures_since(before(now.past.to, pair.short)));
         }
-        self.monitors += 1;
+        let meant = |span: &Span| !matches!(span.what, What::Unobserved(Blind::NotYet | Blind::Gap(GapReason::Paused)));
+        self.watched += i64::from(timeline.spans().last().is_some_and(meant));
         own
     }
 }
@@ -111,8 +113,7 @@ impl Measure {
     #[must_use]
     pub fn of(objective: &Objective, now: &Now, sums: &Sums) -> Self {
         let figures = sums.whole.clone();
-        let monitors = i64::try_from(sums.monitors).unwrap_or(i64::MAX);
-        let basis = figures.counted().saturating_add(now.rest().saturating_mul(monitors));
+        let basis = figures.counted().saturating_add(now.rest().saturating_mul(sums.watched));
         let (allowed, used) = (objective.target.allowed(basis), figures.down);
         let bad_share = objective.target.bad_share();
         let rate = |figures: &Figures| {

@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
 
@@ -28,7 +30,7 @@ fn history(from: DateTime<Utc>, now: DateTime<Utc>, downs: &[(i64, i64)]) -> His
         Outage { id: i64::try_from(id).unwrap(), from: to - TimeDelta::seconds(*length), to }
     };
     History {
-        watches: vec![Watch { region: "r".into(), from, gaps: Vec::new() }],
+        watches: vec![Watch { region: "r".into(), from, gaps: Vec::new(), gaps_of_all: Arc::default() }],
         outages: downs.iter().enumerate().map(outage).collect(),
         ..History::default()
     }
@@ -45,7 +47,8 @@ fn measure(objective: &Objective, now: DateTime<Utc>, histories: &[History]) -> 
 
 #[test]
 fn a_target_is_exact() {
-    for (percent, text, digits) in [(99.9, "99.9%", 1), (99.0, "99%", 0), (99.99999, "99.99999%", 5), (0.5, "0.5%", 1)] {
+    for (percent, text, digits) in [(99.9, "99.9%", 1), (99.0, "99%", 0), (99.99999, "99.99999%", 5), (0.5, "0.5%", 1)]
+    {
         let target = Target::from_percent(percent).unwrap();
         assert_eq!((target.to_string().as_str(), target.digits()), (text, digits));
     }
@@ -82,6 +85,10 @@ fn a_month_has_the_budget_of_the_whole_month() {
     let measured = measure(&objective, now, &[history(at("2026-01-01T00:00:00Z"), now, &[(3600, 3600)])]);
     assert_eq!(measured.allowed, 745 * 36_000_000);
     assert_eq!(measured.used, 3_600_000_000);
+    // A monitor that is paused is not expected to be watched.
+    let mut paused = history(at("2026-01-01T00:00:00Z"), now, &[]);
+    paused.watches[0].gaps.push((now - TimeDelta::hours(12), now, GapReason::Paused));
+    assert_eq!(measure(&objective, now, &[paused]).allowed, 12 * 36_000_000);
     // What was before the month counts for burning only.
     let now = at("2026-09-30T22:30:00Z");
     let measured = measure(&objective, now, &[history(at("2026-01-01T00:00:00Z"), now, &[(1800, 1800)])]);

@@ -29,8 +29,7 @@ const FORGET: &str = "DELETE FROM slo_state WHERE region = $1 AND id <> ALL($2)"
 /// Without the monitors of each, which are many.
 const LIST: &str = "SELECT report - 'monitors' FROM slo_state WHERE region = $1 AND ($2::uuid IS NULL OR user_id = $2) \
     ORDER BY id LIMIT 1000";
-const ONE: &str =
-    "SELECT report FROM slo_state WHERE region = $1 AND ($2::uuid IS NULL OR user_id = $2) AND id = $3";
+const ONE: &str = "SELECT report FROM slo_state WHERE region = $1 AND ($2::uuid IS NULL OR user_id = $2) AND id = $3";
 
 const DEADLINE: Duration = Duration::from_secs(10);
 

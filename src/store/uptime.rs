@@ -1,6 +1,7 @@
 //! What time-weighted uptime is made of: first checks, incidents, gaps, maintenance.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use sqlx::Row as _;
@@ -10,7 +11,7 @@ use uuid::Uuid;
 use super::{Problem, Store};
 use crate::access::read::{Histories, IncidentNote};
 use crate::model::{GapReason, MonitorId, Unobserved};
-use crate::uptime::{History, Maintenance, Outage, Watch, Window};
+use crate::uptime::{History, Maintenance, Outage, Unseen, Watch, Window};
 
 pub(super) const STATEMENTS: &[&str] = &[HISTORY];
 
@@ -44,6 +45,7 @@ const HISTORY: &str = "SELECT part.* FROM ( \
     UNION ALL \
     SELECT 'gap', NULL, greatest(g.from_at, $2), least(g.to_at, $3), g.region, NULL, NULL, g.reason, NULL \
     FROM monitor_gaps g WHERE g.monitor_id IS NULL AND g.to_at > $2 AND g.from_at < $3 \
+        AND g.region = ANY(ARRAY(SELECT DISTINCT s.region FROM monitor_state s WHERE s.monitor_id = ANY($1))) \
     UNION ALL \
     SELECT 'maintenance', p.monitor_id, greatest(p.from_at, $2), least(p.to_at, $3), NULL, NULL, p.maintenance_id, NULL, NULL \
     FROM maintenance_spans p WHERE p.monitor_id = ANY($1) AND p.from_at < $3 AND p.to_at > $2 AND p.excluded \
@@ -73,14 +75,12 @@ impl Store {
     }
 }
 
-type Gap = (DateTime<Utc>, DateTime<Utc>, GapReason);
-
 #[derive(Default)]
 struct Gathered {
     of: HashMap<MonitorId, History>,
     /// By region: of single monitors, and of all.
-    gaps: HashMap<(MonitorId, String), Vec<Gap>>,
-    of_all: HashMap<String, Vec<Gap>>,
+    gaps: HashMap<(MonitorId, String), Vec<Unseen>>,
+    of_all: HashMap<String, Vec<Unseen>>,
     notes: HashMap<i64, IncidentNote>,
 }
 
@@ -103,7 +103,7 @@ impl Gathered {
                 let mut gaps = vec![(to, window.to, GapReason::NotRunning)];
                 gaps.extend(paused.map(|paused| (paused.since, window.to, paused.reason)));
                 gaps.extend(archived.map(|at| (at, window.to, GapReason::Paused)));
-                let watch = Watch { region: label.into(), from, gaps };
+                let watch = Watch { region: label.into(), from, gaps, gaps_of_all: Arc::default() };
                 self.of.entry(monitor).or_default().watches.push(watch);
             }
             "incident" => {
@@ -122,10 +122,12 @@ impl Gathered {
 
     /// Gives each region its gaps: those of regions that never checked the monitor say nothing about it.
     fn histories(mut self, monitors: &[MonitorId]) -> Histories {
+        let of_all: HashMap<String, Arc<[Unseen]>> =
+            self.of_all.into_iter().map(|(region, gaps)| (region, gaps.into())).collect();
         for id in monitors {
             for watch in &mut self.of.entry(*id).or_default().watches {
                 let region = watch.region.to_string();
-                watch.gaps.extend(self.of_all.get(&region).into_iter().flatten().copied());
+                watch.gaps_of_all = of_all.get(&region).cloned().unwrap_or_default();
                 watch.gaps.extend(self.gaps.remove(&(*id, region)).into_iter().flatten());
             }
         }

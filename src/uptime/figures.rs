@@ -33,11 +33,9 @@ impl Figures {
 
     /// Adds those of another monitor. The sums stay exact for 29,000 monitors over ten years, and saturate then.
     pub fn add(&mut self, other: &Self) {
-        for (part, more) in [
-            (&mut self.up, other.up),
-            (&mut self.down, other.down),
-            (&mut self.maintenance, other.maintenance),
-        ] {
+        for (part, more) in
+            [(&mut self.up, other.up), (&mut self.down, other.down), (&mut self.maintenance, other.maintenance)]
+        {
             *part = part.saturating_add(more);
         }
         for (part, more) in self.unobserved.iter_mut().zip(other.unobserved) {

@@ -6,7 +6,7 @@ mod timeline;
 mod window;
 
 pub use figures::{Figures, percent_text};
-pub use timeline::{Blind, History, Maintenance, Outage, Span, Timeline, Watch, What};
+pub use timeline::{Blind, History, Maintenance, Outage, Span, Timeline, Unseen, Watch, What};
 pub use window::{Month, Window};
 
 #[cfg(test)]

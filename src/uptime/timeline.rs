@@ -4,6 +4,7 @@
 //! down, up.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
@@ -18,9 +19,14 @@ pub struct Watch {
     pub region: Box<str>,
     /// The first check.
     pub from: DateTime<Utc>,
-    /// What it did not observe since: start, end, why. They may overlap.
-    pub gaps: Vec<(DateTime<Utc>, DateTime<Utc>, GapReason)>,
+    /// What it did not observe of the monitor since. They may overlap.
+    pub gaps: Vec<Unseen>,
+    /// What it did not observe of any monitor, shared by all of them.
+    pub gaps_of_all: Arc<[Unseen]>,
 }
+
+/// A gap: start, end, why.
+pub type Unseen = (DateTime<Utc>, DateTime<Utc>, GapReason);
 
 /// An incident: the monitor is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -213,7 +219,7 @@ fn turns(window: Window, history: &History) -> Vec<(DateTime<Utc>, Turn)> {
         span(maintenance.from, maintenance.to, &|begins| Turn::Maintenance(index, begins));
     }
     for (index, watch) in history.watches.iter().enumerate() {
-        for (from, to, reason) in &watch.gaps {
+        for (from, to, reason) in watch.gaps.iter().chain(&*watch.gaps_of_all) {
             let rank = Blind::Gap(*reason).rank();
             span(*from, *to, &|begins| Turn::Gap(index, rank, begins));
         }
@@ -284,7 +290,9 @@ impl<'a> Now<'a> {
     fn what(&self) -> What {
         if !self.maintenance.is_empty() {
             let ids = self.maintenance.iter().filter_map(|index| self.history.maintenance.get(*index));
-            return What::Maintenance(ids.map(|maintenance| maintenance.id).collect::<BTreeSet<_>>().into_iter().collect());
+            return What::Maintenance(
+                ids.map(|maintenance| maintenance.id).collect::<BTreeSet<_>>().into_iter().collect(),
+            );
         }
         let blind = self.regions.iter().map(Region::blind).reduce(|a, b| match (a, b) {
             (Some(a), Some(b)) => Some(a.min(b)),

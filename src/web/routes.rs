@@ -168,7 +168,9 @@ pub const ROUTES: &[Route] = &[
     get("/api/v1/monitors/{id}", &[], |call| Box::pin(api::monitors::one(call))),
     get("/api/v1/monitors/{id}/checks", CHECKS, |call| Box::pin(api::checks::of_one(call))),
     get("/api/v1/monitors/{id}/incidents", INCIDENTS, |call| Box::pin(api::incidents::of_one(call))),
-    get("/api/v1/monitors/{id}/uptime", &["days", "month", "timezone", "explain"], |call| Box::pin(api::uptime::of_one(call))),
+    get("/api/v1/monitors/{id}/uptime", &["days", "month", "timezone", "explain"], |call| {
+        Box::pin(api::uptime::of_one(call))
+    }),
     get("/api/v1/checks", CHECKS, |call| Box::pin(api::checks::list(call))),
     get("/api/v1/incidents", &["status", "monitor", "from", "to", "limit", "cursor"], |call| {
         Box::pin(api::incidents::list(call))

@@ -30,10 +30,11 @@ enum Asked {
 
 impl Asked {
     fn of(call: &Call) -> Result<Self, Problem> {
-        let zone = call.query.value("timezone", "a name of the IANA database, such as Europe/Berlin", |text| {
-            text.parse::<Tz>().ok()
-        })?;
-        let month = call.query.value("month", "a month such as 2026-11, 1970-01 to 9998-12", |text| text.parse().ok())?;
+        let zone = call
+            .query
+            .value("timezone", "a name of the IANA database, such as Europe/Berlin", |text| text.parse::<Tz>().ok())?;
+        let month =
+            call.query.value("month", "a month such as 2026-11, 1970-01 to 9998-12", |text| text.parse().ok())?;
         let Some(month) = month else {
             if zone.is_some() {
                 let text = "goes with month: days are 24 hours each, and end now";
@@ -224,9 +225,7 @@ pub(in crate::web) async fn of_one(call: Call) -> Answer {
     let monitor = monitor(&call).await?;
     let view = match asked {
         Asked::Days(days) => call.site.reads.uptime_of(&monitor, days).await?,
-        Asked::Month(..) => {
-            UptimeView { monitor: monitor.label().to_owned(), monitor_id: monitor.id, counts: None }
-        }
+        Asked::Month(..) => UptimeView { monitor: monitor.label().to_owned(), monitor_id: monitor.id, counts: None },
     };
     let histories = histories(&call, &[monitor.id], window).await?;
     let timeline = timeline(&histories, monitor.id, window);
@@ -238,10 +237,10 @@ pub(in crate::web) async fn of_one(call: Call) -> Answer {
 }
 
 fn timeline(histories: &Histories, monitor: MonitorId, window: Window) -> Timeline {
-    histories.of.get(&monitor).map_or_else(
-        || Timeline::of(window, &History::default()),
-        |history| Timeline::of(window, history),
-    )
+    histories
+        .of
+        .get(&monitor)
+        .map_or_else(|| Timeline::of(window, &History::default()), |history| Timeline::of(window, history))
 }
 
 pub(in crate::web) async fn list(call: Call) -> Answer {
@@ -254,10 +253,18 @@ pub(in crate::web) async fn list(call: Call) -> Answer {
     };
     let monitors: Vec<MonitorId> = page.rows.iter().map(|view| view.monitor_id).collect();
     let histories = histories(&call, &monitors, window).await?;
-    let item = |view: UptimeView| {
-        let time_weighted = TimeWeighted::of(window, &timeline(&histories, view.monitor_id, window));
-        Uptime::new(view, asked, time_weighted)
-    };
-    let items: Vec<Uptime> = page.rows.into_iter().map(item).collect();
+    let rows = page.rows;
+    // A thousand years of monitors, at the most: some hundred milliseconds.
+    let computing = tokio::task::spawn_blocking(move || -> Vec<Uptime> {
+        let item = |view: UptimeView| {
+            let time_weighted = TimeWeighted::of(window, &timeline(&histories, view.monitor_id, window));
+            Uptime::new(view, asked, time_weighted)
+        };
+        rows.into_iter().map(item).collect()
+    });
+    let items = computing.await.map_err(|error| {
+        log::error!("uptime could not be computed: {error}");
+        Problem::unavailable("too_busy", "it could not be computed, and may be tried again")
+    })?;
     part(&call, &items, page.next.map(cursor_of_monitor))
 }

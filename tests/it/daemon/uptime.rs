@@ -92,11 +92,14 @@ async fn an_outage_a_pause_and_a_restart_are_explained() {
 
     // So is the time without a daemon, and that out of the file.
     assert_eq!(daemon.stop().await.code(), Some(0));
-    home.write(&on(&db.url, ""));
     let mut daemon = home.start();
-    daemon.wait_ready("it is ready", |status, _| status == 200).await;
-    wait_sql(&db, "it is archived", "SELECT archived_at IS NOT NULL FROM monitors").await;
+    daemon.wait_status("shop", "up").await;
     assert!(has(&spans(&home).await, "unobserved", "not_running"));
+    home.write(&on(&db.url, &monitor("other", &target.url("/other"))));
+    daemon.wait_status("other", "up").await;
+    wait_sql(&db, "it is archived", "SELECT archived_at IS NOT NULL FROM monitors WHERE key = 'shop'").await;
+    let told = spans(&home).await;
+    assert_eq!(told.last().unwrap()["reason"], "paused", "{told:?}");
     home.write(&on(&db.url, &config));
     daemon.wait_status("shop", "up").await;
     wait_sql(&db, "a second gap", "SELECT count(*) = 2 FROM monitor_gaps WHERE reason = 'paused'").await;
@@ -136,7 +139,11 @@ async fn an_objective_is_evaluated_told_and_remembered() {
     assert_eq!(slo("calm").await["status"], "ok");
     assert!(daemon.log().contains("objective prod: exhausted (was ok)"), "{}", daemon.log());
     let status = String::from_utf8(home.output(&["status"]).stdout).unwrap();
-    assert!(status.contains("objective prod: exhausted, ") && status.contains("objective calm: ok, 100.00% of 99% in this month"), "{status}");
+    assert!(
+        status.contains("objective prod: exhausted, ")
+            && status.contains("objective calm: ok, 100.00% of 99% in this month"),
+        "{status}"
+    );
     let metrics = ask(tokio::net::UnixStream::connect(home.socket()).await.unwrap(), "GET", "/metrics").await.body;
     for line in [
         "lamplighter_slo_status{slo=\"prod\",status=\"exhausted\"} 1",

@@ -62,8 +62,19 @@ async fn rows_of_everybody_become_spans() {
     ))
     .await;
     let wanted = [
-        "0-10 before_first_check", "10-12 down", "12-18 overloaded", "18-25 not_running", "25-30 up", "30-31 internal",
-        "31-40 up", "40-43 down", "43-48 maintenance", "48-50 up", "50-55 down", "55-95 up", "95-100 down",
+        "0-10 before_first_check",
+        "10-12 down",
+        "12-18 overloaded",
+        "18-25 not_running",
+        "25-30 up",
+        "30-31 internal",
+        "31-40 up",
+        "40-43 down",
+        "43-48 maintenance",
+        "48-50 up",
+        "50-55 down",
+        "55-95 up",
+        "95-100 down",
     ];
     assert_eq!(spans(&store, id, window).await, wanted);
     // A window after all of it has the open one only.
@@ -87,11 +98,8 @@ async fn what_goes_on_is_a_gap_already() {
     db.sql("UPDATE daemon_lease SET expires_at = 'infinity'").await;
     assert_eq!(spans(&store, id, window).await, ["0-100 up"]);
     let ago = |minutes: i64| format!("'{}'::timestamptz", window.to - TimeDelta::minutes(minutes));
-    db.sql(&format!(
-        "UPDATE daemon_lease SET renewed_at = {}, expires_at = now() - interval '1 second'",
-        ago(30)
-    ))
-    .await;
+    db.sql(&format!("UPDATE daemon_lease SET renewed_at = {}, expires_at = now() - interval '1 second'", ago(30)))
+        .await;
     assert_eq!(spans(&store, id, window).await, ["0-70 up", "70-100 not_running"]);
     let unobserved = (window.to - TimeDelta::minutes(40)).to_rfc3339();
     db.sql(&format!(
@@ -105,7 +113,13 @@ async fn what_goes_on_is_a_gap_already() {
     db.sql("UPDATE monitor_state SET state = '[]'; UPDATE daemon_lease SET expires_at = 'infinity'").await;
     db.sql("UPDATE monitors SET archived_at = NULL").await;
     assert_eq!(spans(&store, id, window).await, ["0-50 up", "50-100 paused"]);
-    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_gaps WHERE reason = 'paused' AND to_at > now() - interval '1 minute'").await, 1);
+    assert_eq!(
+        db.get::<i64>(
+            "SELECT count(*) FROM monitor_gaps WHERE reason = 'paused' AND to_at > now() - interval '1 minute'"
+        )
+        .await,
+        1
+    );
     db.sql("UPDATE monitors SET archived_at = 'infinity'; UPDATE monitors SET archived_at = NULL").await;
     // Another region watches as well from minute 60 on.
     let second = store_at(&db.url, "second", "public");
@@ -140,7 +154,8 @@ async fn the_first_check_is_remembered() {
 #[tokio::test]
 async fn a_year_of_one_monitor_scans_no_big_table() {
     let db = TestDb::new().await;
-    let id = monitors(&db, 2000).await[7];
+    let ids = monitors(&db, 2000).await;
+    let id = ids[7];
     db.sql(
         "INSERT INTO monitor_state (monitor_id, region, state, status, last_checked, observed_from)
             SELECT id, 'us-east-1', '{}', 'up', now(), now() - interval '3 years' FROM monitors;
@@ -161,7 +176,9 @@ async fn a_year_of_one_monitor_scans_no_big_table() {
     let statement = STATEMENTS.iter().copied().flatten().find(|sql| sql.contains("'watch' AS what")).unwrap();
     let mut conn = db.pool.acquire().await.unwrap();
     conn.execute("SET plan_cache_mode = force_custom_plan").await.unwrap();
-    conn.execute(AssertSqlSafe(format!("PREPARE histories (uuid[], timestamptz, timestamptz, bigint) AS {statement}"))).await.unwrap();
+    conn.execute(AssertSqlSafe(format!("PREPARE histories (uuid[], timestamptz, timestamptz, bigint) AS {statement}")))
+        .await
+        .unwrap();
     for (days, most) in [(1, 20.0), (365, 50.0)] {
         let execute = format!("EXECUTE histories (ARRAY['{id}'::uuid], now() - interval '{days} days', now(), 200001)");
         let (mut best, mut plan) = (f64::INFINITY, Vec::new());
@@ -183,4 +200,13 @@ async fn a_year_of_one_monitor_scans_no_big_table() {
         assert!(scan.is_none(), "{days}: {}", plan.join("\n"));
         assert!(best < most, "{days}: {best} ms\n{}", plan.join("\n"));
     }
+    let store = db.store().await;
+    let window = Window::last_days(now(), 30);
+    let begun = std::time::Instant::now();
+    let histories = store.histories(&ids[..500], window).await.unwrap().unwrap();
+    let read = begun.elapsed();
+    let spans: usize = histories.of.values().map(|history| Timeline::of(window, history).spans().len()).sum();
+    println!("30 days of 500 monitors: read in {read:?}, {spans} spans after {:?}", begun.elapsed());
+    // Three incidents, three gaps and four maintenances a monitor at the least, up in between.
+    assert!(spans > 500 * 15, "{spans}");
 }
