@@ -63,11 +63,11 @@ fn a_target_is_exact() {
 fn the_budget_is_signed_and_rests_on_what_was_observed() {
     let (now, objective) = (at("2026-11-28T12:00:00Z"), objective(99.9, Period::Days(30)));
     let whole = history(at("2026-01-01T00:00:00Z"), now, &[(86_400, 600)]);
-    let measured = measure(&objective, now, &[whole.clone()]);
+    let measured = measure(&objective, now, std::slice::from_ref(&whole));
     assert_eq!((measured.allowed, measured.used, measured.left), (2_592_000_000, 600_000_000, 1_992_000_000));
     // Ten hours only, of which a minute was bad: 36 s were allowed.
     let young = history(now - TimeDelta::hours(10), now, &[(7200, 60)]);
-    let measured = measure(&objective, now, &[young.clone()]);
+    let measured = measure(&objective, now, std::slice::from_ref(&young));
     assert_eq!((measured.allowed, measured.used, measured.left), (36_000_000, 60_000_000, -24_000_000));
     assert!((measured.left_share().unwrap() - -24.0 / 36.0).abs() < 1e-12);
     // Two monitors add up: each counts by the time that it was observed.

@@ -31,7 +31,8 @@ pub(super) fn all(out: &mut Exposition, rows: &[SloRow], viewer: Viewer) {
     };
     let share = |percent: Option<f64>| percent.map(|percent| percent / 100.0);
     each("lamplighter_slo_objective_ratio", "Share of the time that monitors must be up.", &|report| {
-        share(Some(report.objective))
+        // As it is written: 0.999 and not its nearest neighbour.
+        Some((report.objective * 1e5).round() / 1e7)
     });
     each("lamplighter_slo_uptime_ratio", "Share of the observed time that monitors were up.", &|report| {
         share(report.uptime)
