@@ -1,6 +1,6 @@
 -- Why: time-weighted uptime needs the moment from which a monitor was watched, what ended in a window, and a gap for the
 -- time that a monitor was archived; objectives (SLOs) need a memory of their status.
--- What older code sees: a column that may be null, three indexes, a trigger and a table. Quick: one look at an index for each
+-- What older code sees: two columns that may be null, three indexes, a trigger and a table. Quick: one look at an index for each
 -- row of monitor_state, and indexes of two small tables.
 
 -- The first check in a region. Kept here, because roll-ups and raw rows go with retention, and rows that somebody imported
@@ -9,6 +9,10 @@ ALTER TABLE monitor_state ADD COLUMN observed_from timestamptz;
 UPDATE monitor_state s SET observed_from = least(s.since, s.last_checked, (
     SELECT r.hour FROM monitor_rollups r WHERE r.monitor_id = s.monitor_id AND r.region = s.region ORDER BY r.hour LIMIT 1))
 WHERE s.last_checked IS NOT NULL;
+
+-- Incidents and gaps that ended before it are removed (retention): of the time before nothing is known any more. Null: all are
+-- there.
+ALTER TABLE rollup_progress ADD COLUMN incidents_from timestamptz;
 
 -- A window asks for what ends after its beginning; what began before it may be years of history.
 CREATE INDEX incidents_ended ON incidents (monitor_id, resolved_at);

@@ -22,13 +22,15 @@ const MOST_ROWS: i64 = 200_000;
 /// after the window's beginning. A region whose daemon let its lease run out has not watched since: the gap for that is
 /// written when it comes back.
 const HISTORY: &str = "SELECT part.* FROM ( \
-    SELECT 'watch' AS what, s.monitor_id, greatest(s.observed_from, $2) AS from_at, \
+    SELECT 'watch' AS what, s.monitor_id, greatest(s.observed_from, p.incidents_from, $2) AS from_at, \
         greatest($2, least($3, CASE WHEN l.scope IS NULL THEN s.last_checked \
             WHEN l.expires_at <= clock_timestamp() THEN l.renewed_at ELSE $3 END)) AS to_at, \
         s.region AS label, NULL::bigint AS id, NULL::uuid AS uid, s.state->>'unobserved' AS more, \
         greatest($2, least($3, m.archived_at)) AS archived_at \
-    FROM monitor_state s JOIN monitors m ON m.id = s.monitor_id LEFT JOIN daemon_lease l ON l.scope = s.region \
-    WHERE s.monitor_id = ANY($1) AND s.observed_from < $3 \
+    FROM monitor_state s JOIN monitors m ON m.id = s.monitor_id CROSS JOIN rollup_progress p \
+    LEFT JOIN daemon_lease l ON l.scope = s.region \
+    WHERE s.monitor_id = ANY($1) AND s.observed_from IS NOT NULL \
+        AND greatest(s.observed_from, p.incidents_from) < $3 \
     UNION ALL \
     SELECT 'incident', i.monitor_id, greatest(i.started_at, $2), least(i.resolved_at, $3), i.source, i.id, NULL, \
         left(i.cause, 100), NULL \

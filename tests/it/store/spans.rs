@@ -80,6 +80,12 @@ async fn rows_of_everybody_become_spans() {
     // A window after all of it has the open one only.
     let later = Window::new(window.to, window.to + TimeDelta::minutes(5));
     assert_eq!(spans(&store, id, later).await, ["0-5 down"]);
+    // Of what was removed for its age nothing is known.
+    db.sql(&format!("UPDATE rollup_progress SET incidents_from = {}", minute(31))).await;
+    assert_eq!(spans(&store, id, window).await[..2], ["0-31 before_first_check", "31-40 up"]);
+    let before = Window::new(from, from + TimeDelta::minutes(20));
+    assert_eq!(spans(&store, id, before).await, ["0-20 before_first_check"]);
+    db.sql("UPDATE rollup_progress SET incidents_from = NULL").await;
     // Those of another monitor are its own, also when both are asked for.
     let both = store.histories(&ids, window).await.unwrap().unwrap();
     assert_eq!((both.of[&id].outages.len(), both.of[&other].outages.len()), (4, 0));
