@@ -75,6 +75,16 @@ async fn an_outage_a_pause_and_a_restart_are_explained() {
     assert!(table.lines().any(|line| line.starts_with(&month)), "{table}");
     let json: Value = serde_json::from_str(&uptime(&home, &["shop", "--month", &month, "--json"])).unwrap();
     assert!(json["month"] == month.as_str() && json["checks"].is_null() && json["time_weighted"]["uptime"].is_number());
+    let list = get(&home, &format!("/api/v1/uptime?month={month}&timezone=Europe/Berlin")).await;
+    let item = &list["items"][0];
+    assert!(item["days"].is_null() && item["timezone"] == "Europe/Berlin" && item["monitor"] == "shop", "{list}");
+    assert_eq!(item["time_weighted"]["incidents"], 1, "{list}");
+    let item = &get(&home, "/api/v1/uptime?days=7").await["items"][0];
+    assert!(item["method"] == "checks" && item["checks"].as_i64() > Some(2), "{item}");
+    assert!(
+        item["time_weighted"]["spans"].is_null() && item["time_weighted"]["uptime"].as_f64() < Some(100.0),
+        "{item}"
+    );
     let missing = home.output(&["uptime", "nobody"]);
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&missing.stderr).contains("no monitor has the id or key \"nobody\""));
