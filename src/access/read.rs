@@ -1,5 +1,7 @@
 //! What the API shows of the store: rows that are committed, and nothing else.
 
+use std::collections::HashMap;
+
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use serde::Serialize;
@@ -12,6 +14,7 @@ use crate::model::{
     MaintenanceId, MonitorId, Source, Status, StoreFault, UserId, Verdict, serialize_check_time,
     serialize_some_check_time,
 };
+use crate::uptime::{History, Window};
 
 /// A row of `monitors`. Its `spec` stays where it is: rows of others may hold secrets in it.
 #[derive(Clone, Debug, Serialize)]
@@ -194,10 +197,26 @@ pub struct UptimeView {
     pub monitor: String,
     /// Which monitor.
     pub monitor_id: MonitorId,
-    /// Rows of the window.
-    pub checks: i64,
-    /// Those that were up or degraded.
-    pub good: i64,
+    /// Rows of the window, and those of them that were up or degraded; none when nobody asked for them.
+    pub counts: Option<(i64, i64)>,
+}
+
+/// What time-weighted uptime of some monitors is made of.
+#[derive(Clone, Debug, Default)]
+pub struct Histories {
+    /// Of each monitor that was asked for, cut to the window.
+    pub of: HashMap<MonitorId, History>,
+    /// About the incidents, by id.
+    pub notes: HashMap<i64, IncidentNote>,
+}
+
+/// What an explanation says of an incident.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IncidentNote {
+    /// `daemon` or `manual`.
+    pub source: String,
+    /// Name of the failure.
+    pub cause: Option<String>,
 }
 
 /// How a monitor is named in a path.
@@ -313,6 +332,14 @@ pub trait ReadStore: Send + Sync + 'static {
         after: Option<MonitorId>,
         limit: u16,
     ) -> Answer<'_, Page<UptimeView, MonitorId>>;
+    /// What the time-weighted uptime of monitors is made of; none when the window has too many incidents and gaps.
+    fn histories<'a>(&'a self, monitors: &'a [MonitorId], window: Window) -> Answer<'a, Option<Histories>>;
+    /// The same monitors as [`Self::uptime`], without counts.
+    fn labels(&self, viewer: Viewer, after: Option<MonitorId>, limit: u16) -> Answer<'_, Page<UptimeView, MonitorId>>;
+    /// What the last evaluations of objectives found ([`crate::slo::Report`]), without their monitors, by id.
+    fn slos(&self, viewer: Viewer) -> Answer<'_, Vec<Value>>;
+    /// One of them, with its monitors.
+    fn slo<'a>(&'a self, viewer: Viewer, id: &'a str) -> Answer<'a, Option<Value>>;
 }
 
 impl MonitorName {

@@ -19,6 +19,7 @@ mod reload;
 mod state;
 mod status;
 mod token;
+mod uptime;
 
 pub use environment::Environment;
 pub use exit::{Exit, Stop};
@@ -73,6 +74,8 @@ enum Command {
     },
     /// Show what the running daemon sees
     Status(status::StatusArgs),
+    /// Show which share of the time a monitor was up
+    Uptime(uptime::UptimeArgs),
     /// The database
     Db {
         #[command(subcommand)]
@@ -178,6 +181,7 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         Command::Migrate { what: Some(MigrateWhat::Legacy(_)), .. } => Err(not_built_yet("migrate legacy")),
         Command::Migrate { what: None, dry_run } => migrate::run(dry_run, config, environment),
         Command::Status(arguments) => status::run(&arguments, config, environment),
+        Command::Uptime(arguments) => uptime::run(&arguments, config, environment),
         Command::Db { what: DbWhat::Url } => migrate::db_url(config, environment),
         Command::Db { what: DbWhat::Dump { file } } => backup::dump(&file, config, environment),
         Command::Db { what: DbWhat::Restore { file, force } } => backup::restore(&file, force, config, environment),

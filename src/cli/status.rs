@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 
 use super::{Environment, Exit, Stop, exit, reload, small_runtime, state};
+use crate::slo::{BudgetReport, SloStatus};
 use crate::telemetry::escape;
 use crate::web::{Readiness, client};
 
@@ -45,6 +46,7 @@ struct Overview {
     monitors: Vec<Row>,
     #[serde(default)]
     maintenances: Option<Vec<Maintenance>>,
+    slos: Vec<Slo>,
 }
 
 #[derive(Deserialize)]
@@ -54,6 +56,17 @@ struct Maintenance {
     from: DateTime<Utc>,
     to: DateTime<Utc>,
     monitors: usize,
+}
+
+/// An objective; see `daemon::view`.
+#[derive(Deserialize)]
+struct Slo {
+    id: String,
+    status: SloStatus,
+    objective: f64,
+    window: String,
+    uptime_text: String,
+    budget: BudgetReport,
 }
 
 #[derive(Deserialize)]
@@ -189,6 +202,7 @@ fn table(overview: &Overview, width: Option<usize>) -> String {
         .filter(|(_, number)| *number > 0)
         .map(|(status, number)| format!("{number} {status}"));
     let _ = writeln!(text, "\n{}", counts.collect::<Vec<_>>().join(", "));
+    objectives(&mut text, &overview.slos);
     text.push_str(&maintenances(overview));
     text
 }
@@ -208,6 +222,24 @@ fn maintenances(overview: &Overview) -> String {
         let _ = writeln!(text, "next maintenance: {name}, {} (in {wait}), for {length}", from.format(form));
     }
     text
+}
+
+fn objectives(text: &mut String, slos: &[Slo]) {
+    for slo in slos {
+        let window = if slo.window == "calendar_month" { "this month" } else { slo.window.as_str() };
+        let left = slo.budget.left_share.map_or_else(String::new, |share| {
+            // Rounded down, as all that could look better than it is.
+            format!(", {}% of its budget left", (share * 100.0).floor())
+        });
+        let (id, status) = (cut(&slo.id), slo.status.name());
+        let _ = writeln!(
+            text,
+            "objective {id}: {status}, {} of {}% in {}{left}",
+            slo.uptime_text,
+            slo.objective,
+            escape(window)
+        );
+    }
 }
 
 fn cells(row: &Row, now: DateTime<Utc>) -> [String; 7] {

@@ -316,7 +316,8 @@ fn share(
     let net = Arc::new(ArcSwap::from_pointee(net.with_rdap_folder(rdap.clone())));
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
     let (maintenances, planned) = watch::channel(settings.maintenances.as_slice().into());
-    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own, rdap, maintenances };
+    let (slos, objectives) = watch::channel(Arc::clone(&settings.slos));
+    let links = Links { net: Arc::clone(&net), max_in_flight: limit, slos, own, rdap, maintenances };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
     Ok(Shared {
@@ -330,6 +331,7 @@ fn share(
         net,
         max_in_flight,
         maintenances: planned,
+        objectives,
         state: state.to_owned(),
     })
 }

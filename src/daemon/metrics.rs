@@ -4,6 +4,7 @@
 
 mod monitors;
 mod parts;
+mod slos;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -111,6 +112,7 @@ pub(super) fn render(view: &View, format: Format, viewer: Viewer) -> String {
         parts::recorder(&mut out, view, live);
         parts::queues(&mut out, live);
         parts::jobs(&mut out, view, live);
+        slos::all(&mut out, &live.slos.rows(), viewer);
         monitors::all(&mut out, &live.board, view.metrics.monitors, viewer);
     }
     out.finish()

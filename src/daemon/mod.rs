@@ -16,6 +16,7 @@ mod pipeline;
 mod readable;
 mod role;
 mod signals;
+mod slos;
 mod source;
 mod systemd;
 mod tasks;

@@ -18,6 +18,7 @@ use super::gate::Gated;
 use super::metrics::{Queue, TermSources};
 use super::overdue;
 use super::role::SharedRole;
+use super::slos::{Evaluation, Objectives, SloBoard, evaluate_slos};
 use super::source::ConfigSource;
 use super::tasks::{Tasks, on_a_thread};
 use super::view::Live;
@@ -63,6 +64,8 @@ pub(super) struct Shared {
     pub(super) max_in_flight: watch::Receiver<usize>,
     /// `[[maintenance]]`.
     pub(super) maintenances: watch::Receiver<Arc<[FileMaintenance]>>,
+    /// `[[slo]]`.
+    pub(super) objectives: Objectives,
     /// The state directory.
     pub(super) state: PathBuf,
 }
@@ -125,6 +128,7 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     let minute = jobs.job("compare", "0 * * * * *");
     let rollup = jobs.job("roll-up", "20 * * * * *");
     let partitions = jobs.job("partitions", "40 0 * * * *");
+    let minutely = jobs.job("slo", "50 * * * * *");
 
     let (suspect, role) = (Arc::clone(&shared.suspect), Arc::clone(&shared.role));
     let store = Arc::new(Gated::new(shared.store.clone(), beginning.open, role, suspect, Arc::clone(&report)));
@@ -177,13 +181,29 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     watch_files(tasks, folders_end, file_wake, stop);
     let (rollup, partitions) = (Arc::new(Mutex::new(rollup)), Arc::new(Mutex::new(partitions)));
     let (rolled, made) = (Arc::new(WorkStats::default()), Arc::new(WorkStats::default()));
-    let jobs_done = vec![("roll-up", Arc::clone(&rolled)), ("partitions", Arc::clone(&made))];
+    let evaluation = Evaluation {
+        store: Arc::clone(&store),
+        wake: Arc::new(Mutex::new(minutely)),
+        objectives: shared.objectives.clone(),
+        board: Arc::default(),
+        wall: Arc::clone(&wall),
+        stats: Arc::default(),
+    };
+    let slos: Arc<SloBoard> = Arc::clone(&evaluation.board);
+    let jobs_done = vec![
+        ("roll-up", Arc::clone(&rolled)),
+        ("partitions", Arc::clone(&made)),
+        ("slo", Arc::clone(&evaluation.stats)),
+    ];
     let metrics = TermSources { queues, writes: store.writes(), jobs: jobs_done };
     let (own, stopping) = (Arc::clone(&store), stop.clone());
     tasks.spawn_again("roll-up", stop.clone(), move || {
         roll_up(Arc::clone(&own), Arc::clone(&rollup), stopping.clone(), Arc::clone(&rolled))
     });
-    let (kept_in, stopping) = (Arc::clone(&store), stop.clone());
+    let kept_in = Arc::clone(&store);
+    let stopping = stop.clone();
+    tasks.spawn_again("slo", stop.clone(), move || evaluate_slos(evaluation.clone(), stopping.clone()));
+    let stopping = stop.clone();
     tasks.spawn_again("partitions", stop.clone(), move || {
         make_partitions(Arc::clone(&store), Arc::clone(&partitions), stopping.clone(), Arc::clone(&made))
     });
@@ -207,7 +227,8 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     });
     let (stats, stopping) = (Arc::clone(&dispatch), stop.clone());
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
-    let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics, pings, maintenance };
+    let live =
+        Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics, pings, maintenance, slos };
     Pipeline { stage_hold, live }
 }
 

@@ -8,12 +8,13 @@ use super::role::{Role, SharedRole};
 use crate::access::Viewer;
 use crate::access::export::{Export, ExportError, ExportStore, Wanted};
 use crate::access::read::{
-    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter, MonitorName,
-    MonitorView, Page, ReadStore, UptimeView,
+    Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter,
+    MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::access::token::{Grant, TokenHash, TokenStore};
 use crate::model::{MaintenanceId, MonitorId, StoreFault};
 use crate::store::Store;
+use crate::uptime::Window;
 
 /// A store that answers once it has been prepared. Before, tables may be missing, which would look like a bug.
 pub(super) struct Readable {
@@ -92,6 +93,22 @@ impl ReadStore for Readable {
         limit: u16,
     ) -> Answer<'_, Page<UptimeView, MonitorId>> {
         Box::pin(async move { self.store()?.uptime(viewer, days, after, limit).await })
+    }
+
+    fn histories<'a>(&'a self, monitors: &'a [MonitorId], window: Window) -> Answer<'a, Option<Histories>> {
+        Box::pin(async move { self.store()?.histories(monitors, window).await })
+    }
+
+    fn labels(&self, viewer: Viewer, after: Option<MonitorId>, limit: u16) -> Answer<'_, Page<UptimeView, MonitorId>> {
+        Box::pin(async move { self.store()?.labels(viewer, after, limit).await })
+    }
+
+    fn slos(&self, viewer: Viewer) -> Answer<'_, Vec<serde_json::Value>> {
+        Box::pin(async move { self.store()?.slos(viewer).await })
+    }
+
+    fn slo<'a>(&'a self, viewer: Viewer, id: &'a str) -> Answer<'a, Option<serde_json::Value>> {
+        Box::pin(async move { self.store()?.slo(viewer, id).await })
     }
 }
 

@@ -21,6 +21,7 @@ use crate::settings::diagnostic::SourceText;
 use crate::settings::file::{self, Presence, Sources};
 use crate::settings::model::{Refusal, Settings};
 use crate::settings::monitor;
+use crate::slo::Objective;
 use crate::telemetry;
 
 /// A configuration on disk, and what of it is in force.
@@ -40,6 +41,8 @@ pub(super) struct Links {
     pub(super) net: Arc<ArcSwap<Net>>,
     /// `probe.max_in_flight`.
     pub(super) max_in_flight: watch::Sender<usize>,
+    /// `[[slo]]`.
+    pub(super) slos: watch::Sender<Arc<[Objective]>>,
     /// Our own listeners and the store's address.
     pub(super) own: Vec<SocketAddr>,
     /// Where answers of domain registries are kept.
@@ -313,6 +316,13 @@ impl FileSource for ConfigSource {
             std::mem::replace(limit, settings.probe.max_in_flight) != settings.probe.max_in_flight
         });
         self.links.maintenances.send_replace(settings.maintenances.as_slice().into());
+        self.links.slos.send_if_modified(|slos| {
+            let changed = *slos != settings.slos;
+            if changed {
+                *slos = Arc::clone(&settings.slos);
+            }
+            changed
+        });
         telemetry::set_filter(&settings.daemon.log_level);
         let parts = restart_parts(&before).into_iter().zip(restart_parts(&settings));
         parts.filter(|(before, now)| before != now).map(|(_, (name, _))| name.to_owned()).collect()

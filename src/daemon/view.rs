@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::metrics::{self, Sources, TermSources};
 use super::role::{Role, SharedRole};
+use super::slos::SloBoard;
 use super::tasks::Restarts;
 use crate::access::Viewer;
 use crate::catalog::Reloaded;
@@ -61,6 +62,7 @@ pub(super) struct Live {
     pub(super) metrics: TermSources,
     pub(super) pings: Arc<Pings>,
     pub(super) maintenance: Arc<maintenance::SharedReport>,
+    pub(super) slos: Arc<SloBoard>,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
@@ -137,6 +139,25 @@ impl Live {
             "lost_overloaded": self.dispatch.lost_overloaded(),
             "missed_suspended": self.dispatch.missed_suspended(),
         })
+    }
+
+    /// In short; `/api/v1/slos` has all of it.
+    fn slos_json(&self, viewer: Viewer) -> Vec<serde_json::Value> {
+        let rows = self.slos.rows();
+        let seen = rows.iter().filter(|row| row.is_seen(viewer)).map(|row| {
+            let report = &row.report;
+            json!({
+                "id": report.id,
+                "name": report.name,
+                "status": report.status,
+                "since": report.since,
+                "objective": report.objective,
+                "window": report.window,
+                "uptime_text": report.uptime_text,
+                "budget": report.budget,
+            })
+        });
+        seen.collect()
     }
 
     fn recorder_json(&self, journal: &DiskJournal) -> serde_json::Value {
@@ -226,6 +247,10 @@ impl View {
 }
 
 impl Admin for View {
+    fn now(&self) -> DateTime<Utc> {
+        self.wall.now()
+    }
+
     fn readiness(&self) -> Readiness {
         let mut reasons = Vec::new();
         let mut notes = Vec::new();
@@ -264,6 +289,7 @@ impl Admin for View {
         let overdue: HashSet<MonitorId> = overdue.iter().map(|entry| entry.monitor.id).collect();
         rows.retain(|row| viewer.sees(row.entry.monitor.owner));
         rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
+        let slos = live.map_or_else(Vec::new, |live| live.slos_json(viewer));
         if viewer != Viewer::Everything {
             // Paths, hosts and figures of everybody's monitors are for those who run this.
             return json!({
@@ -271,6 +297,7 @@ impl Admin for View {
                 "started_at": self.started_at,
                 "now": self.wall.now(),
                 "readiness": self.readiness().without_details(),
+                "slos": slos,
                 "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
                 "maintenances": live.map(|live| live.maintenances_json(viewer, self.wall.now())),
             });
@@ -286,6 +313,7 @@ impl Admin for View {
             "restarted_tasks": self.restarts.count(),
             "dispatch": live.map(|live| live.dispatch_json()),
             "recorder": live.map(|live| live.recorder_json(&self.journal)),
+            "slos": slos,
             "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
             "maintenances": live.map(|live| live.maintenances_json(viewer, self.wall.now())),
         })

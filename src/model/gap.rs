@@ -60,6 +60,29 @@ impl GapReason {
         }
     }
 
+    /// Every reason.
+    pub const ALL: &'static [Self] = &[
+        Self::NotRunning,
+        Self::Overloaded,
+        Self::RecordingLost,
+        Self::StoreFull,
+        Self::Suspended,
+        Self::ClockStepped,
+        Self::ObserverOffline,
+        Self::ResourceExhausted,
+        Self::ResolverUnavailable,
+        Self::PermissionDenied,
+        Self::Internal,
+        Self::Invalid,
+        Self::Paused,
+    ];
+
+    /// The reason of this name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|reason| reason.name() == name)
+    }
+
     /// The reason that an unknown check gives; `Internal` for anything that the observer does not own.
     #[must_use]
     pub const fn of_unknown(failure: Failure) -> Self {

@@ -126,6 +126,7 @@ pub(super) fn read(texts: &[SourceText], given: Given<'_>, former: &Former) -> O
     super::graph::check_valid(&monitors, &findings);
     let ids = monitors.iter().filter_map(|located| Some(located.definition.key.as_ref()?.as_str()));
     super::graph::check_maintenances(&rest, ids, &findings);
+    super::slo::check(&rest, monitors.iter().filter_map(|monitor| monitor.key.as_ref()), &findings);
     if findings.count() > 0 {
         return None;
     }

@@ -169,6 +169,7 @@ fn cron(reader: &mut TableReader<'_>) -> Option<Cadence> {
     Some(Cadence::Cron { expression: expression.into(), zone })
 }
 
+/// `timezone`; none when it is wrong, UTC when it is not there.
 pub(super) fn time_zone(reader: &mut TableReader<'_>) -> Option<chrono_tz::Tz> {
     if reader.node("timezone").is_none() {
         return Some(chrono_tz::UTC);

@@ -1,7 +1,7 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
 //!
 //! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`, `proxy`.
-//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`. Reading from disk: `file`.
+//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`, `slo`. Reading from disk: `file`.
 
 pub mod again;
 mod common;
@@ -22,6 +22,7 @@ pub mod proxy;
 pub mod reader;
 pub mod sections;
 pub mod size;
+mod slo;
 pub(crate) mod target;
 pub mod tree;
 

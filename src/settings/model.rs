@@ -16,11 +16,12 @@ use super::maintenance;
 use super::reader::{Origin, TableReader};
 use super::sections::{Daemon, Database, Egress, Probing, Server};
 use super::tree::{Node, Span, Table, Value};
-use super::{document, graph, monitor};
+use super::{document, graph, monitor, slo};
 use crate::maintenance::definition::FileMaintenance;
 use crate::model::{MonitorKey, Secret};
 use crate::probe::Kind;
 use crate::probe::kinds::{KINDS, LATER};
+use crate::slo::Objective;
 
 /// Monitors of one configuration at most.
 pub const MAX_MONITORS: usize = 250_000;
@@ -32,7 +33,7 @@ const LEAST_SHARE: usize = 2_000;
 const MOST_READERS: usize = 8;
 
 /// Parts of the contract that this version does not have.
-const LATER_TABLES: &[&str] = &["observer", "retention", "plans", "channel", "status_page", "slo", "auth"];
+const LATER_TABLES: &[&str] = &["observer", "retention", "plans", "channel", "status_page", "auth"];
 
 /// Everything that a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +48,8 @@ pub struct Settings {
     pub probe: Probing,
     /// `[egress]`.
     pub egress: Egress,
+    /// `[[slo]]`.
+    pub slos: Arc<[Objective]>,
     /// `[defaults]`, for rows as well.
     pub defaults: Arc<Defaults>,
     /// `[[monitor]]`, in the order of the sources.
@@ -174,6 +177,7 @@ pub(super) fn read_sections<'a>(
     findings: &'a Findings,
     secrets: &'a RefCell<Vec<Secret>>,
 ) -> (Settings, &'a [Node]) {
+    let whole = findings.count() == 0;
     let mut reader = TableReader::new(tree, None, "", origin, findings, secrets);
     reader.not_built_yet(LATER_TABLES);
     let mut settings = Settings::default();
@@ -182,6 +186,7 @@ pub(super) fn read_sections<'a>(
     section(&mut reader, "database", |table| settings.database = Database::read(table));
     section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
     section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
+    settings.slos = slo::read(&mut reader, whole).into();
     settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, origin));
     settings.maintenances = maintenance::read(&mut reader);
     let nodes = monitor_nodes(&mut reader);
@@ -226,6 +231,7 @@ pub(super) fn read_with(
     graph::check(&ids, &monitors, complete, findings);
     if complete {
         graph::check_maintenances(&tree, ids.iter().map(|monitor| monitor.key.as_str()), findings);
+        slo::check(&tree, ids.iter().map(|monitor| &*monitor.key), findings);
     }
     settings.monitors = monitors;
     settings

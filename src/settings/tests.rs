@@ -58,8 +58,8 @@ pub(super) fn assert_same(a: &Result<Settings, Refusal>, b: &Result<Settings, Re
     }
     assert!(a.defaults.say_the_same(&b.defaults));
     let parts = |s: &Settings| {
-        let Settings { daemon, server, database, probe, egress, maintenances, .. } = s;
-        format!("{daemon:?} {server:?} {database:?} {probe:?} {egress:?} {maintenances:?}")
+        let Settings { daemon, server, database, probe, egress, maintenances, slos, .. } = s;
+        format!("{daemon:?} {server:?} {database:?} {probe:?} {egress:?} {maintenances:?} {slos:?}")
     };
     assert_eq!(parts(a), parts(b));
 }

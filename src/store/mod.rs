@@ -18,10 +18,12 @@ mod read;
 mod read_checks;
 mod record;
 mod rollup;
+mod slo;
 mod start;
 mod status;
 mod token;
 mod turns;
+mod uptime;
 
 use std::future::Future;
 use std::str::FromStr as _;
@@ -37,6 +39,7 @@ pub use classify::Found;
 pub use lease::{LEASE_SECONDS, Lease};
 pub use migrate::Migrated;
 pub use rollup::RolledUp;
+pub use slo::{SloMonitor, SloRow};
 pub use start::StartError;
 pub use token::{NewToken, TokenError, TokenRow};
 
@@ -193,9 +196,11 @@ pub const STATEMENTS: &[&[&str]] = &[
     read_checks::STATEMENTS,
     record::STATEMENTS,
     rollup::STATEMENTS,
+    slo::STATEMENTS,
     start::STATEMENTS,
     status::STATEMENTS,
     token::STATEMENTS,
+    uptime::STATEMENTS,
 ];
 
 fn is_postgres(url: &str) -> bool {

@@ -12,12 +12,13 @@ use uuid::Uuid;
 use super::{Problem, Store, within};
 use crate::access::Viewer;
 use crate::access::read::{
-    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter, MonitorName,
-    MonitorView, Page, ReadStore, UptimeView,
+    Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter,
+    MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::model::{MaintenanceId, MonitorId, Source, Status, StoreFault, UserId};
+use crate::uptime::Window;
 
-pub(super) const STATEMENTS: &[&str] = &[MONITORS, BY_ID, BY_KEY, INCIDENTS, INCIDENT, UPTIME_OF, UPTIME];
+pub(super) const STATEMENTS: &[&str] = &[MONITORS, BY_ID, BY_KEY, INCIDENTS, INCIDENT, UPTIME_OF, UPTIME, LABELS];
 
 /// Beyond the usual. Plans are made anew for each call, because parameters that are null or a user's make all the
 /// difference; and the server itself keeps this connection from writing.
@@ -158,6 +159,12 @@ const UPTIME: &str = concat!(
         AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3::bigint) m \
     CROSS JOIN LATERAL lamplighter_uptime_counts(m.id, $4) u ORDER BY m.id"
 );
+const LABELS: &str = concat!(
+    "SELECT m.id, NULL::bigint AS checks, NULL::bigint AS good, ",
+    cut!("coalesce(m.key, m.name)", "500", "monitor"),
+    " FROM monitors m WHERE ($1::uuid IS NULL OR m.user_id = $1) AND m.archived_at IS NULL \
+        AND ($2::uuid IS NULL OR m.id > $2) ORDER BY m.id LIMIT $3::bigint"
+);
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, StoreFault>>;
 
@@ -240,8 +247,8 @@ impl ReadStore for Store {
         Box::pin(within(DEADLINE, async move {
             let counts: (i64, i64) =
                 sqlx::query_as(UPTIME_OF).bind(monitor.id.0).bind(days).fetch_one(&self.reading).await?;
-            let (checks, good) = counts;
-            Ok::<_, Problem>(UptimeView { monitor: monitor.label().to_owned(), monitor_id: monitor.id, checks, good })
+            let (monitor, monitor_id) = (monitor.label().to_owned(), monitor.id);
+            Ok::<_, Problem>(UptimeView { monitor, monitor_id, counts: Some(counts) })
         }))
     }
 
@@ -262,6 +269,30 @@ impl ReadStore for Store {
                 .await?;
             page(&rows, limit, uptime, |row: &UptimeView| row.monitor_id)
         }))
+    }
+
+    fn histories<'a>(&'a self, monitors: &'a [MonitorId], window: Window) -> Answer<'a, Option<Histories>> {
+        Box::pin(within(DEADLINE, self.read_histories(monitors, window)))
+    }
+
+    fn labels(&self, viewer: Viewer, after: Option<MonitorId>, limit: u16) -> Answer<'_, Page<UptimeView, MonitorId>> {
+        Box::pin(within(DEADLINE, async move {
+            let rows = sqlx::query(LABELS)
+                .bind(user(viewer))
+                .bind(after.map(|id| id.0))
+                .bind(one_more(limit))
+                .fetch_all(&self.reading)
+                .await?;
+            page(&rows, limit, uptime, |row: &UptimeView| row.monitor_id)
+        }))
+    }
+
+    fn slos(&self, viewer: Viewer) -> Answer<'_, Vec<serde_json::Value>> {
+        Box::pin(within(DEADLINE, self.read_slos(viewer)))
+    }
+
+    fn slo<'a>(&'a self, viewer: Viewer, id: &'a str) -> Answer<'a, Option<serde_json::Value>> {
+        Box::pin(within(DEADLINE, self.read_slo(viewer, id)))
     }
 }
 
@@ -363,8 +394,7 @@ fn uptime(row: &PgRow) -> Result<UptimeView, sqlx::Error> {
     Ok(UptimeView {
         monitor: row.try_get("monitor")?,
         monitor_id: MonitorId(row.try_get("id")?),
-        checks: row.try_get("checks")?,
-        good: row.try_get("good")?,
+        counts: row.try_get::<Option<i64>, _>("checks")?.zip(row.try_get("good")?),
     })
 }
 

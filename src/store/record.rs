@@ -43,13 +43,15 @@ const RECORDED: &str = "SELECT dropped, delayed FROM recorded_batches WHERE id =
 /// Taken before `closed_to` is read: hours close under a SHARE lock, so what is open now stays open until we commit.
 const LOCK: &str = "LOCK TABLE ONLY monitor_checks IN ROW EXCLUSIVE MODE";
 const CLOSED_TO: &str = "SELECT closed_to FROM rollup_progress";
-const STATES: &str = "INSERT INTO monitor_state AS s (monitor_id, region, state, status, since, failures, incident, last_checked) \
-    SELECT id, $8, state, status, since, failures, incident, last_checked \
+const STATES: &str = "INSERT INTO monitor_state AS s (monitor_id, region, state, status, since, failures, incident, last_checked, observed_from) \
+    SELECT id, $8, state, status, since, failures, incident, last_checked, \
+        CASE WHEN last_checked IS NOT NULL THEN least(since, last_checked) END \
     FROM unnest($1::uuid[], $2::jsonb[], $3::text[], $4::timestamptz[], $5::integer[], $6::uuid[], $7::timestamptz[]) \
         AS n (id, state, status, since, failures, incident, last_checked) \
     ON CONFLICT (monitor_id, region) DO UPDATE SET state = excluded.state, status = excluded.status, \
         since = excluded.since, failures = excluded.failures, incident = excluded.incident, \
-        last_checked = excluded.last_checked, updated_at = now()";
+        last_checked = excluded.last_checked, \
+        observed_from = coalesce(s.observed_from, excluded.observed_from), updated_at = now()";
 const GAPS_ONE: &str = "INSERT INTO monitor_gaps AS g (monitor_id, region, from_at, to_at, reason) \
     SELECT id, $5, from_at, max(to_at), reason \
     FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::text[]) AS n (id, from_at, to_at, reason) \

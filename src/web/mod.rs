@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -69,6 +70,8 @@ impl Readiness {
 
 /// What the web side may ask of the daemon. Implemented by the composition root.
 pub trait Admin: Send + Sync + 'static {
+    /// The time of day.
+    fn now(&self) -> DateTime<Utc>;
     /// For `/readyz`.
     fn readiness(&self) -> Readiness;
     /// For `status`: the running daemon's view as JSON, of the monitors that are seen. May take a second when there are

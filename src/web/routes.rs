@@ -176,17 +176,21 @@ pub const ROUTES: &[Route] = &[
     get("/api/v1/monitors/{id}", &[], |call| Box::pin(api::monitors::one(call))),
     get("/api/v1/monitors/{id}/checks", CHECKS, |call| Box::pin(api::checks::of_one(call))),
     get("/api/v1/monitors/{id}/incidents", INCIDENTS, |call| Box::pin(api::incidents::of_one(call))),
-    get("/api/v1/monitors/{id}/uptime", &["days"], |call| Box::pin(api::uptime::of_one(call))),
+    get("/api/v1/monitors/{id}/uptime", &["days", "month", "timezone", "explain"], |call| {
+        Box::pin(api::uptime::of_one(call))
+    }),
     get("/api/v1/checks", CHECKS, |call| Box::pin(api::checks::list(call))),
     get("/api/v1/incidents", &["status", "monitor", "from", "to", "limit", "cursor"], |call| {
         Box::pin(api::incidents::list(call))
     }),
     get("/api/v1/incidents/{id}", &[], |call| Box::pin(api::incidents::one(call))),
-    get("/api/v1/uptime", &["days", "limit", "cursor"], |call| Box::pin(api::uptime::list(call))),
     export("/api/v1/export/checks", |call| Box::pin(api::export::checks(call))),
     export("/api/v1/export/incidents", |call| Box::pin(api::export::incidents(call))),
     get("/api/v1/maintenances", &["limit", "cursor"], |call| Box::pin(api::maintenances::list(call))),
     get("/api/v1/maintenances/{id}", &[], |call| Box::pin(api::maintenances::one(call))),
+    get("/api/v1/uptime", &["days", "month", "timezone", "limit", "cursor"], |call| Box::pin(api::uptime::list(call))),
+    get("/api/v1/slos", &[], |call| Box::pin(api::slos::list(call))),
+    get("/api/v1/slos/{id}", &[], |call| Box::pin(api::slos::one(call))),
     Route {
         pattern: "/api/v1/reload",
         methods: POST,

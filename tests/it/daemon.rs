@@ -26,6 +26,7 @@ mod server;
 mod standby;
 mod start;
 mod systemd;
+mod uptime;
 
 use std::time::Duration;
 

@@ -8,6 +8,8 @@ mod maintenance;
 mod plan;
 mod record;
 mod schema;
+mod slo;
+mod spans;
 mod uptime;
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};

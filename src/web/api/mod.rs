@@ -17,6 +17,7 @@ pub(super) mod export;
 pub(super) mod incidents;
 pub(super) mod maintenances;
 pub(super) mod monitors;
+pub(super) mod slos;
 pub(super) mod uptime;
 
 /// Whose rows are seen. A route of the API has a caller; without one nobody's row is anybody's.

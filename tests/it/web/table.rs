@@ -121,19 +121,35 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
          SELECT id, user_id, name, now(), 60 FROM monitors WHERE id IN ('{one}', '{two}')"
     ))
     .await;
-    let home = Home::new(&super::super::daemon::on(&db.url, ""));
+    // An objective about one's own monitor, and one about everybody's.
+    let slo = |id: &str, monitors: &str| format!("[[slo]]\nid = \"{id}\"\nobjective = 99\nmonitor = [{monitors}]\n");
+    let slos = [
+        slo(&format!("slo-{first}"), &format!("\"{one}\"")),
+        slo(&format!("slo-{second}"), &format!("\"{two}\"")),
+        slo("all", &format!("\"{one}\", \"{two}\"")),
+    ];
+    let home = Home::new(&super::super::daemon::on(&db.url, &slos.concat()));
     let (_daemon, address) = daemon(&home).await;
+    let admin = admin_token(&home);
+    crate::support::target::until("objectives are evaluated", std::time::Duration::from_secs(60), async || {
+        let all = super::items(&get(&address, &admin, "/api/v1/slos").await);
+        (all.len() == 3).then_some(())
+    })
+    .await;
     let (of_one, of_two) = (
         token(&db, Scope::Read, Some("One@Example.com")).await,
         token(&db, Scope::Write, Some("two@example.com")).await,
     );
-    let (house, admin) = (token(&db, Scope::Read, None).await, admin_token(&home));
+    let house = token(&db, Scope::Read, None).await;
     // Every route with an id: one's own is there, another's is not, the administrator's are all.
     let mut seen = 0;
     for route in ROUTES.iter().filter(|route| route.is_built() && route.pattern.contains("{id}")) {
         let path = |monitor: uuid::Uuid, incident: i64| {
-            let by_uuid = ["/monitors/", "/maintenances/"].iter().any(|part| route.pattern.contains(part));
-            let id = if by_uuid { monitor.to_string() } else { incident.to_string() };
+            let id = match route.pattern {
+                pattern if pattern.contains("/monitors/") || pattern.contains("/maintenances/") => monitor.to_string(),
+                pattern if pattern.contains("/slos/") => format!("slo-{incident}"),
+                _ => incident.to_string(),
+            };
             route.pattern.replace("{id}", &id)
         };
         for (token, own, other) in
@@ -148,6 +164,7 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
         seen += 1;
     }
     assert_eq!(seen, 6);
+    assert_eq!(get(&address, &of_one, "/api/v1/slos/all").await.status, 404);
     // Every list has one's own rows only.
     let now = chrono::Utc::now();
     let (from, to) =
@@ -165,6 +182,11 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
         let mine = count(&of_one).await;
         assert_eq!(mine.len(), own, "{path}");
         assert!(!serde_json::to_string(&mine).unwrap().contains("two@"), "{path}");
+    }
+    for (token, count) in [(&of_one, 1), (&of_two, 1), (&house, 0), (&admin, 3)] {
+        assert_eq!(super::items(&get(&address, token, "/api/v1/slos").await).len(), count);
+        let view = get(&address, token, "/api/v1/overview").await.json();
+        assert_eq!(view["slos"].as_array().unwrap().len(), count, "{view}");
     }
     let filtered = format!("/api/v1/incidents?monitor={two}");
     assert_eq!(get(&address, &of_one, &filtered).await.status, 400);
