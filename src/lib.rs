@@ -16,12 +16,12 @@
 //! | layer | modules |
 //! |---|---|
 //! | top | `main`, `cli`, `daemon`, `fuzzing` |
-//! | loops | `catalog::sync`, `catalog::watch`, `schedule::dispatch`, `schedule::jobs`, `probe::pool`, `verdict::stage`, `journal::recorder`, `web` |
-//! | settings | over the table of probe kinds: `settings::again`, `settings::common`, `settings::defaults`, `settings::graph`, `settings::monitor`, `settings::model`, `settings::target`, `settings::example`, `settings::file` |
+//! | loops | `catalog::sync`, `catalog::watch`, `schedule::dispatch`, `schedule::jobs`, `maintenance::keeper`, `probe::pool`, `verdict::stage`, `journal::recorder`, `web` |
+//! | settings | over the table of probe kinds: `settings::again`, `settings::common`, `settings::defaults`, `settings::graph`, `settings::maintenance`, `settings::monitor`, `settings::model`, `settings::target`, `settings::example`, `settings::file` |
 //! | adapters | `store`, `probe::kinds`, `probe::login`, `journal::backlog`, `journal::kept`, `journal::status`, `journal::disk`, `journal::log`, `journal::marks`, `journal::segment`, `journal::thin`, `journal::wire`, `journal::delayed`, `catalog::remember` |
-//! | ports | traits and what they carry, with the rules over that: `probe`, `probe::talk`, `probe::authority`, `probe::fetch`, `probe::form`, `probe::request`, `catalog`, `catalog::merge`, `catalog::plan`, `catalog::diff`, `journal`, `schedule`, `settings::definition`, `verdict`, `verdict::board`, `clock`, `shutdown`, `telemetry`, `telemetry::limit`, `telemetry::line`, `telemetry::queue`, `telemetry::sink`, `metrics`, `metrics::process`, `metrics::task`, `metrics::work`, `access`, `probe::exchange`, `verdict::pings`, `probe::scram` |
+//! | ports | traits and what they carry, with the rules over that: `probe`, `probe::talk`, `probe::authority`, `probe::fetch`, `probe::form`, `probe::request`, `catalog`, `catalog::merge`, `catalog::plan`, `catalog::diff`, `journal`, `schedule`, `maintenance`, `settings::definition`, `verdict`, `verdict::board`, `clock`, `shutdown`, `telemetry`, `telemetry::limit`, `telemetry::line`, `telemetry::queue`, `telemetry::sink`, `metrics`, `metrics::process`, `metrics::task`, `metrics::work`, `access`, `probe::exchange`, `verdict::pings`, `probe::scram` |
 //! | network | sockets, resolver, guard, TLS: `probe::net` |
-//! | rules | `settings`, `settings::tree`, `settings::document`, `settings::pieces`, `settings::reader`, `settings::diagnostic`, `settings::duration`, `settings::size`, `settings::limited`, `settings::sections`, `schedule::wheel`, `schedule::plan`, `verdict::expectation`, `verdict::judge`, `verdict::machine`, `probe::driven`, `verdict::pulse`, `verdict::gathering`, `verdict::evidence`, `verdict::redact`, `verdict::text`, `probe::report`, `probe::advice`, `metrics::text`, `telemetry::filter`, `settings::proxy` |
+//! | rules | `settings`, `settings::tree`, `settings::document`, `settings::pieces`, `settings::reader`, `settings::diagnostic`, `settings::duration`, `settings::size`, `settings::limited`, `settings::sections`, `schedule::wheel`, `schedule::plan`, `maintenance::rule`, `maintenance::definition`, `maintenance::plan`, `verdict::expectation`, `verdict::judge`, `verdict::machine`, `probe::driven`, `verdict::pulse`, `verdict::gathering`, `verdict::evidence`, `verdict::redact`, `verdict::text`, `probe::report`, `probe::advice`, `metrics::text`, `telemetry::filter`, `settings::proxy` |
 //! | model | `model` |
 //!
 //! A loop never names another loop. An adapter never names another family's adapter. Only the top names `store`. Only
@@ -35,6 +35,7 @@ pub mod daemon;
 #[cfg(any(fuzzing, test))]
 pub mod fuzzing;
 pub mod journal;
+pub mod maintenance;
 pub mod metrics;
 pub mod model;
 pub mod probe;

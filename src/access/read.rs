@@ -7,8 +7,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Viewer;
+use crate::maintenance::definition::MaintenanceRow;
 use crate::model::{
-    MonitorId, Source, Status, StoreFault, UserId, Verdict, serialize_check_time, serialize_some_check_time,
+    MaintenanceId, MonitorId, Source, Status, StoreFault, UserId, Verdict, serialize_check_time, serialize_some_check_time,
 };
 
 /// A row of `monitors`. Its `spec` stays where it is: rows of others may hold secrets in it.
@@ -30,6 +31,9 @@ pub struct MonitorView {
     pub user_id: UserId,
     /// As last recorded.
     pub status: String,
+    /// What is known of it otherwise, while the status is `maintenance`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status_beneath: Option<String>,
     /// `is_active`.
     pub active: bool,
     /// Seconds between checks.
@@ -156,6 +160,10 @@ pub struct IncidentView {
     pub cause: Option<String>,
     /// The dependency that explains it.
     pub caused_by: Option<MonitorId>,
+    /// The maintenance that it opened in.
+    pub maintenance_id: Option<MaintenanceId>,
+    /// Whether it is open, and its monitor under maintenance now.
+    pub under_maintenance: bool,
     /// Why it ended.
     pub resolve_reason: Option<String>,
     /// When a person took it.
@@ -167,6 +175,15 @@ pub struct IncidentView {
     /// First bad and last good check; only when one incident is asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence: Option<Value>,
+}
+
+/// A row of `maintenances`.
+#[derive(Clone, Debug)]
+pub struct MaintenanceView {
+    /// The row.
+    pub row: MaintenanceRow,
+    /// When it was read, on the database's clock.
+    pub seen_at: DateTime<Utc>,
 }
 
 /// How many checks a window had, and how many were good.
@@ -276,6 +293,15 @@ pub trait ReadStore: Send + Sync + 'static {
     fn incidents(&self, viewer: Viewer, filter: IncidentFilter) -> Answer<'_, Page<IncidentView, Before>>;
     /// One incident, with its evidence.
     fn incident(&self, viewer: Viewer, id: i64) -> Answer<'_, Option<IncidentView>>;
+    /// Maintenances that are not archived, by id.
+    fn maintenances(
+        &self,
+        viewer: Viewer,
+        after: Option<MaintenanceId>,
+        limit: u16,
+    ) -> Answer<'_, Page<MaintenanceView, MaintenanceId>>;
+    /// One maintenance, also an archived one.
+    fn maintenance(&self, viewer: Viewer, id: MaintenanceId) -> Answer<'_, Option<MaintenanceView>>;
     /// Counts of one monitor that the caller has found visible.
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView>;
     /// Counts of monitors that are not archived, by id.

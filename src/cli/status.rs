@@ -20,6 +20,8 @@ const WIDEST_CELL: usize = 60;
 /// The column of reasons, and what is left of it on a narrow terminal.
 const WHY: usize = 6;
 const SHORTEST_WHY: usize = 24;
+/// Coming maintenances that are shown.
+const NEXT: usize = 3;
 
 /// Arguments of `status`.
 #[derive(Debug, clap::Args)]
@@ -41,6 +43,17 @@ struct Overview {
     database: String,
     readiness: Readiness,
     monitors: Vec<Row>,
+    #[serde(default)]
+    maintenances: Option<Vec<Maintenance>>,
+}
+
+#[derive(Deserialize)]
+struct Maintenance {
+    maintenance: String,
+    active: bool,
+    from: DateTime<Utc>,
+    to: DateTime<Utc>,
+    monitors: usize,
 }
 
 #[derive(Deserialize)]
@@ -48,6 +61,8 @@ struct Row {
     monitor: String,
     url: String,
     status: String,
+    #[serde(default)]
+    beneath: Option<String>,
     since: Option<DateTime<Utc>>,
     #[serde(default)]
     overdue: bool,
@@ -168,12 +183,30 @@ fn table(overview: &Overview, width: Option<usize>) -> String {
         text.push('\n');
     }
     let count = |status: &str| overview.monitors.iter().filter(|row| row.status == status).count();
-    let counts = ["up", "degraded", "down", "unknown", "pending", "paused"]
+    let counts = ["up", "degraded", "down", "unknown", "pending", "paused", "maintenance"]
         .into_iter()
         .map(|status| (status, count(status)))
         .filter(|(_, number)| *number > 0)
         .map(|(status, number)| format!("{number} {status}"));
     let _ = writeln!(text, "\n{}", counts.collect::<Vec<_>>().join(", "));
+    text.push_str(&maintenances(overview));
+    text
+}
+
+/// What runs, and what comes next.
+fn maintenances(overview: &Overview) -> String {
+    let mut text = String::new();
+    let form = "%F %H:%M UTC";
+    let all = overview.maintenances.as_deref().unwrap_or_default();
+    for Maintenance { maintenance, to, monitors, .. } in all.iter().filter(|one| one.active) {
+        let (name, left) = (cut(maintenance), age(overview.now, *to));
+        let of = super::counted(*monitors, "monitor");
+        let _ = writeln!(text, "maintenance: {name}, {of}, until {} (in {left})", to.format(form));
+    }
+    for Maintenance { maintenance, from, to, .. } in all.iter().filter(|one| !one.active).take(NEXT) {
+        let (name, wait, length) = (cut(maintenance), age(overview.now, *from), age(*from, *to));
+        let _ = writeln!(text, "next maintenance: {name}, {} (in {wait}), for {length}", from.format(form));
+    }
     text
 }
 
@@ -193,7 +226,10 @@ fn cells(row: &Row, now: DateTime<Utc>) -> [String; 7] {
     };
     [
         cut(&row.monitor),
-        row.status.clone(),
+        match &row.beneath {
+            Some(beneath) if row.status == "maintenance" => format!("maintenance ({beneath})"),
+            _ => row.status.clone(),
+        },
         ago(row.since),
         ago(last.map(|last| last.checked_at)),
         last.map_or_else(|| "-".to_owned(), |last| format!("{} ms", last.response_time_ms)),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -13,8 +14,11 @@ use crate::catalog::plan::Guard;
 use crate::catalog::sync::SharedReport;
 use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
+use crate::maintenance::definition::MaintenanceRow;
+use crate::maintenance::plan::Changes;
+use crate::maintenance::{self, MaintenanceStore, Progress};
 use crate::metrics::work::WorkStats;
-use crate::model::{Batch, IncidentUid, MonitorId, Record, StoreFault};
+use crate::model::{Batch, IncidentUid, MaintenanceId, MonitorId, Record, StoreFault};
 use crate::store::Store;
 
 /// Between two looks whether what a write needs is there: the open gate, and rows, which the catalogue makes first of all.
@@ -137,6 +141,35 @@ impl CatalogStore for Gated {
             let _ = open.wait_for(|open| *open).await;
             self.store()?.changed().await
         })
+    }
+}
+
+impl MaintenanceStore for Gated {
+    fn merge_maintenances(&self, rows: Arc<[maintenance::FileRow]>) -> BoxFuture<'_, Result<(), StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.merge_maintenances(rows).await) })
+    }
+
+    fn load_maintenances(&self) -> BoxFuture<'_, Result<Vec<MaintenanceRow>, StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.load_maintenances().await) })
+    }
+
+    fn mark_maintenances(
+        &self,
+        reasons: Vec<(MaintenanceId, Option<String>)>,
+    ) -> BoxFuture<'_, Result<(), StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.mark_maintenances(reasons).await) })
+    }
+
+    fn span_progress(&self, now: DateTime<Utc>) -> BoxFuture<'_, Result<Progress, StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.span_progress(now).await) })
+    }
+
+    fn write_spans(&self, changes: Changes, done_to: DateTime<Utc>) -> BoxFuture<'_, Result<(), StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.write_spans(changes, done_to).await) })
+    }
+
+    fn maintenances_changed(&self) -> BoxFuture<'_, ()> {
+        self.store.maintenances_changed()
     }
 }
 

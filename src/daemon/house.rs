@@ -315,7 +315,8 @@ fn share(
     let rdap = state.join("rdap");
     let net = Arc::new(ArcSwap::from_pointee(net.with_rdap_folder(rdap.clone())));
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
-    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own, rdap };
+    let (maintenances, planned) = watch::channel(settings.maintenances.as_slice().into());
+    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own, rdap, maintenances };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
     Ok(Shared {
@@ -328,6 +329,7 @@ fn share(
         reloads: ReloadCount::default(),
         net,
         max_in_flight,
+        maintenances: planned,
         state: state.to_owned(),
     })
 }

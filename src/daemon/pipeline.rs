@@ -27,6 +27,9 @@ use crate::clock::Wall;
 use crate::journal::Journal;
 use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::{Recorder, RecorderStats};
+use crate::maintenance::definition::FileMaintenance;
+use crate::maintenance::keeper::{self, Keeper};
+use crate::maintenance;
 use crate::metrics::work::WorkStats;
 use crate::probe::net::Net;
 use crate::probe::pool::Pool;
@@ -58,6 +61,8 @@ pub(super) struct Shared {
     pub(super) net: Arc<ArcSwap<Net>>,
     /// `probe.max_in_flight`.
     pub(super) max_in_flight: watch::Receiver<usize>,
+    /// `[[maintenance]]`.
+    pub(super) maintenances: watch::Receiver<Arc<[FileMaintenance]>>,
     /// The state directory.
     pub(super) state: PathBuf,
 }
@@ -98,6 +103,8 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     let (file_wake, file_end) = mpsc::channel(1);
     let (reload, reload_end) = mpsc::channel(16);
     let (to_pings, pinged) = mpsc::channel(pings::WAITING);
+    let (covers, covers_end) = watch::channel(Arc::default());
+    let snapshot = Arc::new(ArcSwap::from_pointee(Snapshot::default()));
 
     let queues = vec![
         Queue::of("due", &due),
@@ -144,12 +151,13 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         board: Arc::clone(&board),
         pings: Arc::clone(&pings),
         pinged,
+        covers: covers_end,
     };
     let recorder = Recorder::new(Arc::clone(&shared.journal), Arc::clone(&store), Arc::clone(&recorder_stats));
     let links = sync::Links {
         // The stage first: a result must never come before its monitor.
         updates: vec![to_stage, to_dispatcher],
-        snapshot: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
+        snapshot: Arc::clone(&snapshot),
         report: Arc::clone(&report),
         folders,
         states,
@@ -175,14 +183,31 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     tasks.spawn_again("roll-up", stop.clone(), move || {
         roll_up(Arc::clone(&own), Arc::clone(&rollup), stopping.clone(), Arc::clone(&rolled))
     });
-    let stopping = stop.clone();
+    let (kept_in, stopping) = (Arc::clone(&store), stop.clone());
     tasks.spawn_again("partitions", stop.clone(), move || {
         make_partitions(Arc::clone(&store), Arc::clone(&partitions), stopping.clone(), Arc::clone(&made))
     });
-    run_jobs(tasks, jobs, wall, stop);
+    run_jobs(tasks, jobs, Arc::clone(&wall), stop);
+    let maintenance = Arc::new(maintenance::SharedReport::default());
+    let settled = Arc::clone(&report);
+    let links = keeper::Links {
+        covers,
+        snapshot,
+        file: shared.maintenances.clone(),
+        settled: Arc::new(move || {
+            let report = settled.get();
+            report.merged && report.store_fault.is_none()
+        }),
+        report: Arc::clone(&maintenance),
+        wall,
+    };
+    let stopping = stop.clone();
+    tasks.spawn_again("maintenance", stop.clone(), move || {
+        on_a_thread(Keeper::new(Arc::clone(&kept_in), links.clone()).run(stopping.clone()))
+    });
     let (stats, stopping) = (Arc::clone(&dispatch), stop.clone());
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
-    let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics, pings };
+    let live = Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics, pings, maintenance };
     Pipeline { stage_hold, live }
 }
 

@@ -8,11 +8,11 @@ use super::role::{Role, SharedRole};
 use crate::access::Viewer;
 use crate::access::export::{Export, ExportError, ExportStore, Wanted};
 use crate::access::read::{
-    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MonitorFilter, MonitorName, MonitorView, Page,
+    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page,
     ReadStore, UptimeView,
 };
 use crate::access::token::{Grant, TokenHash, TokenStore};
-use crate::model::{MonitorId, StoreFault};
+use crate::model::{MaintenanceId, MonitorId, StoreFault};
 use crate::store::Store;
 
 /// A store that answers once it has been prepared. Before, tables may be missing, which would look like a bug.
@@ -65,6 +65,19 @@ impl ReadStore for Readable {
 
     fn incident(&self, viewer: Viewer, id: i64) -> Answer<'_, Option<IncidentView>> {
         Box::pin(async move { self.store()?.incident(viewer, id).await })
+    }
+
+    fn maintenances(
+        &self,
+        viewer: Viewer,
+        after: Option<MaintenanceId>,
+        limit: u16,
+    ) -> Answer<'_, Page<MaintenanceView, MaintenanceId>> {
+        Box::pin(async move { self.store()?.maintenances(viewer, after, limit).await })
+    }
+
+    fn maintenance(&self, viewer: Viewer, id: MaintenanceId) -> Answer<'_, Option<MaintenanceView>> {
+        Box::pin(async move { self.store()?.maintenance(viewer, id).await })
     }
 
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::catalog::MonitorRow;
 use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource, NewContent};
 use crate::cli::{self, Exit, Stop};
+use crate::maintenance::definition::FileMaintenance;
 use crate::probe::net::{EgressOptions, Net, NetOptions};
 use crate::settings::again::Former;
 use crate::settings::defaults::Defaults;
@@ -43,6 +44,8 @@ pub(super) struct Links {
     pub(super) own: Vec<SocketAddr>,
     /// Where answers of domain registries are kept.
     pub(super) rdap: PathBuf,
+    /// `[[maintenance]]`.
+    pub(super) maintenances: watch::Sender<Arc<[FileMaintenance]>>,
 }
 
 struct Inner {
@@ -309,6 +312,7 @@ impl FileSource for ConfigSource {
         self.links.max_in_flight.send_if_modified(|limit| {
             std::mem::replace(limit, settings.probe.max_in_flight) != settings.probe.max_in_flight
         });
+        self.links.maintenances.send_replace(settings.maintenances.as_slice().into());
         telemetry::set_filter(&settings.daemon.log_level);
         let parts = restart_parts(&before).into_iter().zip(restart_parts(&settings));
         parts.filter(|(before, now)| before != now).map(|(_, (name, _))| name.to_owned()).collect()

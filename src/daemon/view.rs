@@ -21,6 +21,7 @@ use crate::cli::counted;
 use crate::clock::Wall;
 use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::RecorderStats;
+use crate::maintenance::{self, Standing};
 use crate::metrics::text::Format;
 use crate::model::{MonitorId, Status, check_time};
 use crate::schedule::dispatch::DispatchStats;
@@ -59,6 +60,7 @@ pub(super) struct Live {
     pub(super) reload: mpsc::Sender<ReloadRequest>,
     pub(super) metrics: TermSources,
     pub(super) pings: Arc<Pings>,
+    pub(super) maintenance: Arc<maintenance::SharedReport>,
 }
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
@@ -93,6 +95,8 @@ fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
         "url": &*monitor.url,
         "source": monitor.source,
         "status": row.shown,
+        "beneath": row.beneath,
+        "maintenance": row.maintenance,
         "since": row.since,
         "incident": row.incident,
         "overdue": overdue.contains(&monitor.id),
@@ -101,7 +105,28 @@ fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
     })
 }
 
+/// Maintenances in the overview; those that run first, then by their time.
+const MAINTENANCES: usize = 20;
+
 impl Live {
+    fn maintenances_json(&self, viewer: Viewer, now: DateTime<Utc>) -> serde_json::Value {
+        let report = self.maintenance.get();
+        let sees = |standing: &&Standing| standing.owner.map_or(viewer == Viewer::Everything, |owner| viewer.sees(owner));
+        let mut standing: Vec<&Standing> = report.standing.iter().filter(sees).collect();
+        standing.sort_by_key(|standing| (standing.window.from > now, standing.window.from));
+        let each = standing.into_iter().take(MAINTENANCES).map(|standing| {
+            json!({
+                "maintenance": &*standing.label,
+                "maintenance_id": standing.id,
+                "active": standing.window.from <= now,
+                "from": standing.window.from,
+                "to": standing.window.to,
+                "monitors": standing.monitors,
+            })
+        });
+        each.collect()
+    }
+
     fn dispatch_json(&self) -> serde_json::Value {
         json!({
             "fired": self.dispatch.fired(),
@@ -185,6 +210,10 @@ impl View {
         if report.invalid > 0 {
             notes.push(reason("invalid_monitors", format!("{} rows, see monitors.invalid_reason", report.invalid)));
         }
+        let invalid = live.maintenance.get().invalid;
+        if invalid > 0 {
+            notes.push(reason("invalid_maintenances", format!("{invalid} rows, see maintenances.invalid_reason")));
+        }
         let refused = live.recorder.refused.load(Ordering::Relaxed);
         if refused > 0 {
             notes.push(reason(
@@ -242,6 +271,7 @@ impl Admin for View {
                 "now": self.wall.now(),
                 "readiness": self.readiness().without_details(),
                 "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
+                "maintenances": live.map(|live| live.maintenances_json(viewer, self.wall.now())),
             });
         }
         json!({
@@ -256,6 +286,7 @@ impl Admin for View {
             "dispatch": live.map(|live| live.dispatch_json()),
             "recorder": live.map(|live| live.recorder_json(&self.journal)),
             "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
+            "maintenances": live.map(|live| live.maintenances_json(viewer, self.wall.now())),
         })
     }
 

@@ -43,6 +43,10 @@ uuid_newtype!(
     UserId
 );
 uuid_newtype!(
+    /// `maintenances.id`. Spans and incidents name it, also when the definition is gone.
+    MaintenanceId
+);
+uuid_newtype!(
     /// Names one batch of records, so that a `COMMIT` whose answer was lost can be repeated without doubling (`recorded_batches.id`).
     BatchId
 );
@@ -70,6 +74,17 @@ impl MonitorId {
         x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         x ^ (x >> 31)
+    }
+}
+
+impl MaintenanceId {
+    /// Namespace of the version-5 uuids of the file's maintenances. Arbitrary, and fixed for ever, as that of monitors.
+    const NAMESPACE: Uuid = Uuid::from_u128(0x3f0e_5a92_71c8_4d6b_b0d4_8e19_6c2f_a57d);
+
+    /// The id of a maintenance of the file: version 5 of its key.
+    #[must_use]
+    pub fn of_key(key: &MonitorKey) -> Self {
+        Self(Uuid::new_v5(&Self::NAMESPACE, key.as_str().as_bytes()))
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use super::{CertificateFacts, Failure, IncidentUid, MonitorId, UserId, Verdict};
+use super::{CertificateFacts, Failure, IncidentUid, MaintenanceId, MonitorId, UserId, Verdict};
 
 /// What a check saw, kept for a person who asks why. Secrets are removed before it is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +89,9 @@ pub struct Opening {
     pub started_at: DateTime<Utc>,
     /// The dependency that explains it, when one is down.
     pub caused_by: Option<MonitorId>,
+    /// The maintenance that the monitor is under when it opens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<MaintenanceId>,
     /// The check that began it.
     pub first_bad: Option<Box<Evidence>>,
     /// The latest good check before it.

@@ -5,6 +5,7 @@ mod failure;
 mod gap;
 mod ids;
 mod incident;
+mod maintenance;
 mod monitor;
 mod observation;
 mod record;
@@ -16,8 +17,9 @@ pub use check::{Check, check_time};
 pub(crate) use check::{serialize_check_time, serialize_some_check_time};
 pub use failure::{Failure, Layer, Owner};
 pub use gap::{Gap, GapReason};
-pub use ids::{BatchId, IncidentUid, MonitorId, MonitorKey, SYSTEM_USER, UserId};
+pub use ids::{BatchId, IncidentUid, MaintenanceId, MonitorId, MonitorKey, SYSTEM_USER, UserId};
 pub use incident::{Evidence, Opening, Resolution, ResolveReason};
+pub use maintenance::{Span, Under};
 pub use monitor::{Cadence, Flap, Monitor, Source};
 pub use observation::{
     Answer, CertificateFacts, ChainCertificate, ChainFacts, Details, Fault, HttpFacts, Observation, Phase, Timings,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use uuid::Uuid;
 
-use super::{Evidence, GapReason, IncidentUid};
+use super::{Evidence, GapReason, IncidentUid, Under};
 
 /// What one check says about its target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -142,6 +142,9 @@ pub struct MonitorState {
     pub last_checked: Option<DateTime<Utc>>,
     /// Set while the monitor is paused or its definition invalid; its end becomes a gap.
     pub unobserved: Option<Unobserved>,
+    /// The maintenance that covers the monitor now; streaks and incidents go on beneath it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub maintenance: Option<Under>,
     /// What a heartbeat has heard; none before its first ping, and for every other kind.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard: Option<Box<Heard>>,
@@ -176,9 +179,18 @@ pub struct Unobserved {
 }
 
 impl MonitorState {
-    /// The status to show (`monitors.status`): paused, or unknown while the latest checks say nothing.
+    /// The status to show (`monitors.status`): maintenance where what is beneath is neither paused nor invalid.
     #[must_use]
     pub fn shown(&self) -> Status {
+        match self.maintenance {
+            Some(_) if self.unobserved.is_none() => Status::Maintenance,
+            _ => self.beneath(),
+        }
+    }
+
+    /// What is known whatever maintenance there is: paused, or unknown while the latest checks say nothing.
+    #[must_use]
+    pub fn beneath(&self) -> Status {
         match self.unobserved {
             Some(Unobserved { reason: GapReason::Paused, .. }) => Status::Paused,
             Some(_) => Status::Unknown,

@@ -124,6 +124,8 @@ pub(super) fn read(texts: &[SourceText], given: Given<'_>, former: &Former) -> O
         monitors.push(Located { definition, place: Some(place) });
     }
     super::graph::check_valid(&monitors, &findings);
+    let ids = monitors.iter().filter_map(|located| Some(located.definition.key.as_ref()?.as_str()));
+    super::graph::check_maintenances(&rest, ids, &findings);
     if findings.count() > 0 {
         return None;
     }

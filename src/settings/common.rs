@@ -169,7 +169,7 @@ fn cron(reader: &mut TableReader<'_>) -> Option<Cadence> {
     Some(Cadence::Cron { expression: expression.into(), zone })
 }
 
-fn time_zone(reader: &mut TableReader<'_>) -> Option<chrono_tz::Tz> {
+pub(super) fn time_zone(reader: &mut TableReader<'_>) -> Option<chrono_tz::Tz> {
     if reader.node("timezone").is_none() {
         return Some(chrono_tz::UTC);
     }
@@ -225,7 +225,7 @@ fn depends_on(reader: &mut TableReader<'_>) -> Vec<MonitorKey> {
     keys
 }
 
-fn checked_name(reader: &TableReader<'_>, name: String) -> Option<Arc<str>> {
+pub(super) fn checked_name(reader: &TableReader<'_>, name: String) -> Option<Arc<str>> {
     if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
         let allowed = format!("must be 1 to {MAX_NAME} characters, none of them a control character");
         reader.error("name", "is not a name", allowed);
@@ -245,7 +245,7 @@ fn checked_email(reader: &TableReader<'_>, email: String) -> Option<Arc<str>> {
     Some(email.into())
 }
 
-fn checked_tags(reader: &TableReader<'_>, tags: Vec<String>) -> Option<Arc<[Box<str>]>> {
+pub(super) fn checked_tags(reader: &TableReader<'_>, tags: Vec<String>) -> Option<Arc<[Box<str>]>> {
     let good_tag = |tag: &String| {
         !tag.is_empty() && tag.chars().count() <= MAX_TAG && tag.trim() == tag && !tag.chars().any(char::is_control)
     };

@@ -1,13 +1,17 @@
 //! What monitors of one file say about each other: ids, former ids, dependencies.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::definition::{Definition, Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, nearest};
 use super::tree::{Span, Table, Value};
 use crate::model::MonitorKey;
 use crate::probe::driven::{Driven, Member};
+
+/// Unknown ids for which the nearest is looked for: a look at every id each. Whoever has more typing errors than that has
+/// another problem.
+const EXPLAINED: usize = 20;
 
 /// One monitor of the file: valid or not, its id is taken.
 pub(super) struct Named<'a> {
@@ -53,6 +57,34 @@ pub(super) fn check(named: &[Named<'_>], definitions: &[Located], complete: bool
             unknown_ends(named, &by_key, relation, edges, findings);
         }
         cycles(named, relation, edges, findings);
+    }
+}
+
+/// Complains about monitors that a maintenance names and that are not there.
+pub(super) fn check_maintenances<'a>(tree: &Table, ids: impl Iterator<Item = &'a str>, findings: &Findings) {
+    let Some(Value::Array(items)) = tree.get("maintenance").map(|entry| &entry.node.value) else { return };
+    let ids: Vec<&str> = ids.collect();
+    let known: HashSet<&str> = ids.iter().copied().collect();
+    let mut unknown = 0;
+    for item in items {
+        let Value::Table(table) = &item.value else { continue };
+        let Some(Value::Array(names)) = table.get("monitors").map(|entry| &entry.node.value) else { continue };
+        for name in names {
+            let Value::String(text) = &name.value else { continue };
+            // What is no id was reported.
+            if known.contains(&**text) || text.parse::<MonitorKey>().is_err() {
+                continue;
+            }
+            unknown += 1;
+            let near = if unknown <= EXPLAINED { nearest(text, ids.iter().copied()) } else { None };
+            findings.push(Diagnostic {
+                span: name.span,
+                key: "maintenance.monitors".to_owned(),
+                what: format!("no monitor has the id {text:?}"),
+                allowed: near.map(|near| format!("did you mean {near:?}?")),
+                quote: Quote::Value,
+            });
+        }
     }
 }
 
@@ -115,8 +147,6 @@ fn unknown_ends(
     edges: &HashMap<&MonitorKey, &[MonitorKey]>,
     findings: &Findings,
 ) {
-    // A look at every id each; whoever has more typing errors than that has another problem.
-    const EXPLAINED: usize = 20;
     let mut unknown = 0;
     for monitor in named {
         for other in edges.get(&*monitor.key).copied().unwrap_or_default() {

@@ -14,6 +14,7 @@ pub mod example;
 pub mod file;
 mod graph;
 pub mod limited;
+mod maintenance;
 pub mod model;
 pub mod monitor;
 mod pieces;

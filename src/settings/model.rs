@@ -13,9 +13,11 @@ use super::defaults::{Defaults, NEVER};
 use super::definition::{Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, SourceText, render};
 use super::reader::{Origin, TableReader};
+use super::maintenance;
 use super::sections::{Daemon, Database, Egress, Probing, Server};
 use super::tree::{Node, Span, Table, Value};
 use super::{document, graph, monitor};
+use crate::maintenance::definition::FileMaintenance;
 use crate::model::{MonitorKey, Secret};
 use crate::probe::Kind;
 use crate::probe::kinds::{KINDS, LATER};
@@ -31,7 +33,7 @@ const MOST_READERS: usize = 8;
 
 /// Parts of the contract that this version does not have.
 const LATER_TABLES: &[&str] =
-    &["observer", "retention", "plans", "channel", "maintenance", "status_page", "slo", "auth"];
+    &["observer", "retention", "plans", "channel", "status_page", "slo", "auth"];
 
 /// Everything that a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +52,8 @@ pub struct Settings {
     pub defaults: Arc<Defaults>,
     /// `[[monitor]]`, in the order of the sources.
     pub monitors: Vec<Located>,
+    /// `[[maintenance]]`, in the order of the sources.
+    pub maintenances: Vec<FileMaintenance>,
 }
 
 /// What the outside gives besides the sources.
@@ -180,6 +184,7 @@ pub(super) fn read_sections<'a>(
     section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
     section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
     settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, origin));
+    settings.maintenances = maintenance::read(&mut reader);
     let nodes = monitor_nodes(&mut reader);
     reader.finish(&|_| None);
     (settings, nodes)
@@ -218,7 +223,11 @@ pub(super) fn read_with(
         monitors.collect()
     });
     let complete = !broken.contains(&true);
-    graph::check(&named(nodes, place), &monitors, complete, findings);
+    let ids = named(nodes, place);
+    graph::check(&ids, &monitors, complete, findings);
+    if complete {
+        graph::check_maintenances(&tree, ids.iter().map(|monitor| monitor.key.as_str()), findings);
+    }
     settings.monitors = monitors;
     settings
 }

@@ -19,6 +19,8 @@ pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, ARCHIVED, REVISIONS, I
 
 /// The channel of `migrations/0004_triggers.sql`.
 const CHANNEL: &str = "lamplighter_monitors";
+/// That of `migrations/0008_maintenance.sql`, on the same connection.
+const MAINTENANCE: &str = "lamplighter_maintenances";
 
 /// 100,000 rows take about a second; the rest is for a busy server.
 pub(super) const DEADLINE: Duration = Duration::from_secs(60);
@@ -133,12 +135,19 @@ impl Store {
         let Some(listener) = slot.as_mut() else {
             *slot = Some(within(LISTEN_DEADLINE, async { Ok::<_, Problem>(self.listen().await?) }).await?);
             // What changed before we listened went unheard.
+            self.maintenance_told.notify_one();
             return Ok(());
         };
         match listener.try_recv().await {
-            Ok(Some(_)) => {
+            Ok(Some(first)) => {
                 // One wake-up for all that has arrived by now.
-                while listener.next_buffered().is_some() {}
+                let mut told = Some(first);
+                while let Some(notification) = told {
+                    if notification.channel() == MAINTENANCE {
+                        self.maintenance_told.notify_one();
+                    }
+                    told = listener.next_buffered();
+                }
                 Ok(())
             }
             Ok(None) => {
@@ -155,7 +164,7 @@ impl Store {
     async fn listen(&self) -> Result<PgListener, sqlx::Error> {
         let mut listener = PgListener::connect_with(&self.listening).await?;
         listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
+        listener.listen_all([CHANNEL, MAINTENANCE]).await?;
         Ok(listener)
     }
 }

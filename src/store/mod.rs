@@ -11,6 +11,7 @@ pub mod copy;
 mod export;
 mod fault;
 mod lease;
+mod maintenance;
 mod merge;
 mod migrate;
 mod read;
@@ -30,7 +31,7 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgPool};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 
 pub use classify::Found;
 pub use lease::{LEASE_SECONDS, Lease};
@@ -83,6 +84,8 @@ pub struct Store {
     epoch: Arc<AtomicI64>,
     /// What the last merges left.
     baseline: Arc<merge::Baseline>,
+    /// Woken when rows of `maintenances` may have changed.
+    maintenance_told: Arc<Notify>,
 }
 
 impl Store {
@@ -115,6 +118,7 @@ impl Store {
             region: settings.region.as_str().into(),
             epoch: Arc::new(AtomicI64::new(0)),
             baseline: Arc::default(),
+            maintenance_told: Arc::default(),
         })
     }
 
@@ -182,6 +186,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     classify::STATEMENTS,
     export::STATEMENTS,
     lease::STATEMENTS,
+    maintenance::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,
     read::STATEMENTS,

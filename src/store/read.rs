@@ -12,10 +12,10 @@ use uuid::Uuid;
 use super::{Problem, Store, within};
 use crate::access::Viewer;
 use crate::access::read::{
-    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MonitorFilter, MonitorName, MonitorView, Page,
+    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page,
     ReadStore, UptimeView,
 };
-use crate::model::{MonitorId, Source, Status, StoreFault, UserId};
+use crate::model::{MaintenanceId, MonitorId, Source, Status, StoreFault, UserId};
 
 pub(super) const STATEMENTS: &[&str] = &[MONITORS, BY_ID, BY_KEY, INCIDENTS, INCIDENT, UPTIME_OF, UPTIME];
 
@@ -74,6 +74,8 @@ macro_rules! monitors {
             cut!("m.url", "4096", "url"), ", ",
             cut!("m.kind", "500", "kind"), ", ",
             cut!("coalesce(m.status, 'pending')", "500", "status"), ", ",
+            "CASE WHEN m.status = 'maintenance' THEN (SELECT s.status FROM monitor_state s WHERE s.monitor_id = m.id \
+                ORDER BY s.last_checked DESC NULLS LAST, s.region LIMIT 1) END AS status_beneath, ",
             cut!("m.uptime", "500", "uptime"), ", ",
             cut!("m.invalid_reason", "4096", "invalid_reason"), ", ",
             sane!("m.last_checked", "last_checked"), ", ",
@@ -103,7 +105,9 @@ const BY_KEY: &str = monitors!(
 macro_rules! incidents {
     ($long:literal, $more:literal, $rest:literal) => {
         concat!(
-            "SELECT i.id, i.monitor_id, i.duration_seconds, i.caused_by, ",
+            "SELECT i.id, i.monitor_id, i.duration_seconds, i.caused_by, i.maintenance_id, \
+             i.resolved_at IS NULL AND EXISTS (SELECT FROM maintenance_spans s WHERE s.monitor_id = i.monitor_id \
+                AND s.from_at <= now() AND s.to_at > now()) AS under_maintenance, ",
             cut!("coalesce(m.key, m.name)", "500", "monitor"),
             ", ",
             cut!("i.title", "500", "title"),
@@ -219,6 +223,19 @@ impl ReadStore for Store {
         }))
     }
 
+    fn maintenances(
+        &self,
+        viewer: Viewer,
+        after: Option<MaintenanceId>,
+        limit: u16,
+    ) -> Answer<'_, Page<MaintenanceView, MaintenanceId>> {
+        Box::pin(within(DEADLINE, self.read_maintenances(viewer, after, limit)))
+    }
+
+    fn maintenance(&self, viewer: Viewer, id: MaintenanceId) -> Answer<'_, Option<MaintenanceView>> {
+        Box::pin(within(DEADLINE, self.read_maintenance(viewer, id)))
+    }
+
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {
         Box::pin(within(DEADLINE, async move {
             let counts: (i64, i64) =
@@ -280,6 +297,7 @@ fn monitor(row: &PgRow) -> Result<MonitorView, sqlx::Error> {
         source: row.try_get("source")?,
         user_id: UserId(row.try_get("user_id")?),
         status: row.try_get("status")?,
+        status_beneath: row.try_get("status_beneath")?,
         active: row.try_get("is_active")?,
         interval_seconds: row.try_get("interval_seconds")?,
         timeout_seconds: row.try_get("timeout_seconds")?,
@@ -331,6 +349,8 @@ fn incident(row: &PgRow) -> Result<IncidentView, sqlx::Error> {
         source: row.try_get("source")?,
         cause: row.try_get("cause")?,
         caused_by: row.try_get::<Option<Uuid>, _>("caused_by")?.map(MonitorId),
+        maintenance_id: row.try_get::<Option<Uuid>, _>("maintenance_id")?.map(MaintenanceId),
+        under_maintenance: row.try_get("under_maintenance")?,
         resolve_reason: row.try_get("resolve_reason")?,
         acknowledged_at: time(row, "acknowledged_at")?,
         acknowledged_by: row.try_get("acknowledged_by")?,

@@ -9,10 +9,11 @@ use super::{Problem, clean};
 use crate::model::{MonitorId, Opening, Resolution};
 
 /// A repeat finds its uid. An open incident that our state does not know (it was lost) is taken over, not doubled.
-pub(super) const OPEN: &str = "INSERT INTO incidents (uid, user_id, monitor_id, title, started_at, status, source, cause, caused_by, evidence) \
-    SELECT o.uid, m.user_id, m.id, o.title, o.started_at, 'open', 'daemon', o.cause, o.caused_by, o.evidence \
-    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[], $6::uuid[], $7::jsonb[]) \
-        AS o (uid, monitor_id, title, started_at, cause, caused_by, evidence) \
+pub(super) const OPEN: &str = "INSERT INTO incidents (uid, user_id, monitor_id, title, started_at, status, source, cause, caused_by, evidence, \
+        maintenance_id) \
+    SELECT o.uid, m.user_id, m.id, o.title, o.started_at, 'open', 'daemon', o.cause, o.caused_by, o.evidence, o.maintenance_id \
+    FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::timestamptz[], $5::text[], $6::uuid[], $7::jsonb[], $8::uuid[]) \
+        AS o (uid, monitor_id, title, started_at, cause, caused_by, evidence, maintenance_id) \
     JOIN monitors m ON m.id = o.monitor_id \
     WHERE NOT EXISTS (SELECT FROM incidents i WHERE i.uid = o.uid) \
     ORDER BY m.id \
@@ -64,6 +65,7 @@ async fn open(conn: &mut PgConnection, opens: &[&Opening]) -> Result<(), Problem
         .bind(opens.iter().map(|o| o.failure.name()).collect::<Vec<_>>())
         .bind(opens.iter().map(|o| o.caused_by.map(|id| id.0)).collect::<Vec<_>>())
         .bind(opens.iter().map(evidence).collect::<Result<Vec<_>, _>>()?)
+        .bind(opens.iter().map(|o| o.maintenance.map(|id| id.0)).collect::<Vec<_>>())
         .execute(conn)
         .await?;
     Ok(())

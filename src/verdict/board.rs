@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use chrono::{DateTime, Utc};
 
 use crate::catalog::Entry;
-use crate::model::{Check, Failure, IncidentUid, MonitorId, MonitorState, Phase, Source, Status, Timings, Verdict};
+use crate::model::{Check, Failure, IncidentUid, MonitorId, MonitorState, Phase, Source, Status, Timings, Under, Verdict};
 
 /// Checks by verdict since the start of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,6 +92,10 @@ pub struct Row {
     pub entry: Arc<Entry>,
     /// The status to show.
     pub shown: Status,
+    /// The status without maintenance.
+    pub beneath: Status,
+    /// The maintenance that it is under.
+    pub maintenance: Option<Under>,
     /// Since when its confirmed status is what it is.
     pub since: Option<DateTime<Utc>>,
     /// The open incident.
@@ -124,7 +128,7 @@ pub struct Before {
 impl Before {
     /// Of a state that is down.
     fn of(state: &MonitorState) -> Option<Self> {
-        let evidence = state.first_bad.as_ref().filter(|_| state.shown() == Status::Down)?;
+        let evidence = state.first_bad.as_ref().filter(|_| state.beneath() == Status::Down)?;
         Some(Self {
             checked_at: evidence.checked_at,
             failure: evidence.failure,
@@ -239,6 +243,8 @@ impl Board {
         let mut row = inner.take(id).unwrap_or_else(|| Row {
             entry: Arc::clone(entry),
             shown: Status::Pending,
+            beneath: Status::Pending,
+            maintenance: None,
             since: None,
             incident: None,
             latest: None,
@@ -327,6 +333,8 @@ impl Row {
 
     const fn glance(&mut self, glance: Glance) {
         self.shown = glance.shown;
+        self.beneath = glance.beneath;
+        self.maintenance = glance.maintenance;
         self.since = glance.since;
         self.incident = glance.incident;
         self.last_checked = glance.last_checked;
@@ -353,6 +361,8 @@ impl Latest {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Glance {
     shown: Status,
+    beneath: Status,
+    maintenance: Option<Under>,
     since: Option<DateTime<Utc>>,
     incident: Option<IncidentUid>,
     last_checked: Option<DateTime<Utc>>,
@@ -361,7 +371,14 @@ pub(super) struct Glance {
 impl Glance {
     /// Of a state.
     pub(super) fn of(state: &MonitorState) -> Self {
-        Self { shown: state.shown(), since: state.since, incident: state.incident, last_checked: state.last_checked }
+        Self {
+            shown: state.shown(),
+            beneath: state.beneath(),
+            maintenance: state.maintenance,
+            since: state.since,
+            incident: state.incident,
+            last_checked: state.last_checked,
+        }
     }
 }
 

@@ -248,6 +248,7 @@ fn opening(state: &MonitorState, monitor: &Monitor, uid: IncidentUid, started_at
         failure: first.unwrap_or(Failure::Internal),
         started_at,
         caused_by: None,
+        maintenance: state.maintenance.map(|under| under.maintenance),
         first_bad: state.first_bad.clone(),
         last_good: state.last_good.clone(),
     }

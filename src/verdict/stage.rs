@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -29,11 +29,13 @@ use super::text;
 use crate::catalog::{Changes, Entry, Removal, StatesRequest, Update};
 use crate::clock::Wall;
 use crate::journal::Journal;
+use crate::maintenance::Covers;
 use crate::model::{
     Check, IncidentUid, Monitor, MonitorId, MonitorState, Opening, Record, Resolution, ResolveReason, Status, Verdict,
 };
 use crate::schedule::{Done, Next};
 
+mod covering;
 mod driven;
 
 /// A state on which nothing depends but the evidence of the latest good check is stored with every tenth check, at the
@@ -68,6 +70,8 @@ pub struct Stage {
     pub pings: Arc<Pings>,
     /// Pings that found it. Each is answered when it is in the journal.
     pub pinged: mpsc::Receiver<Delivery>,
+    /// Who is under maintenance. When it closes, that stays.
+    pub covers: watch::Receiver<Arc<Covers>>,
 }
 
 impl Stage {
@@ -84,8 +88,10 @@ impl Stage {
             pings: self.pings,
             alarms: BTreeSet::new(),
             groups: Groups::default(),
+            covers: self.covers.borrow_and_update().clone(),
+            uncovered: VecDeque::new(),
         };
-        let (mut updates_open, mut states_open, mut pings_open) = (true, true, true);
+        let (mut updates_open, mut states_open, mut pings_open, mut covers_open) = (true, true, true, true);
         let (mut finished, mut done) = (Vec::with_capacity(AT_ONCE), Vec::with_capacity(AT_ONCE));
         let mut pinged: Vec<Delivery> = Vec::new();
         loop {
@@ -105,6 +111,10 @@ impl Stage {
                     watch.pinged(pinged.drain(..));
                 }
                 () = alarm(wake) => watch.ring(),
+                changed = self.covers.changed(), if covers_open => {
+                    covers_open = changed.is_ok();
+                    watch.covered(self.covers.borrow_and_update().clone());
+                }
                 taken = self.finished.recv_many(&mut finished, AT_ONCE) => {
                     if taken == 0 {
                         break;
@@ -115,6 +125,7 @@ impl Stage {
                         let _ = self.done.send(done).await;
                     }
                 }
+                () = std::future::ready(()), if watch.uncovered() => watch.cover_some(),
             }
         }
         while let Ok(update) = self.updates.try_recv() {
@@ -164,6 +175,10 @@ struct Watch {
     /// When monitors want to be asked that no schedule drives.
     alarms: BTreeSet<(Instant, MonitorId)>,
     groups: Groups,
+    /// Who is under maintenance.
+    covers: Arc<Covers>,
+    /// Monitors to be looked up in it.
+    uncovered: VecDeque<MonitorId>,
 }
 
 impl Watch {
@@ -318,13 +333,14 @@ impl Watch {
         old: Option<(Arc<Entry>, Driver)>,
     ) {
         let monitor = &entry.monitor;
-        let before = (state.unobserved, state.incident);
+        let before = (state.unobserved, state.incident, state.maintenance);
         let left = if monitor.active {
             Left { resolution: None, gap: machine::resumed(&mut state, monitor.id, now) }
         } else {
             machine::paused(&mut state, monitor.id, now)
         };
-        if changed || (state.unobserved, state.incident) != before {
+        state.maintenance = self.covers.of(monitor.id, state.maintenance, now);
+        if changed || (state.unobserved, state.incident, state.maintenance) != before {
             self.record(&entry.monitor, left, Some(&state));
         }
         self.board.put(entry, &state);
@@ -475,11 +491,12 @@ fn tell(board: &Board, monitor: &Monitor, record: &Record) {
     match record {
         Record::Open(opening) => {
             board.opened();
-            let Opening { uid, failure, first_bad, .. } = &**opening;
+            let Opening { uid, failure, first_bad, maintenance, .. } = &**opening;
+            let marked = if maintenance.is_some() { ", under maintenance" } else { "" };
             let message = first_bad.as_ref().and_then(|evidence| evidence.message.as_deref()).unwrap_or_default();
             log::warn!(
                 monitor:% = label, monitor_id:% = id, failure:% = failure, incident:% = uid;
-                "down since {}: {message}", opening.started_at.format("%F %T UTC")
+                "down since {}{marked}: {message}", opening.started_at.format("%F %T UTC")
             );
         }
         Record::Resolve(Resolution { uid, resolved_at, reason, .. }) => {

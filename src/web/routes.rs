@@ -185,6 +185,8 @@ pub const ROUTES: &[Route] = &[
     get("/api/v1/uptime", &["days", "limit", "cursor"], |call| Box::pin(api::uptime::list(call))),
     export("/api/v1/export/checks", |call| Box::pin(api::export::checks(call))),
     export("/api/v1/export/incidents", |call| Box::pin(api::export::incidents(call))),
+    get("/api/v1/maintenances", &["limit", "cursor"], |call| Box::pin(api::maintenances::list(call))),
+    get("/api/v1/maintenances/{id}", &[], |call| Box::pin(api::maintenances::one(call))),
     Route {
         pattern: "/api/v1/reload",
         methods: POST,
@@ -209,7 +211,6 @@ pub const ROUTES: &[Route] = &[
     later(GET, Scope::Read, "/api/v1/incidents/{id}/deliveries"),
     later(GET, Scope::Read, "/api/v1/channels/*"),
     later(WRITE, Scope::Write, "/api/v1/channels/*"),
-    later(GET, Scope::Read, "/api/v1/maintenances/*"),
     later(WRITE, Scope::Write, "/api/v1/maintenances/*"),
     later(GET, Scope::Read, "/api/v1/status-pages/*"),
     later(WRITE, Scope::Write, "/api/v1/status-pages/*"),

@@ -15,6 +15,7 @@ fn start(path: &Path) -> ConfigSource {
         max_in_flight: watch::channel(1).0,
         own: Vec::new(),
         rdap: PathBuf::new(),
+        maintenances: watch::channel(Arc::from([])).0,
     };
     ConfigSource::new(first, &environment, links)
 }

@@ -122,6 +122,7 @@ async fn every_kind_of_record_is_read_as_it_was_written() {
         failure: crate::model::Failure::ConnectRefused,
         started_at: at(3),
         caused_by: Some(id(2)),
+        maintenance: Some(crate::model::MaintenanceId(Uuid::from_u128(5))),
         first_bad: Some(Box::new(evidence.clone())),
         last_good: None,
     };

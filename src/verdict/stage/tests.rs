@@ -10,6 +10,7 @@ use crate::probe::{Prepared, Probe, ProbeContext};
 use crate::verdict::expectation::Expectations;
 
 mod board;
+mod covering;
 mod driven;
 
 struct NoProbe;
@@ -95,6 +96,7 @@ struct Bench {
     journal: Arc<Memory>,
     board: Arc<Board>,
     pings: Arc<Pings>,
+    covers: watch::Sender<Arc<Covers>>,
     running: tokio::task::JoinHandle<()>,
 }
 
@@ -111,6 +113,7 @@ impl Bench {
         let (journal, board) = (Arc::new(Memory::default()), Arc::new(Board::default()));
         let (to_pings, pinged) = mpsc::channel(64);
         let pings = Arc::new(Pings::new(to_pings));
+        let (covers, covers_end) = watch::channel(Arc::default());
         let stage = Stage {
             finished: finished_end,
             updates: updates_end,
@@ -121,8 +124,10 @@ impl Bench {
             board: board.clone(),
             pings: pings.clone(),
             pinged,
+            covers: covers_end,
         };
-        Self { finished, updates, states, done, journal, board, pings, running: tokio::spawn(stage.run()) }
+        let running = tokio::spawn(stage.run());
+        Self { finished, updates, states, done, journal, board, pings, covers, running }
     }
 
     async fn with(entries: &[&Arc<Entry>]) -> Self {

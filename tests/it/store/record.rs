@@ -37,6 +37,7 @@ fn opening(monitor: MonitorId, started_at: DateTime<Utc>) -> Opening {
         failure: Failure::ConnectRefused,
         started_at,
         caused_by: None,
+        maintenance: None,
         first_bad: Some(Box::new(evidence)),
         last_good: None,
     }
