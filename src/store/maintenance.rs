@@ -28,17 +28,19 @@ const MOST_ROWS: i64 = 20_000;
 
 /// Others may write any time, name, list; what of it could not be held is cut off here.
 macro_rules! columns {
-    () => {
+    ($named:literal) => {
+        concat!(
         "w.id, w.user_id, w.source, left(w.key, 500) AS key, left(w.name, 500) AS name, \
          left(w.description, 4000) AS description, \
-         ARRAY(SELECT m FROM unnest(w.monitors) m WHERE m IS NOT NULL LIMIT 10001) AS monitors, \
-         ARRAY(SELECT left(t, 500) FROM unnest(w.tags) t WHERE t IS NOT NULL LIMIT 10001) AS tags, \
+         ARRAY(SELECT m FROM unnest(w.monitors) m WHERE m IS NOT NULL LIMIT ", $named, ") AS monitors, \
+         ARRAY(SELECT left(t, 500) FROM unnest(w.tags) t WHERE t IS NOT NULL LIMIT ", $named, ") AS tags, \
          CASE WHEN w.starts_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN w.starts_at END AS starts_at, \
          w.duration_seconds, left(w.rrule, 501) AS rrule, left(w.timezone, 100) AS timezone, w.exclude_from_uptime, \
          left(w.invalid_reason, 4000) AS invalid_reason, w.revision, \
          CASE WHEN w.created_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN w.created_at END AS created_at, \
          CASE WHEN w.updated_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN w.updated_at END AS updated_at, \
          CASE WHEN w.archived_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN w.archived_at END AS archived_at"
+        )
     };
 }
 
@@ -69,7 +71,7 @@ const ARCHIVE: &str = "UPDATE maintenances SET archived_at = now(), updated_at =
 /// One user's many do not keep others' from being read.
 const LOAD: &str = concat!(
     "SELECT ",
-    columns!(),
+    columns!("10001"),
     " FROM (SELECT *, row_number() OVER (PARTITION BY user_id ORDER BY created_at, id) AS number FROM maintenances \
         WHERE archived_at IS NULL AND source <> 'file') w \
     WHERE w.number <= $1 ORDER BY w.number, w.id LIMIT $2"
@@ -95,13 +97,13 @@ const PROGRESS: &str = "INSERT INTO maintenance_progress (scope, done_to) VALUES
 
 const PAGE: &str = concat!(
     "SELECT now() AS seen_at, ",
-    columns!(),
+    columns!("1000"),
     " FROM maintenances w WHERE ($1::uuid IS NULL OR w.user_id = $1) AND w.archived_at IS NULL \
         AND ($2::uuid IS NULL OR w.id > $2) ORDER BY w.id LIMIT $3::bigint"
 );
 const ONE: &str = concat!(
     "SELECT now() AS seen_at, ",
-    columns!(),
+    columns!("1000"),
     " FROM maintenances w WHERE ($1::uuid IS NULL OR w.user_id = $1) AND w.id = $2"
 );
 

@@ -13,6 +13,7 @@ mod incidents;
 mod journal;
 mod kills;
 mod logging;
+mod maintenance;
 mod metrics;
 mod overdue;
 mod plan;

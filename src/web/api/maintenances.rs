@@ -11,6 +11,8 @@ use crate::web::query::{cursor_of_monitor, monitor_of_cursor};
 use crate::web::reply::{Problem, tagged};
 use crate::web::routes::{Answer, Call};
 
+/// Items of a part: each may have a thousand monitors and as many tags.
+const PART: u16 = 100;
 /// Windows that are shown: the present one, and those that come.
 const SHOWN: usize = 5;
 /// How far ahead they are looked for.
@@ -51,7 +53,8 @@ async fn shown(views: Vec<MaintenanceView>) -> Result<Vec<Shown>, Problem> {
 
 pub(in crate::web) async fn list(call: Call) -> Answer {
     let after = call.query.cursor(monitor_of_cursor)?.map(|id| MaintenanceId(id.0));
-    let page = call.site.reads.maintenances(viewer(&call), after, call.query.limit()?).await?;
+    let limit = call.query.limit()?.min(PART);
+    let page = call.site.reads.maintenances(viewer(&call), after, limit).await?;
     let next = page.next.map(|id| cursor_of_monitor(id.0.into()));
     part(&call, &shown(page.rows).await?, next)
 }

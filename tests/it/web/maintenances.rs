@@ -1,0 +1,80 @@
+//! Maintenances over the API: definitions with their windows, and marks of incidents.
+
+use lamplighter::access::Scope;
+use serde_json::Value;
+
+use super::{admin_token, daemon, get, items, token, user};
+use crate::daemon::{monitor, on};
+use crate::support::daemon::Home;
+use crate::support::postgres::TestDb;
+use crate::support::target::Target;
+
+#[tokio::test]
+async fn definitions_are_shown_with_their_windows_to_their_user() {
+    let db = TestDb::new().await;
+    let target = Target::start().await;
+    let file = "[[maintenance]]\nid = \"patch\"\nstarts_at = 2026-01-04T02:30:00\ntimezone = \"Europe/Berlin\"\nduration = \"2h\"\n\
+        rrule = \"FREQ=WEEKLY;BYDAY=SU\"\n";
+    let home = Home::new(&on(&db.url, &(monitor("shop", &target.url("/")) + file)));
+    let (daemon, address) = daemon(&home).await;
+    let (own, _) = user(&db, "a@example.com").await;
+    user(&db, "b@example.com").await;
+    db.sql(
+        "INSERT INTO maintenances (user_id, name, starts_at, duration_seconds) \
+            SELECT id, 'now of ' || email, now() - interval '1 minute', 3600 FROM users WHERE email IS NOT NULL;
+         INSERT INTO maintenances (user_id, name, starts_at, duration_seconds, invalid_reason) \
+            SELECT id, 'bad', now(), 0, 'duration_seconds: must be 1 second to 366 days' FROM users WHERE email LIKE 'a%'",
+    )
+    .await;
+    daemon.wait_status("shop", "up").await;
+    let admin = admin_token(&home);
+    let of_a = token(&db, Scope::Read, Some("a@example.com")).await;
+    let all = crate::support::target::until("the file's is there", std::time::Duration::from_secs(20), async || {
+        Some(items(&get(&address, &admin, "/api/v1/maintenances").await)).filter(|all| all.len() == 4)
+    })
+    .await;
+    let patch = all.iter().find(|one| one["key"] == "patch").unwrap();
+    let windows = patch["windows"].as_array().unwrap();
+    assert_eq!((windows.len(), &patch["source"], &patch["timezone"]), (5, &"file".into(), &"Europe/Berlin".into()));
+    let hours = |window: &Value| {
+        let time = |key: &str| window[key].as_str().unwrap().parse::<chrono::DateTime<chrono::Utc>>().unwrap();
+        (time("to") - time("from")).num_minutes()
+    };
+    assert!(windows.iter().all(|window| hours(window) == 120), "{patch}");
+
+    let seen = items(&get(&address, &of_a, "/api/v1/maintenances").await);
+    let names: Vec<&str> = seen.iter().map(|one| one["name"].as_str().unwrap()).collect();
+    assert!(names.len() == 2 && names.contains(&"bad") && names.contains(&"now of a@example.com"), "{names:?}");
+    for one in &seen {
+        let (active, windows) = (one["active"].as_bool().unwrap(), one["windows"].as_array().unwrap().len());
+        assert_eq!((active, windows), if one["name"] == "bad" { (false, 0) } else { (true, 1) }, "{one}");
+        let path = format!("/api/v1/maintenances/{}", one["id"].as_str().unwrap());
+        assert_eq!(get(&address, &of_a, &path).await.json()["name"], one["name"]);
+    }
+    let hidden = format!("/api/v1/maintenances/{}", patch["id"].as_str().unwrap());
+    assert_eq!(get(&address, &of_a, &hidden).await.status, 404);
+    assert_eq!(get(&address, &of_a, "/api/v1/maintenances/patch").await.status, 404);
+    let first = get(&address, &admin, "/api/v1/maintenances?limit=1").await.json();
+    let next = format!("/api/v1/maintenances?limit=10&cursor={}", first["next"].as_str().unwrap());
+    assert_eq!(items(&get(&address, &admin, &next).await).len(), 3);
+    assert_eq!(super::send(&address, &admin, "DELETE", &hidden, "").await.status, 501);
+
+    // The user's monitors are paused: no span. An incident with a mark, and a span as the daemon writes it.
+    db.sql(&format!(
+        "UPDATE incidents SET maintenance_id = gen_random_uuid();
+         INSERT INTO maintenance_spans VALUES (gen_random_uuid(), '{own}', now() - interval '1 hour', now() + interval '1 hour', true)"
+    ))
+    .await;
+    let incidents = items(&get(&address, &of_a, "/api/v1/incidents").await);
+    assert!(incidents[0]["maintenance_id"].is_string() && incidents[0]["under_maintenance"] == true, "{incidents:?}");
+    db.sql("UPDATE maintenance_spans SET to_at = now() - interval '1 second'").await;
+    let incidents = items(&get(&address, &of_a, "/api/v1/incidents").await);
+    assert!(incidents[0]["maintenance_id"].is_string() && incidents[0]["under_maintenance"] == false, "{incidents:?}");
+    db.sql(&format!(
+        "INSERT INTO monitor_state (monitor_id, region, state, status) VALUES ('{own}', 'elsewhere', '{{}}', 'degraded');
+         UPDATE monitors SET status = 'maintenance' WHERE id = '{own}'"
+    ))
+    .await;
+    let shown = get(&address, &of_a, &format!("/api/v1/monitors/{own}")).await.json();
+    assert_eq!((&shown["status"], &shown["status_beneath"]), (&"maintenance".into(), &"degraded".into()), "{shown}");
+}
