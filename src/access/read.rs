@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::Viewer;
 use crate::maintenance::definition::MaintenanceRow;
 use crate::model::{
-    MaintenanceId, MonitorId, Source, Status, StoreFault, UserId, Verdict, serialize_check_time, serialize_some_check_time,
+    MaintenanceId, MonitorId, Source, Status, StoreFault, UserId, Verdict, serialize_check_time,
+    serialize_some_check_time,
 };
 
 /// A row of `monitors`. Its `spec` stays where it is: rows of others may hold secrets in it.

@@ -111,7 +111,8 @@ const MAINTENANCES: usize = 20;
 impl Live {
     fn maintenances_json(&self, viewer: Viewer, now: DateTime<Utc>) -> serde_json::Value {
         let report = self.maintenance.get();
-        let sees = |standing: &&Standing| standing.owner.map_or(viewer == Viewer::Everything, |owner| viewer.sees(owner));
+        let sees =
+            |standing: &&Standing| standing.owner.map_or(viewer == Viewer::Everything, |owner| viewer.sees(owner));
         let mut standing: Vec<&Standing> = report.standing.iter().filter(sees).collect();
         standing.sort_by_key(|standing| (standing.window.from > now, standing.window.from));
         let each = standing.into_iter().take(MAINTENANCES).map(|standing| {

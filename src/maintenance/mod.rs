@@ -86,10 +86,8 @@ pub trait MaintenanceStore: Send + Sync + 'static {
     fn load_maintenances(&self) -> BoxFuture<'_, Result<Vec<MaintenanceRow>, StoreFault>>;
 
     /// Sets or clears `invalid_reason`.
-    fn mark_maintenances(
-        &self,
-        reasons: Vec<(MaintenanceId, Option<String>)>,
-    ) -> BoxFuture<'_, Result<(), StoreFault>>;
+    fn mark_maintenances(&self, reasons: Vec<(MaintenanceId, Option<String>)>)
+    -> BoxFuture<'_, Result<(), StoreFault>>;
 
     /// How far spans have been written; those that end after that, or after `now` if that is earlier.
     fn span_progress(&self, now: DateTime<Utc>) -> BoxFuture<'_, Result<Progress, StoreFault>>;

@@ -18,10 +18,12 @@
 //! Rules come from rows of other people. What is refused: rules finer than a day, more than [`MOST_TIMES_A_DAY`] times a
 //! day, more than [`MOST_A_YEAR`] windows within a year of the first, starts outside of [`YEARS`].
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ops::RangeInclusive;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use chrono::{DateTime, Datelike as _, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone as _, Timelike as _, Utc};
+use chrono::{
+    DateTime, Datelike as _, MappedLocalTime, NaiveDate, NaiveDateTime, TimeDelta, TimeZone as _, Timelike as _, Utc,
+};
 use chrono_tz::Tz;
 use rrule::{Frequency, RRule, RRuleSet, Unvalidated};
 
@@ -36,8 +38,20 @@ pub const YEARS: RangeInclusive<i32> = 2000..=2199;
 /// Occurrences that are passed over on the way to a window, at most: every year of [`YEARS`] full of them.
 const MOST_STEPS: usize = MOST_A_YEAR * 200;
 const PARTS: &[&str] = &[
-    "FREQ", "INTERVAL", "COUNT", "UNTIL", "WKST", "BYDAY", "BYMONTHDAY", "BYMONTH", "BYYEARDAY", "BYWEEKNO", "BYHOUR",
-    "BYMINUTE", "BYSECOND", "BYSETPOS",
+    "FREQ",
+    "INTERVAL",
+    "COUNT",
+    "UNTIL",
+    "WKST",
+    "BYDAY",
+    "BYMONTHDAY",
+    "BYMONTH",
+    "BYYEARDAY",
+    "BYWEEKNO",
+    "BYHOUR",
+    "BYMINUTE",
+    "BYSECOND",
+    "BYSETPOS",
 ];
 
 /// From `from`, to just before `to`; never empty.
@@ -276,7 +290,9 @@ impl Until {
         const FORM: &str = "%Y%m%dT%H%M%S";
         let wrong = || format!("UNTIL={text} is no date; it is such as 20261231, 20261231T020000 or 20261231T010000Z");
         if let Some(text) = text.strip_suffix('Z') {
-            return NaiveDateTime::parse_from_str(text, FORM).map(|at| Self::Instant(at.and_utc())).map_err(|_| wrong());
+            return NaiveDateTime::parse_from_str(text, FORM)
+                .map(|at| Self::Instant(at.and_utc()))
+                .map_err(|_| wrong());
         }
         if let Ok(local) = NaiveDateTime::parse_from_str(text, FORM) {
             return Ok(Self::Local(local));

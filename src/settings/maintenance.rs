@@ -18,7 +18,8 @@ use crate::model::MonitorKey;
 /// Maintenances of one configuration.
 const MOST: usize = 1_000;
 const DURATION: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(366 * 86_400);
-const STARTS_AT: &str = "a local time in timezone, such as 2026-11-29T02:00:00, or one with its offset, such as 2026-11-29T02:00:00+01:00";
+const STARTS_AT: &str =
+    "a local time in timezone, such as 2026-11-29T02:00:00, or one with its offset, such as 2026-11-29T02:00:00+01:00";
 
 /// Reads the list. Whether the monitors that it names are there is for [`super::graph`] to say.
 pub(super) fn read(reader: &mut TableReader<'_>) -> Vec<FileMaintenance> {
@@ -143,3 +144,6 @@ fn starts_at(table: &mut TableReader<'_>, zone: Option<Tz>) -> Option<DateTime<U
     }
     Some(rule::instant(zone, local))
 }
+
+#[cfg(test)]
+mod tests;

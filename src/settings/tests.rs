@@ -57,11 +57,14 @@ pub(super) fn assert_same(a: &Result<Settings, Refusal>, b: &Result<Settings, Re
         assert_eq!(said(a), said(b));
     }
     assert!(a.defaults.say_the_same(&b.defaults));
-    let parts = |s: &Settings| format!("{:?} {:?} {:?} {:?} {:?}", s.daemon, s.server, s.database, s.probe, s.egress);
+    let parts = |s: &Settings| {
+        let Settings { daemon, server, database, probe, egress, maintenances, .. } = s;
+        format!("{daemon:?} {server:?} {database:?} {probe:?} {egress:?} {maintenances:?}")
+    };
     assert_eq!(parts(a), parts(b));
 }
 
-fn read(text: &str) -> Result<Settings, Refusal> {
+pub(super) fn read(text: &str) -> Result<Settings, Refusal> {
     read_sources(&[SourceText::new("c.toml", text)])
 }
 
@@ -70,7 +73,7 @@ fn errors(text: &str) -> Vec<String> {
 }
 
 /// The first lines: without the quoted source.
-fn heads(text: &str) -> Vec<String> {
+pub(super) fn heads(text: &str) -> Vec<String> {
     errors(text).iter().map(|message| message.lines().next().unwrap().to_owned()).collect()
 }
 

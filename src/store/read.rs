@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{Problem, Store, within};
 use crate::access::Viewer;
 use crate::access::read::{
-    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page,
-    ReadStore, UptimeView,
+    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter, MonitorName,
+    MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::model::{MaintenanceId, MonitorId, Source, Status, StoreFault, UserId};
 

@@ -7,7 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use chrono::{DateTime, Utc};
 
 use crate::catalog::Entry;
-use crate::model::{Check, Failure, IncidentUid, MonitorId, MonitorState, Phase, Source, Status, Timings, Under, Verdict};
+use crate::model::{
+    Check, Failure, IncidentUid, MonitorId, MonitorState, Phase, Source, Status, Timings, Under, Verdict,
+};
 
 /// Checks by verdict since the start of the daemon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -4,6 +4,7 @@ mod adoption;
 mod catalog;
 mod cluster;
 mod lease;
+mod maintenance;
 mod plan;
 mod record;
 mod schema;

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::*;
 use crate::catalog::Entry;
+use crate::maintenance::Progress;
 use crate::maintenance::plan::Changes;
 use crate::maintenance::rule::Recurrence;
-use crate::maintenance::Progress;
 use crate::model::{Cadence, Flap, Monitor, SYSTEM_USER, Span, UserId};
 use crate::probe::{Prepared, Probe, ProbeContext};
 use crate::shutdown;
@@ -140,7 +140,10 @@ impl MaintenanceStore for Store {
         self.with(|inner| inner.rows.clone())
     }
 
-    fn mark_maintenances(&self, reasons: Vec<(MaintenanceId, Option<String>)>) -> BoxFuture<'_, Result<(), StoreFault>> {
+    fn mark_maintenances(
+        &self,
+        reasons: Vec<(MaintenanceId, Option<String>)>,
+    ) -> BoxFuture<'_, Result<(), StoreFault>> {
         self.with(|inner| {
             for (id, reason) in reasons {
                 inner.rows.iter_mut().filter(|row| row.id == id).for_each(|row| row.invalid_reason = reason.clone());

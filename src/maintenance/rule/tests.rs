@@ -88,13 +88,17 @@ fn a_time_that_the_clock_skips_keeps_its_instant_and_one_that_comes_twice_comes_
     );
     // The whole of 30 December 2011 is not there in Samoa.
     let apia = made(chrono_tz::Pacific::Apia, "2011-12-29 12:00", 1, "FREQ=DAILY;COUNT=3");
-    assert_eq!(shown(&apia, "2011-12-01 00:00", "2012-02-01 00:00"), ["12-29 22:00/12-29 23:00", "12-30 22:00/12-30 23:00"]);
+    assert_eq!(
+        shown(&apia, "2011-12-01 00:00", "2012-02-01 00:00"),
+        ["12-29 22:00/12-29 23:00", "12-30 22:00/12-30 23:00"]
+    );
 }
 
 #[test]
 fn dates_that_are_not_there_are_left_out() {
     let last = made(BERLIN, "2026-01-31 22:00", 1, "FREQ=MONTHLY");
-    let days: Vec<String> = shown(&last, "2026-01-01 00:00", "2026-12-31 00:00").iter().map(|w| w[..5].into()).collect();
+    let days: Vec<String> =
+        shown(&last, "2026-01-01 00:00", "2026-12-31 00:00").iter().map(|w| w[..5].into()).collect();
     assert_eq!(days, ["01-31", "03-31", "05-31", "07-31", "08-31", "10-31"]);
     let end = made(chrono_tz::UTC, "2026-01-31 22:00", 1, "FREQ=MONTHLY;BYMONTHDAY=-1;COUNT=3");
     assert_eq!(
@@ -114,7 +118,8 @@ fn dates_that_are_not_there_are_left_out() {
 #[test]
 fn a_rule_ends_where_it_says() {
     let days = |rule: &str| {
-        let windows = made(BERLIN, "2026-03-27 23:30", 1, rule).windows(utc("2026-01-01 00:00"), utc("2027-01-01 00:00"), 99);
+        let windows =
+            made(BERLIN, "2026-03-27 23:30", 1, rule).windows(utc("2026-01-01 00:00"), utc("2027-01-01 00:00"), 99);
         windows.len()
     };
     assert_eq!(days("FREQ=DAILY;COUNT=3"), 3);
@@ -180,7 +185,8 @@ fn rules() -> impl Strategy<Value = String> {
     let number = |name: &'static str, most: i32| {
         let list = proptest::collection::vec((1..=most, any::<bool>()), 1..4);
         list.prop_map(move |list| {
-            let list: Vec<String> = list.iter().map(|(n, minus)| format!("{}{n}", if *minus { "-" } else { "" })).collect();
+            let list: Vec<String> =
+                list.iter().map(|(n, minus)| format!("{}{n}", if *minus { "-" } else { "" })).collect();
             format!(";{name}={}", list.join(","))
         })
     };
@@ -195,7 +201,8 @@ fn rules() -> impl Strategy<Value = String> {
         number("BYMINUTE", 60),
         number("BYSECOND", 61),
         number("BYSETPOS", 367),
-        proptest::sample::select(vec![";BYDAY=MO,SU", ";BYDAY=-1FR", ";BYDAY=53TH", ";WKST=SU", ";BYDAY=2TU,MO"]).prop_map(str::to_owned),
+        proptest::sample::select(vec![";BYDAY=MO,SU", ";BYDAY=-1FR", ";BYDAY=53TH", ";WKST=SU", ";BYDAY=2TU,MO"])
+            .prop_map(str::to_owned),
     ];
     let parts = proptest::collection::vec(part, 0..5);
     (proptest::sample::select(vec!["DAILY", "WEEKLY", "MONTHLY", "YEARLY"]), parts)

@@ -61,7 +61,10 @@ async fn a_window_of_the_file_begins_marks_and_ends() {
     assert!(db.get::<bool>(of_row).await);
 
     let status = String::from_utf8(home.output(&["status"]).stdout).unwrap();
-    assert!(status.contains("maintenance (up)") && status.contains("maintenance: night, 1 monitor, until "), "{status}");
+    assert!(
+        status.contains("maintenance (up)") && status.contains("maintenance: night, 1 monitor, until "),
+        "{status}"
+    );
 
     target.answer(500);
     let open = wait_incident(&db, 2, false).await;
@@ -86,8 +89,13 @@ async fn a_window_of_the_file_begins_marks_and_ends() {
     target.answer(200);
     wait_sql(&db, "both end", "SELECT count(*) = 2 FROM incidents WHERE resolve_reason = 'recovered'").await;
     target.answer(500);
-    wait_sql(&db, "the next is like any other", "SELECT count(*) = 2 FROM incidents WHERE resolved_at IS NULL \
-        AND maintenance_id IS NULL").await;
+    wait_sql(
+        &db,
+        "the next is like any other",
+        "SELECT count(*) = 2 FROM incidents WHERE resolved_at IS NULL \
+        AND maintenance_id IS NULL",
+    )
+    .await;
     assert_eq!(spans(&db).await, [span]);
     assert_eq!(daemon.stop().await.code(), Some(0));
 }
@@ -172,10 +180,13 @@ async fn a_reload_adds_changes_and_removes_a_window() {
     home.write(&on(&db.url, &(shop.clone() + &window("night", began, "1h", "monitors = [\"shopp\"]"))));
     let refused = home.output(&["reload"]);
     let text = String::from_utf8(refused.stderr).unwrap() + &String::from_utf8(refused.stdout).unwrap();
-    assert!(text.contains("no monitor has the id \"shopp\"; did you mean \"shop\"?"), "{text}");
+    assert!(text.contains("no monitor has the id \"shopp\", did you mean \"shop\"?"), "{text}");
     daemon.wait_status("shop", "maintenance").await;
 
-    home.write(&on(&db.url, &(shop.clone() + &window("night", began, "2h", "tags = [\"prod\"]\nexclude_from_uptime = false"))));
+    home.write(&on(
+        &db.url,
+        &(shop.clone() + &window("night", began, "2h", "tags = [\"prod\"]\nexclude_from_uptime = false")),
+    ));
     until("it is longer, and counted", MOST, async || {
         let span = spans(&db).await.pop()?;
         let longer = Span { to_at: began + TimeDelta::hours(2), excluded: false, ..span };
@@ -213,8 +224,12 @@ async fn it_survives_kills_and_what_passed_meanwhile_is_caught_up() {
         SYSTEM_USER
     ))
     .await;
-    wait_sql(&db, "it is over", "SELECT starts_at + interval '1.2 seconds' < now() FROM maintenances WHERE name = 'missed'")
-        .await;
+    wait_sql(
+        &db,
+        "it is over",
+        "SELECT starts_at + interval '1.2 seconds' < now() FROM maintenances WHERE name = 'missed'",
+    )
+    .await;
 
     let mut daemon = home.start();
     let row = daemon.wait_status("shop", "maintenance").await;

@@ -33,10 +33,18 @@ async fn an_incident_that_opens_in_a_window_is_marked_and_outlives_it() {
     let row = bench.board.row(id(1)).unwrap();
     assert_eq!((row.shown, row.beneath, row.maintenance), (Status::Maintenance, Status::Down, Some(under(7, 2000))));
     assert!(row.incident.is_some());
-    let marks: Vec<_> = bench.journal.0.lock().unwrap().iter().flatten().filter_map(|record| match record {
-        Record::Open(opening) => Some(opening.maintenance),
-        _ => None,
-    }).collect();
+    let marks: Vec<_> = bench
+        .journal
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .flatten()
+        .filter_map(|record| match record {
+            Record::Open(opening) => Some(opening.maintenance),
+            _ => None,
+        })
+        .collect();
     assert_eq!(marks, [Some(MaintenanceId(Uuid::from_u128(7)))]);
     assert_eq!(bench.records(), ["down open:10 state:maintenance"]);
     bench.cover(&[(1, under(7, 2000))], true).await;
@@ -46,16 +54,22 @@ async fn an_incident_that_opens_in_a_window_is_marked_and_outlives_it() {
     assert_eq!(bench.board.row(id(1)).unwrap().shown, Status::Down);
     bench.check(result(&shop, 20, None)).await;
     bench.check(result(&shop, 30, DOWN)).await;
-    let unmarked = bench.journal.0.lock().unwrap().iter().flatten().any(|record| {
-        matches!(record, Record::Open(opening) if opening.maintenance.is_none())
-    });
+    let unmarked = bench
+        .journal
+        .0
+        .lock()
+        .unwrap()
+        .iter()
+        .flatten()
+        .any(|record| matches!(record, Record::Open(opening) if opening.maintenance.is_none()));
     assert!(unmarked, "the next one is an incident as any other");
     bench.end().await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_stored_stays_until_everything_is_known_or_its_planned_end() {
-    let stored = |until| MonitorState { status: Status::Up, maintenance: Some(under(7, until)), ..MonitorState::default() };
+    let stored =
+        |until| MonitorState { status: Status::Up, maintenance: Some(under(7, until)), ..MonitorState::default() };
     let (long, over) = (entry(monitor(1)), entry(monitor(2)));
     let bench = Bench::start();
     // The wall clock shows 1000.
