@@ -115,6 +115,12 @@ async fn no_route_answers_to_another_name_or_to_another_site() {
 async fn users_see_their_own_rows_and_nothing_of_each_other() {
     let db = TestDb::new().await;
     let ((one, first), (two, second)) = (user(&db, "one@example.com").await, user(&db, "two@example.com").await);
+    // A maintenance each, under the id of the monitor.
+    db.sql(&format!(
+        "INSERT INTO maintenances (id, user_id, name, starts_at, duration_seconds) \
+         SELECT id, user_id, name, now(), 60 FROM monitors WHERE id IN ('{one}', '{two}')"
+    ))
+    .await;
     let home = Home::new(&super::super::daemon::on(&db.url, ""));
     let (_daemon, address) = daemon(&home).await;
     let (of_one, of_two) = (
@@ -126,7 +132,8 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
     let mut seen = 0;
     for route in ROUTES.iter().filter(|route| route.is_built() && route.pattern.contains("{id}")) {
         let path = |monitor: uuid::Uuid, incident: i64| {
-            let id = if route.pattern.contains("/monitors/") { monitor.to_string() } else { incident.to_string() };
+            let by_uuid = ["/monitors/", "/maintenances/"].iter().any(|part| route.pattern.contains(part));
+            let id = if by_uuid { monitor.to_string() } else { incident.to_string() };
             route.pattern.replace("{id}", &id)
         };
         for (token, own, other) in
@@ -140,7 +147,7 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 6);
     // Every list has one's own rows only.
     let now = chrono::Utc::now();
     let (from, to) =
@@ -149,6 +156,7 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
         ("/api/v1/monitors".to_owned(), 2),
         (format!("/api/v1/checks?from={from}&to={to}"), 2),
         ("/api/v1/incidents".to_owned(), 1),
+        ("/api/v1/maintenances".to_owned(), 1),
         ("/api/v1/uptime".to_owned(), 2),
     ] {
         let count = async |token: &str| super::items(&get(&address, token, &path).await);
