@@ -122,6 +122,7 @@ async fn pass(checks: u32, entries: Vec<Arc<Entry>>) -> Result<(), String> {
         board: Arc::new(Board::default()),
         pings: Arc::new(Pings::new(to_pings)),
         pinged,
+        covers: tokio::sync::watch::channel(Arc::default()).1,
     };
     let added = entries.iter().map(|entry| (Arc::clone(entry), MonitorState::default())).collect();
     let monitors: HashMap<_, _> = entries.iter().map(|entry| (entry.monitor.id, Arc::clone(entry))).collect();

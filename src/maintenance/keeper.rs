@@ -4,7 +4,7 @@
 //! Who is covered is told at once, from what is known. What is asked of the store and written to it goes on in the
 //! background: while the store is away windows begin and end all the same, and become spans when it is back.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -143,9 +143,12 @@ pub struct Keeper<S> {
     next: Option<DateTime<Utc>>,
     generation: u64,
     /// Windows that run.
-    active: HashSet<MaintenanceId>,
+    active: HashMap<MaintenanceId, Arc<str>>,
     /// When all that had begun by then was known, and written: what is defined later begins after it.
     alive: Option<DateTime<Utc>>,
+    /// When spans were last looked at, and how long they are let be: of many spans that takes a tenth of the time at most.
+    spans_asked: Instant,
+    spans_rest: Duration,
 }
 
 impl<S: MaintenanceStore> Keeper<S> {
@@ -166,7 +169,9 @@ impl<S: MaintenanceStore> Keeper<S> {
             looked: None,
             next: None,
             generation: 0,
-            active: HashSet::new(),
+            active: HashMap::new(),
+            spans_asked: Instant::now(),
+            spans_rest: Duration::ZERO,
             alive: None,
         }
     }
@@ -267,14 +272,14 @@ impl<S: MaintenanceStore> Keeper<S> {
         self.next = next;
         let running: Vec<&Standing> = standing.iter().filter(|standing| standing.window.from <= now).collect();
         for Standing { id, label, window, monitors, .. } in &running {
-            if !self.active.contains(id) {
+            if !self.active.contains_key(id) {
                 let (label, monitors, until) = (label.escape_debug(), *monitors, window.to.format("%F %T UTC"));
                 log::info!(maintenance:% = label, maintenance_id:% = id, monitors; "maintenance until {until}");
             }
         }
-        let running = running.iter().map(|standing| standing.id).collect();
-        for id in self.active.difference(&running) {
-            log::info!(maintenance_id:% = id; "maintenance has ended");
+        let running: HashMap<_, _> = running.iter().map(|one| (one.id, Arc::clone(&one.label))).collect();
+        for (id, label) in self.active.iter().filter(|(id, _)| !running.contains_key(id)) {
+            log::info!(maintenance:% = label.escape_debug(), maintenance_id:% = id; "maintenance has ended");
         }
         self.active = running;
         let invalid = self.rows.values().filter(|(_, row)| row.is_err()).count();
@@ -305,7 +310,8 @@ impl<S: MaintenanceStore> Keeper<S> {
                 let marked = store.mark_maintenances(reasons.clone()).await;
                 Answer::Marked(reasons, marked)
             }));
-        } else if settled && self.loaded && std::mem::take(&mut self.due.spans) {
+        } else if settled && self.loaded && self.due.spans && self.spans_asked.elapsed() >= self.spans_rest {
+            (self.due.spans, self.spans_asked) = (false, Instant::now());
             self.question = Some(self.spans());
         }
     }
@@ -384,6 +390,7 @@ impl<S: MaintenanceStore> Keeper<S> {
                 Some(fault)
             }
             Answer::Spans(Ok(cut)) => {
+                self.spans_rest = self.spans_asked.elapsed() * 10;
                 if cut {
                     log::warn!("more than {SPANS_MOST} times of maintenance at once: the rest is not recorded");
                 }
