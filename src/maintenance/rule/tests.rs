@@ -245,3 +245,23 @@ proptest! {
         prop_assert_eq!(near.windows(from, to, 1000), far.windows(from, to, 1000));
     }
 }
+
+/// Random rules, each with its start and its first six occurrences up to 2060, as python-dateutil 2.9 has them.
+#[test]
+fn another_library_has_the_same_dates() {
+    let time = |text: &str| NaiveDateTime::parse_from_str(text, "%Y%m%dT%H%M").unwrap();
+    let mut differing = Vec::new();
+    for line in include_str!("dateutil.txt").lines() {
+        let mut words = line.split(' ');
+        let (start, rule) = (time(words.next().unwrap()), words.next().unwrap());
+        let expected: Vec<_> = words.map(time).collect();
+        let found = Recurrence::new(start.and_utc(), 60, chrono_tz::UTC, Some(rule)).map(|recurrence| {
+            let windows = recurrence.windows(start.and_utc(), utc("2061-01-01 00:00"), 6);
+            windows.iter().map(|window| window.from.naive_utc()).collect::<Vec<_>>()
+        });
+        if found.as_ref() != Ok(&expected) {
+            differing.push(format!("{start} {rule}: {found:?} instead of {expected:?}"));
+        }
+    }
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
