@@ -7,7 +7,7 @@ use lamplighter::model::SYSTEM_USER;
 
 use super::{MOST, insert, monitor, on, wait_incident, wait_sql};
 use crate::support::daemon::{Daemon, Home, has_code};
-use crate::support::postgres::TestDb;
+use crate::support::postgres::{OwnPostgres, TestDb};
 use crate::support::target::{Target, until};
 
 /// A window of the file.
@@ -269,4 +269,39 @@ async fn a_standby_takes_over_inside_a_window() {
     })
     .await;
     assert_eq!(second.stop().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_window_of_a_row_begins_and_ends_while_postgres_is_away() {
+    let server = OwnPostgres::start();
+    let target = Target::start().await;
+    let home = Home::new(&on(&server.url, &monitor("shop", &target.url("/shop"))));
+    let mut daemon = home.start();
+    daemon.wait_status("shop", "up").await;
+    let insert = format!(
+        "INSERT INTO maintenances (user_id, name, starts_at, duration_seconds) \
+         VALUES ('{SYSTEM_USER}', 'away', date_trunc('second', now()) + interval '8 seconds', 8) RETURNING starts_at"
+    );
+    let starts_at: DateTime<Utc> = server.get(&insert).await;
+    until("the daemon knows it", MOST, async || {
+        let overview = daemon.try_overview()?;
+        (overview["maintenances"].as_array()?.len() == 1).then_some(())
+    })
+    .await;
+    server.stop();
+    assert!(Utc::now() < starts_at, "the window begins while nobody can be asked");
+    daemon.wait_status("shop", "maintenance").await;
+    daemon.wait_status("shop", "up").await;
+    assert!(Utc::now() >= starts_at + TimeDelta::seconds(8));
+    server.resume();
+    daemon.wait_ready("it is ready again", |status, _| status == 200).await;
+    until("it became a span", Duration::from_secs(60), async || {
+        let as_planned = format!(
+            "SELECT count(*) = 1 FROM maintenance_spans WHERE from_at = '{starts_at}' \
+             AND to_at = from_at + interval '8 seconds'"
+        );
+        server.get::<bool>(&as_planned).await.then_some(())
+    })
+    .await;
+    assert_eq!(daemon.stop().await.code(), Some(0));
 }
