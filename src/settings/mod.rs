@@ -13,6 +13,7 @@ pub mod duration;
 pub mod example;
 pub mod file;
 mod graph;
+mod history;
 pub mod limited;
 pub mod model;
 pub mod monitor;

@@ -13,10 +13,11 @@ use super::defaults::{Defaults, NEVER};
 use super::definition::{Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, SourceText, render};
 use super::reader::{Origin, TableReader};
+use super::history::read_history;
 use super::sections::{Daemon, Database, Egress, Probing, Server};
 use super::tree::{Node, Span, Table, Value};
 use super::{document, graph, monitor};
-use crate::model::{MonitorKey, Secret};
+use crate::model::{Keeping, MonitorKey, Secret};
 use crate::probe::Kind;
 use crate::probe::kinds::{KINDS, LATER};
 
@@ -31,7 +32,7 @@ const MOST_READERS: usize = 8;
 
 /// Parts of the contract that this version does not have.
 const LATER_TABLES: &[&str] =
-    &["observer", "retention", "plans", "channel", "maintenance", "status_page", "slo", "auth"];
+    &["observer", "channel", "maintenance", "status_page", "slo", "auth"];
 
 /// Everything that a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -46,6 +47,8 @@ pub struct Settings {
     pub probe: Probing,
     /// `[egress]`.
     pub egress: Egress,
+    /// `[retention]` and `[plans]`.
+    pub keeping: Arc<Keeping>,
     /// `[defaults]`, for rows as well.
     pub defaults: Arc<Defaults>,
     /// `[[monitor]]`, in the order of the sources.
@@ -179,6 +182,7 @@ pub(super) fn read_sections<'a>(
     section(&mut reader, "database", |table| settings.database = Database::read(table));
     section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
     section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
+    settings.keeping = Arc::new(read_history(&mut reader));
     settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, origin));
     let nodes = monitor_nodes(&mut reader);
     reader.finish(&|_| None);

@@ -3,6 +3,7 @@
 //! Everything is UTC whatever the server says, every statement is a constant (a test PREPAREs them all), every call has
 //! a deadline on our side as well, because a server that hangs answers no `statement_timeout`.
 
+mod backfill;
 pub mod backup;
 mod catalog;
 mod classify;
@@ -10,12 +11,14 @@ pub mod cluster;
 pub mod copy;
 mod export;
 mod fault;
+mod latency;
 mod lease;
 mod merge;
 mod migrate;
 mod read;
 mod read_checks;
 mod record;
+mod retention;
 mod rollup;
 mod start;
 mod status;
@@ -28,18 +31,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgPool};
 use tokio::sync::Mutex;
 
+pub use backfill::Backfill;
 pub use classify::Found;
 pub use lease::{LEASE_SECONDS, Lease};
 pub use migrate::Migrated;
+pub use retention::{Dropped, Kept, PruneCursor};
 pub use rollup::RolledUp;
 pub use start::StartError;
 pub use token::{NewToken, TokenError, TokenRow};
 
-use crate::model::{Secret, StoreFault};
+use crate::model::{Keeping, Secret, StoreFault};
 use fault::fault_of;
 
 /// How long getting a connection may take, connecting included.
@@ -83,6 +89,8 @@ pub struct Store {
     epoch: Arc<AtomicI64>,
     /// What the last merges left.
     baseline: Arc<merge::Baseline>,
+    /// How long history is kept, and who sees how much of it.
+    keeping: Arc<ArcSwap<Keeping>>,
 }
 
 impl Store {
@@ -115,6 +123,7 @@ impl Store {
             region: settings.region.as_str().into(),
             epoch: Arc::new(AtomicI64::new(0)),
             baseline: Arc::default(),
+            keeping: Arc::default(),
         })
     }
 
@@ -177,16 +186,19 @@ const FENCE: &str = "SELECT 1 FROM daemon_lease WHERE scope = $1 AND epoch = $2 
 #[doc(hidden)]
 pub const STATEMENTS: &[&[&str]] = &[
     &[PING, FENCE],
+    backfill::STATEMENTS,
     backup::STATEMENTS,
     catalog::STATEMENTS,
     classify::STATEMENTS,
     export::STATEMENTS,
+    latency::STATEMENTS,
     lease::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,
     read::STATEMENTS,
     read_checks::STATEMENTS,
     record::STATEMENTS,
+    retention::STATEMENTS,
     rollup::STATEMENTS,
     start::STATEMENTS,
     status::STATEMENTS,
