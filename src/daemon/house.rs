@@ -315,7 +315,9 @@ fn share(
     let rdap = state.join("rdap");
     let net = Arc::new(ArcSwap::from_pointee(net.with_rdap_folder(rdap.clone())));
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
-    let links = Links { net: Arc::clone(&net), max_in_flight: limit, own, rdap };
+    let keeping = store.keeping();
+    keeping.store(Arc::clone(&settings.keeping));
+    let links = Links { keeping, net: Arc::clone(&net), max_in_flight: limit, own, rdap };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
     Ok(Shared {

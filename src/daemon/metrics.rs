@@ -2,6 +2,7 @@
 //!
 //! Every value is read or copied first and written afterwards: no lock that a loop needs is held while text is made.
 
+mod history;
 mod monitors;
 mod parts;
 
@@ -12,6 +13,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::history::History;
 use super::view::View;
 use crate::access::Viewer;
 use crate::clock::Wall;
@@ -28,6 +30,7 @@ pub(super) struct TermSources {
     /// Batches brought to the store.
     pub(super) writes: Arc<WorkStats>,
     pub(super) jobs: Vec<(&'static str, Arc<WorkStats>)>,
+    pub(super) history: Arc<History>,
 }
 
 /// What outlives a term.
@@ -111,6 +114,7 @@ pub(super) fn render(view: &View, format: Format, viewer: Viewer) -> String {
         parts::recorder(&mut out, view, live);
         parts::queues(&mut out, live);
         parts::jobs(&mut out, view, live);
+        history::all(&mut out, live);
         monitors::all(&mut out, &live.board, view.metrics.monitors, viewer);
     }
     out.finish()

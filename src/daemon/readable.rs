@@ -8,8 +8,8 @@ use super::role::{Role, SharedRole};
 use crate::access::Viewer;
 use crate::access::export::{Export, ExportError, ExportStore, Wanted};
 use crate::access::read::{
-    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, LatencyFilter, LatencyView, MonitorFilter, MonitorName,
-    MonitorView, Page, ReadStore, UptimeView,
+    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, LatencyFilter, LatencyView, MonitorFilter,
+    MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::access::token::{Grant, TokenHash, TokenStore};
 use crate::model::{MonitorId, StoreFault};

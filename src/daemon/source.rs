@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use crate::catalog::MonitorRow;
 use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource, NewContent};
 use crate::cli::{self, Exit, Stop};
+use crate::model::Keeping;
 use crate::probe::net::{EgressOptions, Net, NetOptions};
 use crate::settings::again::Former;
 use crate::settings::defaults::Defaults;
@@ -39,6 +40,8 @@ pub(super) struct Links {
     pub(super) net: Arc<ArcSwap<Net>>,
     /// `probe.max_in_flight`.
     pub(super) max_in_flight: watch::Sender<usize>,
+    /// For how long it keeps history.
+    pub(super) keeping: Arc<ArcSwap<Keeping>>,
     /// Our own listeners and the store's address.
     pub(super) own: Vec<SocketAddr>,
     /// Where answers of domain registries are kept.
@@ -309,6 +312,7 @@ impl FileSource for ConfigSource {
         self.links.max_in_flight.send_if_modified(|limit| {
             std::mem::replace(limit, settings.probe.max_in_flight) != settings.probe.max_in_flight
         });
+        self.links.keeping.store(Arc::clone(&settings.keeping));
         telemetry::set_filter(&settings.daemon.log_level);
         let parts = restart_parts(&before).into_iter().zip(restart_parts(&settings));
         parts.filter(|(before, now)| before != now).map(|(_, (name, _))| name.to_owned()).collect()

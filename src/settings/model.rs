@@ -12,8 +12,8 @@ use super::common;
 use super::defaults::{Defaults, NEVER};
 use super::definition::{Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, SourceText, render};
-use super::reader::{Origin, TableReader};
 use super::history::read_history;
+use super::reader::{Origin, TableReader};
 use super::sections::{Daemon, Database, Egress, Probing, Server};
 use super::tree::{Node, Span, Table, Value};
 use super::{document, graph, monitor};
@@ -31,8 +31,7 @@ const LEAST_SHARE: usize = 2_000;
 const MOST_READERS: usize = 8;
 
 /// Parts of the contract that this version does not have.
-const LATER_TABLES: &[&str] =
-    &["observer", "channel", "maintenance", "status_page", "slo", "auth"];
+const LATER_TABLES: &[&str] = &["observer", "channel", "maintenance", "status_page", "slo", "auth"];
 
 /// Everything that a configuration says.
 #[derive(Clone, Debug, Default)]

@@ -13,11 +13,13 @@ pub(super) const STATEMENTS: &[&str] = &[STATE, LAST_DAY, FOUND, PROGRESS, NEXT,
 /// Monitors a transaction, each with a whole day: with a check a minute some 120,000 rows, a quarter of a second.
 const MONITORS: i64 = 80;
 
-const STATE: &str = "SELECT first_day, next_day, last_day, done_to FROM rollup_backfill WHERE finished_at IS NULL FOR UPDATE";
+const STATE: &str =
+    "SELECT first_day, next_day, last_day, done_to FROM rollup_backfill WHERE finished_at IS NULL FOR UPDATE";
 /// By the index of each monitor: the table may have many millions of rows.
 const LAST_DAY: &str = "SELECT min((first.hour AT TIME ZONE 'UTC')::date) FROM monitors m CROSS JOIN LATERAL ( \
     SELECT r.hour FROM monitor_rollups r WHERE r.monitor_id = m.id ORDER BY r.hour LIMIT 1) first";
-const FOUND: &str = "UPDATE rollup_backfill SET last_day = $1, finished_at = CASE WHEN $1 <= next_day THEN NULL ELSE now() END";
+const FOUND: &str =
+    "UPDATE rollup_backfill SET last_day = $1, finished_at = CASE WHEN $1 <= next_day THEN NULL ELSE now() END";
 const PROGRESS: &str = "UPDATE rollup_backfill SET done_to = $1";
 const NEXT: &str = "UPDATE rollup_backfill SET next_day = next_day - 1, done_to = NULL, \
     finished_at = CASE WHEN next_day <= last_day THEN now() END";
@@ -87,7 +89,8 @@ async fn some(conn: &mut PgConnection) -> Result<Option<Backfill>, Problem> {
 fn permille(first_day: NaiveDate, day: NaiveDate, last_day: NaiveDate, done_to: Option<Uuid>) -> u16 {
     let all = (first_day - last_day).num_days() + 1;
     let whole = (first_day - day).num_days() * 1000;
-    let within = done_to.map_or(1000, |id| i64::from(u16::from_be_bytes([id.as_bytes()[0], id.as_bytes()[1]])) * 1000 / 65_536);
+    let within =
+        done_to.map_or(1000, |id| i64::from(u16::from_be_bytes([id.as_bytes()[0], id.as_bytes()[1]])) * 1000 / 65_536);
     u16::try_from((whole + within) / all.max(1)).unwrap_or(1000).min(1000)
 }
 

@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{Problem, Store, within};
 use crate::access::Viewer;
 use crate::access::read::{
-    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, LatencyFilter, LatencyView, MonitorFilter, MonitorName,
-    MonitorView, Page, ReadStore, UptimeView,
+    Before, CheckFilter, CheckView, IncidentFilter, IncidentView, LatencyFilter, LatencyView, MonitorFilter,
+    MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::model::{MonitorId, Source, Status, StoreFault, UserId};
 
@@ -271,7 +271,8 @@ impl Store {
     /// For statements over monitors of many: how many seconds back history is shown, by plan.
     pub(super) fn shown_by_plan(&self) -> (Vec<String>, Vec<f64>) {
         let keeping = self.keeping.load();
-        let shown = keeping.plans.iter().filter_map(|(name, plan)| Some((name.to_string(), plan.retention?.as_secs_f64())));
+        let shown =
+            keeping.plans.iter().filter_map(|(name, plan)| Some((name.to_string(), plan.retention?.as_secs_f64())));
         shown.unzip()
     }
 }

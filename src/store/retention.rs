@@ -3,8 +3,10 @@
 //! A partition stays until everything in it is rolled up. They go oldest first, so what is left of the raw rows is always
 //! one span up to now.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::{Connection as _, PgConnection};
 use tokio::time::{Instant, sleep};
@@ -78,6 +80,8 @@ pub struct Kept {
     pub dropped: Vec<Dropped>,
     /// A day that should go and stays for now: not rolled up yet, or somebody uses the table.
     pub held: Option<NaiveDate>,
+    /// `retention.disk_budget`.
+    pub budget: Option<u64>,
     /// Bytes of raw rows.
     pub raw_bytes: u64,
     /// Bytes of hourly roll-ups.
@@ -108,9 +112,10 @@ pub struct PruneCursor {
 }
 
 impl Store {
-    /// From now on history is kept so.
-    pub fn keep(&self, keeping: std::sync::Arc<Keeping>) {
-        self.keeping.store(keeping);
+    /// How long history is kept; whoever changes it changes it for every clone.
+    #[must_use]
+    pub fn keeping(&self) -> Arc<ArcSwap<Keeping>> {
+        Arc::clone(&self.keeping)
     }
 
     /// Drops partitions that are older than anybody may see, and, over `disk_budget`, the oldest of the rest. Repeat it every
@@ -120,14 +125,14 @@ impl Store {
     /// [`StoreFault`] as every call; what was done stays done.
     pub async fn retain(&self) -> Result<Kept, StoreFault> {
         let keeping = self.keeping.load_full();
-        let mut partitions: Vec<(NaiveDate, i64)> = within(DEADLINE, async {
-            Ok::<_, Problem>(sqlx::query_as(PARTITIONS).fetch_all(&self.pool).await?)
-        })
-        .await?;
+        let mut partitions: Vec<(NaiveDate, i64)> =
+            within(DEADLINE, async { Ok::<_, Problem>(sqlx::query_as(PARTITIONS).fetch_all(&self.pool).await?) })
+                .await?;
         let (hourly, daily, now, thinned_to): (i64, i64, DateTime<Utc>, Option<DateTime<Utc>>) =
             within(DEADLINE, async { Ok::<_, Problem>(sqlx::query_as(SIZES).fetch_one(&self.pool).await?) }).await?;
         let bytes = |size: i64| u64::try_from(size).unwrap_or(0);
         let mut kept = Kept {
+            budget: keeping.retention.disk_budget,
             hourly_bytes: bytes(hourly),
             daily_bytes: bytes(daily),
             raw_bytes: partitions.iter().map(|(_, size)| bytes(*size)).sum(),

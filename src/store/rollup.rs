@@ -19,8 +19,22 @@ use super::record::{DIRTY, FREE, PRESENT};
 use super::{Problem, Store, finish, within};
 use crate::model::StoreFault;
 
-pub(super) const STATEMENTS: &[&str] =
-    &[TURN, CLOSABLE, CLOSE, WHOLE, SLICE, PROGRESS, FINISHED, MARKED, LEFT, FORGET, ROLL, FORGET_DAYS, SUM_DAYS, PRUNE];
+pub(super) const STATEMENTS: &[&str] = &[
+    TURN,
+    CLOSABLE,
+    CLOSE,
+    WHOLE,
+    SLICE,
+    PROGRESS,
+    FINISHED,
+    MARKED,
+    LEFT,
+    FORGET,
+    ROLL,
+    FORGET_DAYS,
+    SUM_DAYS,
+    PRUNE,
+];
 
 /// Monitors a transaction, for one hour of all.
 const SLICE_SIZE: i64 = 2000;
@@ -33,7 +47,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// One at a time in a database; two would overwrite each other with older counts. The number is arbitrary and fixed. Less
 /// patience than a batch has, because batches queue behind our wait for the table.
-pub(super) const TURN: &str = "SELECT pg_try_advisory_xact_lock(7238153290764150118), set_config('lock_timeout', '250ms', true)";
+pub(super) const TURN: &str =
+    "SELECT pg_try_advisory_xact_lock(7238153290764150118), set_config('lock_timeout', '250ms', true)";
 /// Two minutes of grace for applications that take the time first and insert a little later.
 const CLOSABLE: &str = "SELECT closed_to FROM rollup_progress \
     WHERE closed_to + interval '1 hour' <= now() - interval '2 minutes'";
@@ -225,10 +240,7 @@ async fn roll_whole(conn: &mut PgConnection, hour: DateTime<Utc>, done_to: Optio
 }
 
 /// Recomputes pairs of monitor and hour, and their days. A monitor whose row somebody holds is marked again, one that is gone forgotten.
-pub(super) async fn recompute(
-    conn: &mut PgConnection,
-    pairs: Vec<(Uuid, DateTime<Utc>)>,
-) -> Result<usize, Problem> {
+pub(super) async fn recompute(conn: &mut PgConnection, pairs: Vec<(Uuid, DateTime<Utc>)>) -> Result<usize, Problem> {
     let ids: HashSet<Uuid> = pairs.iter().map(|(id, _)| *id).collect();
     let ids: Vec<Uuid> = ids.into_iter().collect();
     let free: HashSet<Uuid> = sqlx::query_scalar(FREE).bind(&ids).fetch_all(&mut *conn).await?.into_iter().collect();

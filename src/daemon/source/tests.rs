@@ -13,6 +13,7 @@ fn start(path: &Path) -> ConfigSource {
     let links = Links {
         net: Arc::new(ArcSwap::from_pointee(net)),
         max_in_flight: watch::channel(1).0,
+        keeping: Arc::default(),
         own: Vec::new(),
         rdap: PathBuf::new(),
     };
