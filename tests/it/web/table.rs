@@ -140,7 +140,7 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 5);
+    assert_eq!(seen, 6);
     // Every list has one's own rows only.
     let now = chrono::Utc::now();
     let (from, to) =
