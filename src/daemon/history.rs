@@ -93,6 +93,9 @@ impl History {
                 log::info!(day = day.as_str(), bytes; "raw checks of a day were dropped by their age; their roll-ups stay");
             }
         }
+        if let Some(day) = kept.held {
+            log::debug!(day = day.to_string().as_str(); "raw checks of a day should go, and stay until they are rolled up or nobody reads them");
+        }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let was_over = inner.kept.as_ref().is_some_and(|before| before.over_budget);
         let (is_over, bytes) = (kept.over_budget, kept.bytes());
