@@ -1,6 +1,6 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
 //!
-//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`, `proxy`.
+//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`, `proxy`, `history`.
 //! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`. Reading from disk: `file`.
 
 pub mod again;
