@@ -154,7 +154,7 @@ const UPTIME: &str = concat!(
     cut!("coalesce(m.key, m.name)", "500", "monitor"),
     " FROM (SELECT id, user_id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
         AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3::bigint) m \
-    JOIN users o ON o.id = m.user_id \
+    LEFT JOIN users o ON o.id = m.user_id \
     LEFT JOIN unnest($5::text[], $6::float8[]) AS p (plan, seconds) ON p.plan = o.plan \
     CROSS JOIN LATERAL lamplighter_window_counts(m.id, greatest(now() - make_interval(hours => 24 * $4), \
         now() - make_interval(secs => p.seconds)), 'infinity') u ORDER BY m.id"
@@ -186,8 +186,9 @@ impl ReadStore for Store {
                 MonitorName::Key(key) => sqlx::query(BY_KEY).bind(user(viewer)).bind(key),
             };
             let Some(row) = row.fetch_optional(&self.reading).await? else { return Ok::<_, Problem>(None) };
-            let (plan, now): (String, DateTime<Utc>) = (row.try_get("plan")?, row.try_get("read_at")?);
-            let shown = self.keeping.load().shown(&plan);
+            // An adopted row may have an owner who is long gone.
+            let (plan, now): (Option<String>, DateTime<Utc>) = (row.try_get("plan")?, row.try_get("read_at")?);
+            let shown = plan.and_then(|plan| self.keeping.load().shown(&plan));
             let history_from = shown.and_then(|shown| now.checked_sub_signed(TimeDelta::from_std(shown).ok()?));
             Ok(Some(MonitorView { history_from, ..monitor(&row)? }))
         }))

@@ -41,7 +41,7 @@ const OF_ONE: &str = checks!("", " AND c.monitor_id = $1 ORDER BY c.checked_at D
 /// The limit inside keeps the planner from anything but a range of the index for each monitor.
 const OF_ALL: &str = checks!(
     "SELECT c.*, left(coalesce(m.key, m.name), 500) AS monitor FROM monitors m \
-        JOIN users u ON u.id = m.user_id \
+        LEFT JOIN users u ON u.id = m.user_id \
         LEFT JOIN unnest($10::text[], $11::float8[]) AS p (plan, seconds) ON p.plan = u.plan CROSS JOIN LATERAL (",
     " AND c.monitor_id = m.id AND c.checked_at >= coalesce(now() - make_interval(secs => p.seconds), '-infinity') \
      ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint) c \
