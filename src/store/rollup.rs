@@ -13,7 +13,7 @@ use sqlx::{Connection as _, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::backfill::Backfill;
+use super::backfill::{Backfill, Filled};
 use super::fault::sqlstate;
 use super::record::{DIRTY, FREE, PRESENT};
 use super::{Problem, Store, finish, within};
@@ -36,8 +36,8 @@ pub(super) const STATEMENTS: &[&str] = &[
     PRUNE,
 ];
 
-/// Monitors a transaction, for one hour of all.
-const SLICE_SIZE: i64 = 2000;
+/// Monitors a transaction, for one hour of all: with a check a second, 1.8 million rows, some 5 s.
+const SLICE_SIZE: i64 = 500;
 /// Marks a transaction. Bounds how long they, and with them a writer of late rows, are held: some 100 ms.
 const MARKS: i64 = 500;
 /// One call works about so long, then leaves the rest to the next.
@@ -118,7 +118,7 @@ const PRUNE: &str = "DELETE FROM recorded_batches b \
 pub struct RolledUp {
     /// Pairs of monitor and hour that were recomputed.
     pub recomputed: usize,
-    /// Whether marks are left for the next call.
+    /// Whether marks are left for the next call, or another daemon of this database is at it.
     pub more: bool,
     /// How far the hours of before there was latency are, while some are left.
     pub backfill: Option<Backfill>,
@@ -160,8 +160,18 @@ impl Store {
             }
         }
         while !done.more {
-            done.backfill = within(DEADLINE, self.backfill_slice()).await?;
-            if done.backfill.is_none() || began.elapsed() > BUDGET {
+            done.backfill = match within(DEADLINE, self.backfill_slice()).await? {
+                Filled::Part(backfill) => Some(backfill),
+                Filled::Done => {
+                    done.backfill = None;
+                    break;
+                }
+                Filled::Busy => {
+                    done.more = true;
+                    break;
+                }
+            };
+            if began.elapsed() > BUDGET {
                 break;
             }
         }

@@ -112,7 +112,8 @@ async fn the_histogram_is_less_than_7_percent_off_at_every_value() {
 #[tokio::test]
 async fn a_database_of_before_is_recomputed_day_by_day() {
     let db = TestDb::new().await;
-    monitors(&db, 3).await;
+    // More than a transaction takes.
+    monitors(&db, 20).await;
     let store = db.store().await;
     history(&db, 4).await;
     rolled_up(&store).await;
