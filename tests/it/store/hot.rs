@@ -59,6 +59,9 @@ const HOT: &[Hot] = &[
     read("FROM calculate_latency(", &["M", "now() - interval '30 days'", "now()", "NULL", "NULL"]),
     read("FROM calculate_latency(", &["M", "now() - interval '30 days'", "now()", "'hour'", "'us-east-1'"]),
     read("FROM calculate_latency(", &["M", "now() - interval '3650 days'", "now()", "'day'", "NULL"]),
+    // Pages of an export.
+    read("ORDER BY c.checked_at, c.id, m.id LIMIT", &["NULL", "NULL", "T", "now()", "0", "SYSTEM", "1001"]),
+    read("AND (i.started_at, i.id) > ($5::text", &["NULL", "NULL", "NULL", "NULL", "'-infinity'", "0", "1001"]),
     // Recording.
     write("INSERT INTO monitor_gaps AS g (monitor_id", &["MS", "TS", "TS", "'{paused}'", "'r'"]),
     write("SELECT $4, from_at, max(to_at), reason", &["TS", "TS", "'{paused}'", "'r'"]),
@@ -87,6 +90,8 @@ const HOT: &[Hot] = &[
 const HARMLESS: &[(&str, &str)] = &[
     ("SELECT c.relname || '.' || a.attname", "reads the system's catalogues"),
     ("to_date(right(c.relname, 8)", "reads the system's catalogues"),
+    ("regexp_match(pg_get_expr(c.relpartbound", "reads the system's catalogues"),
+    ("SELECT count(*) FROM incidents i JOIN", "counts once an export, for its progress"),
     ("pg_total_relation_size('monitor_rollups')", "asks for sizes"),
 ];
 
