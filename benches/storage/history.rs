@@ -17,7 +17,7 @@ pub(crate) async fn measure(house: &House, options: &Options) -> Result<()> {
     make_monitors(house, usize::try_from(options.monitors)?).await?;
     fill(house, options).await?;
     roll_up(house).await?;
-    for table in ["monitor_checks", "monitor_rollups", "monitors"] {
+    for table in ["monitor_checks", "monitor_rollups", "monitor_rollups_daily", "monitors"] {
         sqlx::query(sqlx::AssertSqlSafe(format!("VACUUM ANALYZE {table}"))).execute(&house.pool).await?;
     }
     let ids: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM monitors ORDER BY id").fetch_all(&house.pool).await?;
@@ -100,7 +100,7 @@ async fn roll_up(house: &House) -> Result<()> {
     loop {
         let done = house.store.roll_up().await?;
         pairs += done.recomputed;
-        if !done.more {
+        if !done.more && done.backfill.is_none() {
             break;
         }
     }

@@ -88,7 +88,7 @@ pub(crate) async fn measure(house: &House, options: &Options) -> Result<()> {
     loop {
         let done = house.store.roll_up().await?;
         recomputed += done.recomputed;
-        if !done.more {
+        if !done.more && done.backfill.is_none() {
             break;
         }
     }

@@ -6,6 +6,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::gate::Gated;
+use super::history::History;
 use crate::metrics::work::WorkStats;
 use crate::schedule::jobs::Wake;
 use crate::shutdown::Shutdown;
@@ -14,7 +15,13 @@ use crate::shutdown::Shutdown;
 pub(super) type SharedWake = Arc<Mutex<Wake>>;
 
 /// Closes hours and recomputes dirty ones, each minute.
-pub(super) async fn roll_up(store: Arc<Gated>, wake: SharedWake, mut stop: Shutdown, stats: Arc<WorkStats>) {
+pub(super) async fn roll_up(
+    store: Arc<Gated>,
+    wake: SharedWake,
+    mut stop: Shutdown,
+    stats: Arc<WorkStats>,
+    history: Arc<History>,
+) {
     let mut wake = wake.lock().await;
     while next(&mut wake, &mut stop).await {
         let Ok(store) = store.store() else { continue };
@@ -24,6 +31,11 @@ pub(super) async fn roll_up(store: Arc<Gated>, wake: SharedWake, mut stop: Shutd
             () = stop.wait() => return,
         };
         stats.ran(began.elapsed(), rolled.is_ok());
+        if let Ok(rolled) = &rolled
+            && !rolled.more
+        {
+            history.backfilled(rolled.backfill);
+        }
         match rolled {
             Ok(rolled) if rolled.recomputed > 0 => log::debug!(hours = rolled.recomputed; "hours rolled up"),
             Ok(_) => {}
@@ -51,7 +63,7 @@ pub(super) async fn make_partitions(store: Arc<Gated>, wake: SharedWake, mut sto
     }
 }
 
-async fn next(wake: &mut Wake, stop: &mut Shutdown) -> bool {
+pub(super) async fn next(wake: &mut Wake, stop: &mut Shutdown) -> bool {
     tokio::select! {
         () = stop.wait() => false,
         wake = wake.recv() => wake.is_some(),

@@ -317,7 +317,9 @@ fn share(
     let (limit, max_in_flight) = watch::channel(settings.probe.max_in_flight);
     let (maintenances, planned) = watch::channel(settings.maintenances.as_slice().into());
     let (slos, objectives) = watch::channel(Arc::clone(&settings.slos));
-    let links = Links { net: Arc::clone(&net), max_in_flight: limit, slos, own, rdap, maintenances };
+    let keeping = store.keeping();
+    keeping.store(Arc::clone(&settings.keeping));
+    let links = Links { keeping, net: Arc::clone(&net), max_in_flight: limit, slos, own, rdap, maintenances };
     let source = Arc::new(ConfigSource::new(first, environment, links));
     let wall: Arc<dyn Wall> = Arc::new(SystemWall);
     Ok(Shared {

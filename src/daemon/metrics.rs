@@ -2,6 +2,7 @@
 //!
 //! Every value is read or copied first and written afterwards: no lock that a loop needs is held while text is made.
 
+mod history;
 mod monitors;
 mod parts;
 mod slos;
@@ -13,6 +14,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::history::History;
 use super::view::View;
 use crate::access::Viewer;
 use crate::clock::Wall;
@@ -29,6 +31,7 @@ pub(super) struct TermSources {
     /// Batches brought to the store.
     pub(super) writes: Arc<WorkStats>,
     pub(super) jobs: Vec<(&'static str, Arc<WorkStats>)>,
+    pub(super) history: Arc<History>,
 }
 
 /// What outlives a term.
@@ -113,6 +116,7 @@ pub(super) fn render(view: &View, format: Format, viewer: Viewer) -> String {
         parts::queues(&mut out, live);
         parts::jobs(&mut out, view, live);
         slos::all(&mut out, &live.slos.rows(), viewer);
+        history::all(&mut out, live);
         monitors::all(&mut out, &live.board, view.metrics.monitors, viewer);
     }
     out.finish()

@@ -8,6 +8,7 @@ mod chores;
 mod cluster;
 mod database;
 mod gate;
+mod history;
 mod house;
 mod listen;
 mod metrics;

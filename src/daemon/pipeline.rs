@@ -15,6 +15,7 @@ use tokio::sync::{Mutex, Notify, mpsc, watch};
 
 use super::chores::{make_partitions, roll_up};
 use super::gate::Gated;
+use super::history::{History, keep_history};
 use super::metrics::{Queue, TermSources};
 use super::overdue;
 use super::role::SharedRole;
@@ -35,7 +36,7 @@ use crate::metrics::work::WorkStats;
 use crate::probe::net::Net;
 use crate::probe::pool::Pool;
 use crate::schedule::dispatch::{Dispatcher, Inputs};
-use crate::schedule::jobs::Jobs;
+use crate::schedule::jobs::{Jobs, Wake};
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::verdict::Finished;
@@ -128,7 +129,8 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     let minute = jobs.job("compare", "0 * * * * *");
     let rollup = jobs.job("roll-up", "20 * * * * *");
     let partitions = jobs.job("partitions", "40 0 * * * *");
-    let minutely = jobs.job("slo", "50 * * * * *");
+    let minutely = jobs.job("slo", "55 * * * * *");
+    let retention = jobs.job("retention", "50 * * * * *");
 
     let (suspect, role) = (Arc::clone(&shared.suspect), Arc::clone(&shared.role));
     let store = Arc::new(Gated::new(shared.store.clone(), beginning.open, role, suspect, Arc::clone(&report)));
@@ -179,8 +181,6 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     tasks.spawn("dispatcher", dispatcher.run(stop.clone()));
     tasks.spawn("catalogue", follower.run(beginning.content, wakes, stop.clone()));
     watch_files(tasks, folders_end, file_wake, stop);
-    let (rollup, partitions) = (Arc::new(Mutex::new(rollup)), Arc::new(Mutex::new(partitions)));
-    let (rolled, made) = (Arc::new(WorkStats::default()), Arc::new(WorkStats::default()));
     let evaluation = Evaluation {
         store: Arc::clone(&store),
         wake: Arc::new(Mutex::new(minutely)),
@@ -190,23 +190,12 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
         stats: Arc::default(),
     };
     let slos: Arc<SloBoard> = Arc::clone(&evaluation.board);
-    let jobs_done = vec![
-        ("roll-up", Arc::clone(&rolled)),
-        ("partitions", Arc::clone(&made)),
-        ("slo", Arc::clone(&evaluation.stats)),
-    ];
-    let metrics = TermSources { queues, writes: store.writes(), jobs: jobs_done };
-    let (own, stopping) = (Arc::clone(&store), stop.clone());
-    tasks.spawn_again("roll-up", stop.clone(), move || {
-        roll_up(Arc::clone(&own), Arc::clone(&rollup), stopping.clone(), Arc::clone(&rolled))
-    });
-    let kept_in = Arc::clone(&store);
+    let writes = store.writes();
+    let (mut jobs_done, history) = run_chores(tasks, Arc::clone(&store), (rollup, partitions, retention), stop);
+    jobs_done.push(("slo", Arc::clone(&evaluation.stats)));
+    let metrics = TermSources { queues, writes, jobs: jobs_done, history };
     let stopping = stop.clone();
     tasks.spawn_again("slo", stop.clone(), move || evaluate_slos(evaluation.clone(), stopping.clone()));
-    let stopping = stop.clone();
-    tasks.spawn_again("partitions", stop.clone(), move || {
-        make_partitions(Arc::clone(&store), Arc::clone(&partitions), stopping.clone(), Arc::clone(&made))
-    });
     run_jobs(tasks, jobs, Arc::clone(&wall), stop);
     let maintenance = Arc::new(maintenance::SharedReport::default());
     let settled = Arc::clone(&report);
@@ -223,13 +212,41 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     };
     let stopping = stop.clone();
     tasks.spawn_again("maintenance", stop.clone(), move || {
-        on_a_thread(Keeper::new(Arc::clone(&kept_in), links.clone()).run(stopping.clone()))
+        on_a_thread(Keeper::new(Arc::clone(&store), links.clone()).run(stopping.clone()))
     });
     let (stats, stopping) = (Arc::clone(&dispatch), stop.clone());
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
     let live =
         Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics, pings, maintenance, slos };
     Pipeline { stage_hold, live }
+}
+
+/// Starts the loops that keep the database in order, and gives what they count.
+fn run_chores(
+    tasks: &mut Tasks,
+    store: Arc<Gated>,
+    (rollup, partitions, retention): (Wake, Wake, Wake),
+    stop: &Shutdown,
+) -> (Vec<(&'static str, Arc<WorkStats>)>, Arc<History>) {
+    let [rollup, partitions, retention] = [rollup, partitions, retention].map(|wake| Arc::new(Mutex::new(wake)));
+    let [rolled, made, retained] = [(); 3].map(|()| Arc::new(WorkStats::default()));
+    let history = Arc::new(History::default());
+    let done =
+        vec![("roll-up", Arc::clone(&rolled)), ("partitions", Arc::clone(&made)), ("retention", Arc::clone(&retained))];
+    let (own, stopping, told) = (Arc::clone(&store), stop.clone(), Arc::clone(&history));
+    tasks.spawn_again("roll-up", stop.clone(), move || {
+        roll_up(Arc::clone(&own), Arc::clone(&rollup), stopping.clone(), Arc::clone(&rolled), Arc::clone(&told))
+    });
+    let (own, stopping) = (Arc::clone(&store), stop.clone());
+    tasks.spawn_again("partitions", stop.clone(), move || {
+        make_partitions(Arc::clone(&own), Arc::clone(&partitions), stopping.clone(), Arc::clone(&made))
+    });
+    let (stopping, told) = (stop.clone(), Arc::clone(&history));
+    tasks.spawn_again("retention", stop.clone(), move || {
+        let (store, wake, stats) = (Arc::clone(&store), Arc::clone(&retention), Arc::clone(&retained));
+        keep_history(store, wake, stopping.clone(), stats, Arc::clone(&told))
+    });
+    (done, history)
 }
 
 /// What `catalog.json` tells.

@@ -8,8 +8,8 @@ use super::role::{Role, SharedRole};
 use crate::access::Viewer;
 use crate::access::export::{Export, ExportError, ExportStore, Wanted};
 use crate::access::read::{
-    Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter,
-    MonitorName, MonitorView, Page, ReadStore, UptimeView,
+    Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, LatencyFilter, LatencyView,
+    MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::access::token::{Grant, TokenHash, TokenStore};
 use crate::model::{MaintenanceId, MonitorId, StoreFault};
@@ -83,6 +83,10 @@ impl ReadStore for Readable {
 
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {
         Box::pin(async move { self.store()?.uptime_of(monitor, days).await })
+    }
+
+    fn latency_of<'a>(&'a self, monitor: &'a MonitorView, filter: LatencyFilter) -> Answer<'a, LatencyView> {
+        Box::pin(async move { self.store()?.latency_of(monitor, filter).await })
     }
 
     fn uptime(

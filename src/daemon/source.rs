@@ -13,6 +13,7 @@ use crate::catalog::MonitorRow;
 use crate::catalog::sync::{FileContent, FileOutcome, FileReading, FileSource, NewContent};
 use crate::cli::{self, Exit, Stop};
 use crate::maintenance::definition::FileMaintenance;
+use crate::model::Keeping;
 use crate::probe::net::{EgressOptions, Net, NetOptions};
 use crate::settings::again::Former;
 use crate::settings::defaults::Defaults;
@@ -43,6 +44,8 @@ pub(super) struct Links {
     pub(super) max_in_flight: watch::Sender<usize>,
     /// `[[slo]]`.
     pub(super) slos: watch::Sender<Arc<[Objective]>>,
+    /// For how long it keeps history.
+    pub(super) keeping: Arc<ArcSwap<Keeping>>,
     /// Our own listeners and the store's address.
     pub(super) own: Vec<SocketAddr>,
     /// Where answers of domain registries are kept.
@@ -323,6 +326,7 @@ impl FileSource for ConfigSource {
             }
             changed
         });
+        self.links.keeping.store(Arc::clone(&settings.keeping));
         telemetry::set_filter(&settings.daemon.log_level);
         let parts = restart_parts(&before).into_iter().zip(restart_parts(&settings));
         parts.filter(|(before, now)| before != now).map(|(_, (name, _))| name.to_owned()).collect()

@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use super::history::{HistoryView, progress};
 use super::metrics::{self, Sources, TermSources};
 use super::role::{Role, SharedRole};
 use super::slos::SloBoard;
@@ -26,6 +27,7 @@ use crate::maintenance::{self, Standing};
 use crate::metrics::text::Format;
 use crate::model::{MonitorId, Status, check_time};
 use crate::schedule::dispatch::DispatchStats;
+use crate::settings::size;
 use crate::verdict::board::{Board, Row};
 use crate::verdict::pings::{Pinged, Pings};
 use crate::verdict::pulse::Ping;
@@ -67,6 +69,29 @@ pub(super) struct Live {
 
 fn reason(code: &str, detail: impl Into<String>) -> Reason {
     Reason { code: code.to_owned(), detail: Some(detail.into()) }
+}
+
+/// What an operator should know of the history: where raw rows begin, and what is still computed.
+fn history_notes(history: &HistoryView, notes: &mut Vec<Reason>) {
+    if let Some(kept) = &history.kept {
+        let budget = kept.budget.map(size::format).unwrap_or_default();
+        if kept.over_budget {
+            let text = format!(
+                "history takes {} bytes, more than retention.disk_budget = {budget}, and no day can be dropped now",
+                kept.bytes()
+            );
+            notes.push(reason("disk_budget_exceeded", text));
+        }
+        if let (Some(_), Some(begin)) = (kept.thinned_to, kept.raw_begin) {
+            let text = format!(
+                "raw checks begin on {begin}: older days went for retention.disk_budget = {budget}, their roll-ups stay"
+            );
+            notes.push(reason("history_thinned", text));
+        }
+    }
+    if let Some((backfill, left)) = history.backfill {
+        notes.push(reason("rollup_backfill", progress(backfill, left)));
+    }
 }
 
 fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
@@ -236,6 +261,7 @@ impl View {
         if invalid > 0 {
             notes.push(reason("invalid_maintenances", format!("{invalid} rows, see maintenances.invalid_reason")));
         }
+        history_notes(&live.metrics.history.view(), notes);
         let refused = live.recorder.refused.load(Ordering::Relaxed);
         if refused > 0 {
             notes.push(reason(

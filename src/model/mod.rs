@@ -3,6 +3,7 @@
 mod check;
 mod failure;
 mod gap;
+mod history;
 mod ids;
 mod incident;
 mod maintenance;
@@ -17,6 +18,7 @@ pub use check::{Check, check_time};
 pub(crate) use check::{serialize_check_time, serialize_some_check_time};
 pub use failure::{Failure, Layer, Owner};
 pub use gap::{Gap, GapReason};
+pub use history::{Keeping, Plan, Retention};
 pub use ids::{BatchId, IncidentUid, MaintenanceId, MonitorId, MonitorKey, SYSTEM_USER, UserId};
 pub use incident::{Evidence, Opening, Resolution, ResolveReason};
 pub use maintenance::{Span, Under};

@@ -1,7 +1,7 @@
 //! Configuration: the TOML model over a list of sources, secrets, and diagnostics that report every error at once.
 //!
-//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`, `proxy`.
-//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`, `slo`. Reading from disk: `file`.
+//! Rules (pure, but for files that references name): `tree`, `document`, `pieces`, `reader`, `diagnostic`, `duration`, `size`, `proxy`, `history`.
+//! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`, `slo`, `maintenance`. Reading from disk: `file`.
 
 pub mod again;
 mod common;
@@ -13,6 +13,7 @@ pub mod duration;
 pub mod example;
 pub mod file;
 mod graph;
+mod history;
 pub mod limited;
 mod maintenance;
 pub mod model;

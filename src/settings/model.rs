@@ -12,13 +12,14 @@ use super::common;
 use super::defaults::{Defaults, NEVER};
 use super::definition::{Located, Place};
 use super::diagnostic::{Diagnostic, Findings, Quote, SourceText, render};
+use super::history::read_history;
 use super::maintenance;
 use super::reader::{Origin, TableReader};
 use super::sections::{Daemon, Database, Egress, Probing, Server};
 use super::tree::{Node, Span, Table, Value};
 use super::{document, graph, monitor, slo};
 use crate::maintenance::definition::FileMaintenance;
-use crate::model::{MonitorKey, Secret};
+use crate::model::{Keeping, MonitorKey, Secret};
 use crate::probe::Kind;
 use crate::probe::kinds::{KINDS, LATER};
 use crate::slo::Objective;
@@ -33,7 +34,7 @@ const LEAST_SHARE: usize = 2_000;
 const MOST_READERS: usize = 8;
 
 /// Parts of the contract that this version does not have.
-const LATER_TABLES: &[&str] = &["observer", "retention", "plans", "channel", "status_page", "auth"];
+const LATER_TABLES: &[&str] = &["observer", "channel", "status_page", "auth"];
 
 /// Everything that a configuration says.
 #[derive(Clone, Debug, Default)]
@@ -50,6 +51,8 @@ pub struct Settings {
     pub egress: Egress,
     /// `[[slo]]`.
     pub slos: Arc<[Objective]>,
+    /// `[retention]` and `[plans]`.
+    pub keeping: Arc<Keeping>,
     /// `[defaults]`, for rows as well.
     pub defaults: Arc<Defaults>,
     /// `[[monitor]]`, in the order of the sources.
@@ -187,6 +190,7 @@ pub(super) fn read_sections<'a>(
     section(&mut reader, "probe", |table| settings.probe = Probing::read(table));
     section(&mut reader, "egress", |table| settings.egress = Egress::read(table));
     settings.slos = slo::read(&mut reader, whole).into();
+    settings.keeping = Arc::new(read_history(&mut reader));
     settings.defaults = Arc::new(read_defaults(&mut reader, kinds, findings, origin));
     settings.maintenances = maintenance::read(&mut reader);
     let nodes = monitor_nodes(&mut reader);

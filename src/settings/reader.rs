@@ -406,6 +406,28 @@ impl<'a> TableReader<'a> {
         Some(pairs.collect())
     }
 
+    /// Tables whose names are free, such as `[plans.free]`. Call [`Self::finish`] on each.
+    pub fn named_tables(&mut self, key: &'static str) -> Vec<(&'a str, TableReader<'a>)> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let Value::Table(table) = &node.value else {
+            self.wrong_type(key, node, "a table of tables");
+            return Vec::new();
+        };
+        let mut readers = Vec::with_capacity(table.entries.len());
+        for entry in &table.entries {
+            let full = format!("{key}.{}", shortened(&entry.key));
+            match &entry.node.value {
+                Value::Table(inner) => {
+                    #[cfg(test)]
+                    self.findings.asked.borrow_mut().insert(full.clone());
+                    readers.push((&*entry.key, self.child(inner, entry.node.span, self.full(&full))));
+                }
+                _ => self.wrong_type(&full, &entry.node, "a table"),
+            }
+        }
+        readers
+    }
+
     fn child(&self, own: &'a Table, span: Option<Span>, path: String) -> TableReader<'a> {
         let mut child = TableReader::new(own, span, path, self.origin, self.findings, self.secrets);
         child.outside = self.outside;

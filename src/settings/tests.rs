@@ -202,7 +202,33 @@ fn sections_have_bounds() {
             "c.toml:2:10: egress.allow: \"10.1.2.3/8\" is not right, did you mean \"10.0.0.0/8\"?",
         ),
         ("[[channel]]\nid = \"x\"", "c.toml:1:3: channel: not built yet in this version, remove it"),
-        ("[plans.free]\nmax_monitors = 1", "c.toml:1:2: plans: not built yet in this version, remove it"),
+        ("[plans.free]\nchannels = 1", "c.toml:2:1: plans.free.channels: not built yet in this version, remove it"),
+        ("[plans]\nfree = 1", "c.toml:2:8: plans.free: found an integer (1), must be a table"),
+        (
+            "[plans.free]\nretension = \"7d\"",
+            "c.toml:2:1: plans.free.retension: unknown key, did you mean \"retention\"?",
+        ),
+        (
+            "[plans.free]\nretention = \"3y\"",
+            "c.toml:2:13: plans.free.retention: is longer than there are roll-ups, at most retention.hourly, 730d",
+        ),
+        ("[retention]\nchecks = \"1h\"", "c.toml:2:10: retention.checks: \"1h\" is out of range, must be 1d to 1825d"),
+        (
+            "[retention]\nhourly = \"30d\"",
+            "c.toml:2:10: retention.hourly: is shorter than the other allows, hourly must be at least checks, 90d",
+        ),
+        (
+            "[retention]\nchecks = \"3y\"",
+            "c.toml:2:10: retention.checks: is longer than the other allows, hourly must be at least checks, 1095d",
+        ),
+        (
+            "[retention]\ndaily = \"1y\"",
+            "c.toml:2:9: retention.daily: is shorter than the other allows, daily must be at least hourly, 730d",
+        ),
+        (
+            "[retention]\ndisk_budget = \"1MiB\"",
+            "c.toml:2:15: retention.disk_budget: \"1MiB\" is out of range, must be 64MiB to 1024TiB",
+        ),
         ("[[server]]\nlisten = \"x\"", "c.toml:1:1: server: found a list, must be a table"),
         ("servr = 1", "c.toml:1:1: servr: unknown key, did you mean \"server\"?"),
         ("[monitor]\nid = \"a\"", "c.toml:1:1: monitor: is not a list of tables, write [[monitor]]"),

@@ -3,6 +3,7 @@
 //! Everything is UTC whatever the server says, every statement is a constant (a test PREPAREs them all), every call has
 //! a deadline on our side as well, because a server that hangs answers no `statement_timeout`.
 
+mod backfill;
 pub mod backup;
 mod catalog;
 mod classify;
@@ -10,6 +11,7 @@ pub mod cluster;
 pub mod copy;
 mod export;
 mod fault;
+mod latency;
 mod lease;
 mod maintenance;
 mod merge;
@@ -17,6 +19,7 @@ mod migrate;
 mod read;
 mod read_checks;
 mod record;
+mod retention;
 mod rollup;
 mod slo;
 mod start;
@@ -31,19 +34,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Executor as _, PgPool};
 use tokio::sync::{Mutex, Notify};
 
+pub use backfill::Backfill;
 pub use classify::Found;
 pub use lease::{LEASE_SECONDS, Lease};
 pub use migrate::Migrated;
+pub use retention::{Dropped, Kept, PruneCursor};
 pub use rollup::RolledUp;
 pub use slo::{SloMonitor, SloRow};
 pub use start::StartError;
 pub use token::{NewToken, TokenError, TokenRow};
 
-use crate::model::{Secret, StoreFault};
+use crate::model::{Keeping, Secret, StoreFault};
 use fault::fault_of;
 
 /// How long getting a connection may take, connecting included.
@@ -89,6 +95,8 @@ pub struct Store {
     baseline: Arc<merge::Baseline>,
     /// Woken when rows of `maintenances` may have changed.
     maintenance_told: Arc<Notify>,
+    /// How long history is kept, and who sees how much of it.
+    keeping: Arc<ArcSwap<Keeping>>,
 }
 
 impl Store {
@@ -122,6 +130,7 @@ impl Store {
             epoch: Arc::new(AtomicI64::new(0)),
             baseline: Arc::default(),
             maintenance_told: Arc::default(),
+            keeping: Arc::default(),
         })
     }
 
@@ -184,10 +193,12 @@ const FENCE: &str = "SELECT 1 FROM daemon_lease WHERE scope = $1 AND epoch = $2 
 #[doc(hidden)]
 pub const STATEMENTS: &[&[&str]] = &[
     &[PING, FENCE],
+    backfill::STATEMENTS,
     backup::STATEMENTS,
     catalog::STATEMENTS,
     classify::STATEMENTS,
     export::STATEMENTS,
+    latency::STATEMENTS,
     lease::STATEMENTS,
     maintenance::STATEMENTS,
     merge::STATEMENTS,
@@ -195,6 +206,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     read::STATEMENTS,
     read_checks::STATEMENTS,
     record::STATEMENTS,
+    retention::STATEMENTS,
     rollup::STATEMENTS,
     slo::STATEMENTS,
     start::STATEMENTS,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
@@ -12,8 +12,8 @@ use uuid::Uuid;
 use super::{Problem, Store, within};
 use crate::access::Viewer;
 use crate::access::read::{
-    Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, MaintenanceView, MonitorFilter,
-    MonitorName, MonitorView, Page, ReadStore, UptimeView,
+    Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, LatencyFilter, LatencyView,
+    MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::model::{MaintenanceId, MonitorId, Source, Status, StoreFault, UserId};
 use crate::uptime::Window;
@@ -69,7 +69,8 @@ macro_rules! monitors {
              coalesce(m.interval_seconds, 300) AS interval_seconds, coalesce(m.timeout_seconds, 10) AS timeout_seconds, \
              ARRAY(SELECT CASE WHEN length(t) > 100 THEN left(t, 99) || '…' ELSE t END \
                 FROM unnest(m.tags) t WHERE t IS NOT NULL LIMIT 100) AS tags, \
-             coalesce(m.uptime_percentage, 100) AS uptime_percentage, m.response_time, m.revision, ",
+             coalesce(m.uptime_percentage, 100) AS uptime_percentage, m.response_time, m.revision, now() AS read_at, \
+             (SELECT u.plan FROM users u WHERE u.id = m.user_id) AS plan, ",
             cut!("m.key", "500", "key"), ", ",
             cut!("m.name", "500", "name"), ", ",
             cut!("m.url", "4096", "url"), ", ",
@@ -151,13 +152,17 @@ const INCIDENTS: &str = incidents!(
 );
 const INCIDENT: &str = incidents!("64000", ", i.evidence", "i.id = $2");
 
-const UPTIME_OF: &str = "SELECT checks, good FROM lamplighter_uptime_counts($1, $2)";
+const UPTIME_OF: &str = "SELECT checks, good FROM lamplighter_window_counts($1, \
+    greatest(now() - make_interval(hours => 24 * $2), $3::timestamptz), 'infinity')";
 const UPTIME: &str = concat!(
     "SELECT m.id, u.checks, u.good, ",
     cut!("coalesce(m.key, m.name)", "500", "monitor"),
-    " FROM (SELECT id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
+    " FROM (SELECT id, user_id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
         AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3::bigint) m \
-    CROSS JOIN LATERAL lamplighter_uptime_counts(m.id, $4) u ORDER BY m.id"
+    LEFT JOIN users o ON o.id = m.user_id \
+    LEFT JOIN unnest($5::text[], $6::float8[]) AS p (plan, seconds) ON p.plan = o.plan \
+    CROSS JOIN LATERAL lamplighter_window_counts(m.id, greatest(now() - make_interval(hours => 24 * $4), \
+        now() - make_interval(secs => p.seconds)), 'infinity') u ORDER BY m.id"
 );
 const LABELS: &str = concat!(
     "SELECT m.id, NULL::bigint AS checks, NULL::bigint AS good, ",
@@ -191,8 +196,12 @@ impl ReadStore for Store {
                 MonitorName::Id(id) => sqlx::query(BY_ID).bind(user(viewer)).bind(id.0),
                 MonitorName::Key(key) => sqlx::query(BY_KEY).bind(user(viewer)).bind(key),
             };
-            let row = row.fetch_optional(&self.reading).await?;
-            Ok::<_, Problem>(row.as_ref().map(monitor).transpose()?)
+            let Some(row) = row.fetch_optional(&self.reading).await? else { return Ok::<_, Problem>(None) };
+            // An adopted row may have an owner who is long gone.
+            let (plan, now): (Option<String>, DateTime<Utc>) = (row.try_get("plan")?, row.try_get("read_at")?);
+            let shown = plan.and_then(|plan| self.keeping.load().shown(&plan));
+            let history_from = shown.and_then(|shown| now.checked_sub_signed(TimeDelta::from_std(shown).ok()?));
+            Ok(Some(MonitorView { history_from, ..monitor(&row)? }))
         }))
     }
 
@@ -245,11 +254,19 @@ impl ReadStore for Store {
 
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {
         Box::pin(within(DEADLINE, async move {
-            let counts: (i64, i64) =
-                sqlx::query_as(UPTIME_OF).bind(monitor.id.0).bind(days).fetch_one(&self.reading).await?;
+            let counts: (i64, i64) = sqlx::query_as(UPTIME_OF)
+                .bind(monitor.id.0)
+                .bind(days)
+                .bind(monitor.history_from)
+                .fetch_one(&self.reading)
+                .await?;
             let (monitor, monitor_id) = (monitor.label().to_owned(), monitor.id);
             Ok::<_, Problem>(UptimeView { monitor, monitor_id, counts: Some(counts) })
         }))
+    }
+
+    fn latency_of<'a>(&'a self, monitor: &'a MonitorView, filter: LatencyFilter) -> Answer<'a, LatencyView> {
+        Box::pin(within(DEADLINE, self.read_latency(monitor, filter)))
     }
 
     fn uptime(
@@ -260,11 +277,14 @@ impl ReadStore for Store {
         limit: u16,
     ) -> Answer<'_, Page<UptimeView, MonitorId>> {
         Box::pin(within(DEADLINE, async move {
+            let (plans, seconds) = self.shown_by_plan();
             let rows = sqlx::query(UPTIME)
                 .bind(user(viewer))
                 .bind(after.map(|id| id.0))
                 .bind(one_more(limit))
                 .bind(days)
+                .bind(plans)
+                .bind(seconds)
                 .fetch_all(&self.reading)
                 .await?;
             page(&rows, limit, uptime, |row: &UptimeView| row.monitor_id)
@@ -293,6 +313,16 @@ impl ReadStore for Store {
 
     fn slo<'a>(&'a self, viewer: Viewer, id: &'a str) -> Answer<'a, Option<serde_json::Value>> {
         Box::pin(within(DEADLINE, self.read_slo(viewer, id)))
+    }
+}
+
+impl Store {
+    /// For statements over monitors of many: how many seconds back history is shown, by plan.
+    pub(super) fn shown_by_plan(&self) -> (Vec<String>, Vec<f64>) {
+        let keeping = self.keeping.load();
+        let shown =
+            keeping.plans.iter().filter_map(|(name, plan)| Some((name.to_string(), plan.retention?.as_secs_f64())));
+        shown.unzip()
     }
 }
 
@@ -343,6 +373,7 @@ fn monitor(row: &PgRow) -> Result<MonitorView, sqlx::Error> {
         revision: row.try_get("revision")?,
         created_at: time(row, "created_at")?,
         updated_at: time(row, "updated_at")?,
+        history_from: None,
     })
 }
 

@@ -40,8 +40,11 @@ macro_rules! checks {
 const OF_ONE: &str = checks!("", " AND c.monitor_id = $1 ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint");
 /// The limit inside keeps the planner from anything but a range of the index for each monitor.
 const OF_ALL: &str = checks!(
-    "SELECT c.*, left(coalesce(m.key, m.name), 500) AS monitor FROM monitors m CROSS JOIN LATERAL (",
-    " AND c.monitor_id = m.id ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint) c \
+    "SELECT c.*, left(coalesce(m.key, m.name), 500) AS monitor FROM monitors m \
+        LEFT JOIN users u ON u.id = m.user_id \
+        LEFT JOIN unnest($10::text[], $11::float8[]) AS p (plan, seconds) ON p.plan = u.plan CROSS JOIN LATERAL (",
+    " AND c.monitor_id = m.id AND c.checked_at >= coalesce(now() - make_interval(secs => p.seconds), '-infinity') \
+     ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint) c \
      WHERE ($1::uuid IS NULL OR m.user_id = $1) ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint"
 );
 
@@ -97,7 +100,8 @@ impl Store {
         monitor: &MonitorView,
         filter: CheckFilter,
     ) -> Result<Page<CheckView, Before>, Problem> {
-        let range = Range::of(filter);
+        let mut range = Range::of(filter);
+        range.from = range.from.max(monitor.history_from.unwrap_or(range.from));
         let rows = sqlx::query(OF_ONE)
             .bind(monitor.id.0)
             .bind(range.from)
@@ -147,6 +151,7 @@ impl Store {
         (start, end): (DateTime<Utc>, DateTime<Utc>),
         room: u16,
     ) -> Result<Page<CheckView, Before>, Problem> {
+        let (plans, seconds) = self.shown_by_plan();
         let rows = sqlx::query(OF_ALL)
             .bind(user(viewer))
             .bind(start)
@@ -157,6 +162,8 @@ impl Store {
             .bind(range.with_failure)
             .bind(range.failure.as_deref())
             .bind(one_more(room))
+            .bind(plans)
+            .bind(seconds)
             .fetch_all(&self.reading)
             .await?;
         let mut page = page(&rows, room, |row| check(row, row.try_get("monitor")?), place)?;

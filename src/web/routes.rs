@@ -179,6 +179,9 @@ pub const ROUTES: &[Route] = &[
     get("/api/v1/monitors/{id}/uptime", &["days", "month", "timezone", "explain"], |call| {
         Box::pin(api::uptime::of_one(call))
     }),
+    get("/api/v1/monitors/{id}/latency", &["days", "from", "to", "step", "region"], |call| {
+        Box::pin(api::latency::of_one(call))
+    }),
     get("/api/v1/checks", CHECKS, |call| Box::pin(api::checks::list(call))),
     get("/api/v1/incidents", &["status", "monitor", "from", "to", "limit", "cursor"], |call| {
         Box::pin(api::incidents::list(call))
@@ -202,7 +205,6 @@ pub const ROUTES: &[Route] = &[
     },
     later(POST, Scope::Write, "/api/v1/monitors"),
     later(WRITE, Scope::Write, "/api/v1/monitors/{id}"),
-    later(GET, Scope::Read, "/api/v1/monitors/{id}/latency"),
     later(POST, Scope::Write, "/api/v1/monitors/{id}/pause"),
     later(POST, Scope::Write, "/api/v1/monitors/{id}/resume"),
     later(POST, Scope::Write, "/api/v1/monitors/{id}/check"),

@@ -9,6 +9,7 @@ mod faults;
 mod files;
 mod guards;
 mod heartbeat;
+mod history;
 mod incidents;
 mod journal;
 mod kills;

@@ -3,6 +3,8 @@
 mod adoption;
 mod catalog;
 mod cluster;
+mod history;
+mod hot;
 mod lease;
 mod maintenance;
 mod plan;

@@ -3,6 +3,7 @@
 mod api;
 mod crowd;
 mod hostile;
+mod latency;
 mod maintenances;
 mod table;
 mod tokens;

@@ -14,6 +14,7 @@ fn start(path: &Path) -> ConfigSource {
         net: Arc::new(ArcSwap::from_pointee(net)),
         max_in_flight: watch::channel(1).0,
         slos: watch::channel(Arc::default()).0,
+        keeping: Arc::default(),
         own: Vec::new(),
         rdap: PathBuf::new(),
         maintenances: watch::channel(Arc::from([])).0,

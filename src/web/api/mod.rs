@@ -15,6 +15,7 @@ use crate::access::{Caller, Viewer};
 pub(super) mod checks;
 pub(super) mod export;
 pub(super) mod incidents;
+pub(super) mod latency;
 pub(super) mod maintenances;
 pub(super) mod monitors;
 pub(super) mod slos;

@@ -1,8 +1,10 @@
 //! The served uptime equals the user's formula at any moment, over random histories.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::sync::Arc;
+
+use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use lamplighter::journal::RecordStore as _;
-use lamplighter::model::{MonitorId, Record};
+use lamplighter::model::{Keeping, MonitorId, Record, Retention};
 
 use super::{batch, check, monitors, now};
 use crate::support::postgres::TestDb;
@@ -19,14 +21,41 @@ impl Dice {
     }
 }
 
+/// The same of spans that begin and end anywhere, also at the edges of hours and days.
+const WRONG_SPANS: &str = "SELECT count(*) FROM monitors m, unnest(ARRAY[0, 13, 60, 1440, 3000]) b, unnest(ARRAY[0, 1, 61, 2880]) l, \
+        unnest(ARRAY['minute', 'hour', 'day']) edge \
+    CROSS JOIN LATERAL (SELECT date_trunc(edge, now() - l * interval '1 minute', 'UTC') AS to_at) e \
+    CROSS JOIN LATERAL (SELECT e.to_at - b * interval '1 minute' AS from_at) s \
+    CROSS JOIN LATERAL lamplighter_window_counts(m.id, s.from_at, e.to_at) w \
+    CROSS JOIN LATERAL (SELECT count(*) AS checks, count(*) FILTER (WHERE status) AS good FROM monitor_checks c \
+        WHERE c.monitor_id = m.id AND c.checked_at >= s.from_at AND c.checked_at < e.to_at) x \
+    WHERE (w.checks, w.good) <> (x.checks, x.good)";
+
+/// The formula over rows of which some are dropped since; where it would begin in an hour of those, it begins at the next one.
+const WRONG_BEYOND: &str = "SELECT count(*) FROM rollup_progress p, monitors m, unnest(ARRAY[0, 1, 2, 7, 30]) d \
+    CROSS JOIN LATERAL (SELECT now() - d * interval '24 hours' AS at) w \
+    WHERE calculate_uptime_percentage(m.id, d) IS DISTINCT FROM ( \
+        SELECT 100.0 * SUM(CASE WHEN status = true THEN 1 ELSE 0 END) / COUNT(*) FROM shadow c \
+        WHERE c.monitor_id = m.id AND c.checked_at >= CASE WHEN w.at >= p.raw_from THEN w.at \
+            ELSE date_trunc('hour', w.at + interval '1 hour' - interval '1 microsecond', 'UTC') END)";
+
 /// How many monitors the function and the formula disagree about, over several windows.
 const WRONG: &str = "SELECT count(*) FROM monitors m, unnest(ARRAY[0, 1, 2, 7, 30]) d \
     WHERE calculate_uptime_percentage(m.id, d) IS DISTINCT FROM ( \
         SELECT 100.0 * SUM(CASE WHEN status = true THEN 1 ELSE 0 END) / COUNT(*) FROM monitor_checks c \
         WHERE c.monitor_id = m.id AND c.checked_at >= now() - d * interval '24 hours')";
 
+/// Asked from sessions of two zones.
 async fn wrong(db: &TestDb) -> i64 {
-    db.get(WRONG).await
+    let mut session = db.pool.acquire().await.unwrap();
+    let mut wrong = 0;
+    for zone in ["UTC", "Australia/Lord_Howe"] {
+        sqlx::query("SELECT set_config('timezone', $1, false)").bind(zone).execute(&mut *session).await.unwrap();
+        for sql in [WRONG, WRONG_SPANS] {
+            wrong += sqlx::query_scalar::<_, i64>(sql).fetch_one(&mut *session).await.unwrap();
+        }
+    }
+    wrong
 }
 
 fn history(dice: &mut Dice, ids: &[MonitorId], from: DateTime<Utc>, hours: u64) -> Vec<Record> {
@@ -34,6 +63,12 @@ fn history(dice: &mut Dice, ids: &[MonitorId], from: DateTime<Utc>, hours: u64) 
         .map(|_| {
             let id = ids[usize::try_from(dice.roll(ids.len() as u64)).unwrap()];
             let at = from + TimeDelta::milliseconds(i64::try_from(dice.roll(hours * 3_600_000)).unwrap());
+            let at = match dice.roll(20) {
+                0 => at.duration_trunc(TimeDelta::hours(1)).unwrap(),
+                1 => at.duration_trunc(TimeDelta::days(1)).unwrap() - TimeDelta::microseconds(1),
+                2 => at.duration_trunc(TimeDelta::days(1)).unwrap(),
+                _ => at,
+            };
             Record::Check(check(id, dice.roll(10) > 0, at))
         })
         .collect()
@@ -79,13 +114,25 @@ async fn it_equals_the_formula_at_any_moment() {
         // And not by reading raw rows: closed hours come from roll-ups now.
         assert_eq!(db.get::<i64>("SELECT count(*) FROM rollup_dirty").await, 0);
         assert!(db.get::<i64>("SELECT count(*) FROM monitor_rollups").await > 100);
-        let mut session = db.pool.acquire().await.unwrap();
-        sqlx::query("SET timezone = 'Australia/Lord_Howe'").execute(&mut *session).await.unwrap();
-        assert_eq!(
-            sqlx::query_scalar::<_, i64>(WRONG).fetch_one(&mut *session).await.unwrap(),
-            0,
-            "seed {seed}, another zone"
-        );
+        assert!(db.get::<i64>("SELECT count(*) FROM monitor_rollups_daily").await >= 8, "whole days come from days");
+
+        // Raw days go by their age; more late rows come in those that stay.
+        db.sql("CREATE TABLE shadow AS SELECT * FROM monitor_checks").await;
+        let day = std::time::Duration::from_secs(86_400);
+        let retention = Retention { checks: day, ..Retention::default() };
+        store.keeping().store(Arc::new(Keeping { retention, ..Keeping::default() }));
+        assert!(store.retain().await.unwrap().dropped.len() >= 2, "seed {seed}");
+        assert_eq!(db.get::<i64>(WRONG_BEYOND).await, 0, "seed {seed}");
+        let begin: DateTime<Utc> = db.get("SELECT raw_from FROM rollup_progress").await;
+        let hours = u64::try_from((now() - begin).num_hours()).unwrap();
+        let known: i64 = db.get("SELECT max(id) FROM monitor_checks").await;
+        let stays = |record: &Record| matches!(record, Record::Check(check) if check.checked_at >= begin);
+        let late = history(&mut dice, &ids, begin, hours).into_iter().filter(stays).collect();
+        store.record(&batch(late)).await.unwrap();
+        db.sql(&format!("INSERT INTO shadow SELECT * FROM monitor_checks WHERE id > {known}")).await;
+        assert_eq!(db.get::<i64>(WRONG_BEYOND).await, 0, "seed {seed}, late rows");
+        store.roll_up().await.unwrap();
+        assert_eq!(db.get::<i64>(WRONG_BEYOND).await, 0, "seed {seed}, recomputed");
     }
 }
 
