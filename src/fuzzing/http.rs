@@ -121,7 +121,10 @@ pub fn coding(bytes: &[u8]) {
         let mut plain = Vec::new();
         let limit = MAX_BODY as u64;
         let read = match name {
-            None => Ok(plain.extend_from_slice(encoded)),
+            None => {
+                plain.extend_from_slice(encoded);
+                Ok(())
+            }
             Some("gzip") => flate2::read::GzDecoder::new(encoded).take(limit).read_to_end(&mut plain).map(drop),
             _ if zlib(encoded) => flate2::read::ZlibDecoder::new(encoded).take(limit).read_to_end(&mut plain).map(drop),
             _ => flate2::read::DeflateDecoder::new(encoded).take(limit).read_to_end(&mut plain).map(drop),

@@ -185,7 +185,8 @@ pub fn websocket(bytes: &[u8]) {
 
 /// All whole messages up to the end, a close frame, or what RFC 6455 forbids; and the code of the close frame.
 fn plain_messages(mut rest: &[u8]) -> (Vec<Vec<u8>>, Option<u16>) {
-    let (mut messages, mut message): (Vec<Vec<u8>>, Option<(u8, Vec<u8>)>) = (Vec::new(), None);
+    let mut messages: Vec<Vec<u8>> = Vec::new();
+    let mut message: Option<(u8, Vec<u8>)> = None;
     while let [first, second, after @ ..] = rest {
         let (last, opcode) = (first & 0x80 != 0, first & 0x0f);
         if first & 0x70 != 0 || second & 0x80 != 0 {
