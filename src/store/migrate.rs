@@ -75,14 +75,7 @@ impl Store {
         if *found == Found::Adoptable {
             conn.execute(BEFORE_ADOPTION).await.map_err(refused)?;
         }
-        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-        migrator.dangerous_set_table_name(TABLE);
-        // Its lock is the session's and would outlive a failed transaction; ours is the transaction's.
-        migrator.set_locking(false);
-        migrator.run_direct(None, &mut *conn, false).await.map_err(|error| match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refused(error),
-            other => StartError::Migration(other.to_string()),
-        })?;
+        make_tables(conn).await?;
         if *found == Found::Adoptable {
             conn.execute(AFTER_ADOPTION).await.map_err(refused)?;
         }
@@ -130,6 +123,18 @@ impl Store {
         }
         Ok(sql + "\nCOMMIT;\n")
     }
+}
+
+/// Applies what is missing to the first schema of the path, in a transaction of the caller's.
+pub(super) async fn make_tables(conn: &mut PgConnection) -> Result<(), StartError> {
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    migrator.dangerous_set_table_name(TABLE);
+    // Its lock is the session's and would outlive a failed transaction; ours is the transaction's.
+    migrator.set_locking(false);
+    migrator.run_direct(None, conn, false).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refused(error),
+        other => StartError::Migration(other.to_string()),
+    })
 }
 
 /// An error of the SQL itself; connection errors stay what they are.

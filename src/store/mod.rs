@@ -11,6 +11,7 @@ pub mod copy;
 mod export;
 mod fault;
 mod lease;
+pub mod legacy;
 mod maintenance;
 mod merge;
 mod migrate;
@@ -186,6 +187,8 @@ pub const STATEMENTS: &[&[&str]] = &[
     classify::STATEMENTS,
     export::STATEMENTS,
     lease::STATEMENTS,
+    legacy::STATEMENTS[0],
+    legacy::STATEMENTS[1],
     maintenance::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,
