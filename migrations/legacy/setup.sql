@@ -42,7 +42,7 @@ CREATE TABLE lamplighter_upgrade.tables (
 CREATE TABLE lamplighter_upgrade.deferred (n bigserial PRIMARY KEY, sql text NOT NULL);
 
 -- Foreign keys of others that point at the new tables by now; no outcome: their rows have not been looked at.
-CREATE TABLE lamplighter_upgrade.followed (child text NOT NULL, name text NOT NULL, outcome text);
+CREATE TABLE lamplighter_upgrade.followed (child text NOT NULL, shown text NOT NULL, name text NOT NULL, outcome text);
 
 -- Ids of old rows that were written during the run; null: the table was emptied.
 CREATE TABLE lamplighter_upgrade.changes (n bigserial PRIMARY KEY, part text NOT NULL, id bigint);

@@ -72,17 +72,22 @@ BEGIN
 END
 $$;
 
--- Foreign keys that tables of others have to the old ones.
+-- Foreign keys that tables of others have to the old ones. `child` is SQL, `shown` the name without the schema of the house.
 CREATE VIEW lamplighter_upgrade.followers AS
-SELECT k.oid AS id, k.conname::text AS name, k.conrelid::regclass::text AS child, t.part,
+SELECT k.oid AS id, k.conname::text AS name, format('%I.%I', n.nspname, c.relname) AS child,
+    CASE WHEN n.nspname = s.schema_name THEN c.relname::text ELSE n.nspname || '.' || c.relname END AS shown, t.part,
     a.attname::text AS referenced, c.relkind = 'p' AS is_partitioned
 FROM pg_constraint k
 JOIN pg_class c ON c.oid = k.conrelid
-JOIN pg_class o ON o.oid = k.confrelid AND o.relnamespace = to_regnamespace('legacy')
+JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN lamplighter_upgrade.state s ON true
+JOIN pg_class o ON o.oid = k.confrelid
+    AND o.relnamespace = to_regnamespace(CASE WHEN s.switched_at IS NULL THEN quote_ident(s.schema_name) ELSE 'legacy' END)
 JOIN lamplighter_upgrade.tables t ON t.name = o.relname
 JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = k.confkey[1]
 WHERE k.contype = 'f' AND k.conparentid = 0 AND cardinality(k.confkey) = 1
-    AND c.relnamespace IS DISTINCT FROM to_regnamespace('legacy');
+    AND n.nspname <> 'legacy' AND NOT (n.nspname = s.schema_name AND s.switched_at IS NULL
+        AND (c.relname IN (SELECT name FROM lamplighter_upgrade.tables) OR c.relname = ANY (s.in_the_way)));
 
 -- Points one of them at the new table, where the same integer is `legacy_id` (of incidents and reports: `id`). Existing rows
 -- are looked at later, by VALIDATE, which locks nobody out.
@@ -111,6 +116,6 @@ BEGIN
     EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', f.child, f.name);
     EXECUTE format('ALTER TABLE %s ADD CONSTRAINT %I %s%s', f.child, f.name, definition,
         CASE WHEN f.is_partitioned THEN '' ELSE ' NOT VALID' END);
-    INSERT INTO lamplighter_upgrade.followed (child, name) VALUES (f.child, f.name);
+    INSERT INTO lamplighter_upgrade.followed (child, shown, name) VALUES (f.child, f.shown, f.name);
 END
 $$;

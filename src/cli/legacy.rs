@@ -105,7 +105,9 @@ fn stop(error: &UpgradeError) -> Stop {
     };
     let more = match (error, exit) {
         (UpgradeError::Sql(_), Exit::Unavailable) => "; `lamplighter migrate legacy` goes on where this ended",
-        (UpgradeError::Sql(_), _) => "; nothing is lost, and `lamplighter migrate legacy` goes on when that is put right",
+        (UpgradeError::Sql(_), _) => {
+            "; nothing is lost, and `lamplighter migrate legacy` goes on when that is put right"
+        }
         _ => "",
     };
     Stop::new(exit, format!("{error}{more}"))
@@ -222,7 +224,13 @@ mod tests {
             ..UpgradeReport::default()
         };
         let text = shown(&report);
-        for line in ["10 rows = 8 moved to public.monitors", "+ 2 kept in legacy", "of 3 rows", "api_keys: 4 rows", "2 are checks now"] {
+        for line in [
+            "10 rows = 8 moved to public.monitors",
+            "+ 2 kept in legacy",
+            "of 3 rows",
+            "api_keys: 4 rows",
+            "2 are checks now",
+        ] {
             assert!(text.contains(line), "{line:?} is not in {text}");
         }
         assert!(!text.contains('\u{1b}') && !text.contains("MISSING"));

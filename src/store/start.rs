@@ -191,7 +191,9 @@ mod tests {
     #[test]
     fn only_away_is_69() {
         assert_eq!(StartError::Unreachable(String::new()).exit_code(), 69);
-        for error in [StartError::BadUrl, StartError::Legacy, StartError::HalfUpgraded, StartError::ServerTooOld(String::new())] {
+        for error in
+            [StartError::BadUrl, StartError::Legacy, StartError::HalfUpgraded, StartError::ServerTooOld(String::new())]
+        {
             assert_eq!(error.exit_code(), 78);
             assert!(!error.is_away());
         }

@@ -80,14 +80,19 @@ impl Session<'_> {
             problems.push("the role of database.url may not make schemas; GRANT CREATE ON DATABASE to it".to_owned());
         }
         if !schema {
-            problems.push(format!("the role of database.url may not make tables in {}; GRANT CREATE ON SCHEMA to it",
-                quoted(&self.house)));
+            problems.push(format!(
+                "the role of database.url may not make tables in {}; GRANT CREATE ON SCHEMA to it",
+                quoted(&self.house)
+            ));
         }
         let names: Vec<&str> = shape.tables.iter().map(|table| table.name.as_str()).collect();
         let taken: Vec<String> =
             sqlx::query_scalar(TAKEN).bind(&self.house).bind(&names).fetch_all(&mut *self.conn).await?;
         if !taken.is_empty() {
-            problems.push(format!("the schema legacy already has {}; rename that schema or what is in it", taken.join(", ")));
+            problems.push(format!(
+                "the schema legacy already has {}; rename that schema or what is in it",
+                taken.join(", ")
+            ));
         }
         if problems.is_empty() { Ok(shape) } else { Err(UpgradeError::Problems(problems)) }
     }
@@ -120,8 +125,11 @@ impl Session<'_> {
         self.run(format!("SET LOCAL search_path = {NEW}")).await?;
         migrate::make_tables(&mut *self.conn).await.map_err(UpgradeError::Start)?;
         // Old keys are looked up by these, now and by foreign keys of others.
-        self.run("CREATE UNIQUE INDEX users_legacy_id ON users (legacy_id); \
-            CREATE UNIQUE INDEX monitors_legacy_id ON monitors (legacy_id)").await?;
+        self.run(
+            "CREATE UNIQUE INDEX users_legacy_id ON users (legacy_id); \
+            CREATE UNIQUE INDEX monitors_legacy_id ON monitors (legacy_id)",
+        )
+        .await?;
         self.run(format!("SET LOCAL search_path = {}", quoted(&self.house))).await?;
         let remove: String = sqlx::query_scalar(DEFER).fetch_one(&mut *self.conn).await?;
         self.run(remove).await?;

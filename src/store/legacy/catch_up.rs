@@ -13,7 +13,8 @@ pub(in crate::store) const BEGUN_STATEMENTS: &[&str] = &[TAKE, RESET];
 
 const TAKE: &str = "DELETE FROM lamplighter_upgrade.changes WHERE n IN ( \
     SELECT n FROM lamplighter_upgrade.changes ORDER BY n LIMIT 20000) RETURNING part, id";
-const RESET: &str = "UPDATE lamplighter_upgrade.tables SET begun = false, done_to = NULL, up_to = NULL, seen = 0, loaded = false";
+const RESET: &str =
+    "UPDATE lamplighter_upgrade.tables SET begun = false, done_to = NULL, up_to = NULL, seen = 0, loaded = false";
 
 /// So few are left that the switch can take them with it.
 const FEW: usize = 200;
@@ -48,7 +49,9 @@ impl Session<'_> {
                 }
             }
         }
-        Err(UpgradeError::Failed("the old application writes faster than its rows can be moved; stop it and run this again".to_owned()))
+        Err(UpgradeError::Failed(
+            "the old application writes faster than its rows can be moved; stop it and run this again".to_owned(),
+        ))
     }
 }
 
@@ -66,12 +69,13 @@ pub(super) async fn round(conn: &mut PgConnection, planned: &Planned) -> Result<
     let mut users = of(Part::Users);
     if let Some(table) = planned.table(Part::Users).filter(|_| !users.is_empty()) {
         let ids: Vec<i64> = users.iter().copied().collect();
-        for sql in table.siblings() {
+        for sql in table.siblings(&planned.ways) {
             users.extend(ids_of(conn, sql, &ids).await?);
         }
         let ids: Vec<i64> = users.iter().copied().collect();
         // Unique texts may change hands among these.
-        let free = format!("UPDATE {}.users SET email = NULL, clerk_id = NULL WHERE legacy_id = ANY($1)", planned.ways.new);
+        let free =
+            format!("UPDATE {}.users SET email = NULL, clerk_id = NULL WHERE legacy_id = ANY($1)", planned.ways.new);
         sqlx::query(AssertSqlSafe(free)).bind(&ids).execute(&mut *conn).await?;
     }
     let new_users = apply(conn, planned, Part::Users, &users).await?;
@@ -126,7 +130,8 @@ async fn ids_of(conn: &mut PgConnection, sql: String, ids: &[i64]) -> Result<Vec
 /// Begins anew, with everything: it is rare that a table is emptied, and the others may hang on it.
 async fn reset(conn: &mut PgConnection, planned: &Planned) -> Result<(), UpgradeError> {
     for table in planned.tables.iter().rev() {
-        let sql = format!("DELETE FROM {}.{} WHERE {} IS NOT NULL", planned.ways.new, table.part.name(), table.part.key());
+        let sql =
+            format!("DELETE FROM {}.{} WHERE {} IS NOT NULL", planned.ways.new, table.part.name(), table.part.key());
         sqlx::query(AssertSqlSafe(sql)).execute(&mut *conn).await?;
     }
     sqlx::query(RESET).execute(conn).await?;

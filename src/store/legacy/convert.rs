@@ -132,7 +132,10 @@ pub(super) fn kept(column: &Column, condition: Option<&str>) -> String {
         // Not `IS NOT NULL`, which asks the fields of a composite.
         None => format!("{c} IS DISTINCT FROM NULL"),
     };
-    format!("CASE WHEN {condition} THEN jsonb_build_object({}, to_jsonb({value})) ELSE '{{}}' END", literal(&column.name))
+    format!(
+        "CASE WHEN {condition} THEN jsonb_build_object({}, to_jsonb({value})) ELSE '{{}}' END",
+        literal(&column.name)
+    )
 }
 
 #[cfg(test)]

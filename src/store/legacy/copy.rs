@@ -22,7 +22,7 @@ const MAKE: &str = "CREATE TABLE IF NOT EXISTS status_reports_copied ( \
     ); \
     INSERT INTO status_reports_copied DEFAULT VALUES ON CONFLICT DO NOTHING";
 const PLACE: &str = "SELECT done_to, rows, copied, undecided, out_of_range FROM status_reports_copied FOR UPDATE";
-const RANGE: &str = "SELECT max(id), count(*) FROM ( \
+const RANGE: &str = "SELECT max(id)::bigint, count(*) FROM ( \
     SELECT id FROM status_reports WHERE $1::bigint IS NULL OR id > $1 ORDER BY id LIMIT $2) s";
 
 /// What a report says. `degraded` and its like count as up, as everywhere.
@@ -82,9 +82,12 @@ impl Session<'_> {
     /// Copies what has not been copied yet; says what became of all of them so far.
     pub(super) async fn copy_reports(&mut self, region: &str, watch: &mut Watch<'_>) -> Result<Copied, UpgradeError> {
         self.conn.execute(MAKE).await?;
-        let total: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM status_reports").fetch_one(&mut *self.conn).await?;
-        watch(Step::Begin { what: "reports into monitor_checks", total: u64::try_from(total).unwrap_or(0), unit: "rows" });
+        let total: i64 = sqlx::query_scalar("SELECT count(*) FROM status_reports").fetch_one(&mut *self.conn).await?;
+        watch(Step::Begin {
+            what: "reports into monitor_checks",
+            total: u64::try_from(total).unwrap_or(0),
+            unit: "rows",
+        });
         let mut failures = 0;
         loop {
             match self.copy_batch(region).await {

@@ -3,14 +3,16 @@
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use tokio::time::sleep;
 
-use super::session::{Planned, Session};
 use super::plan::{TablePlan, Ways};
+use super::session::{Planned, Session};
 use super::{LOCK_MS, PAUSE, Step, TRIES, UpgradeError, Watch, is_busy};
 
-pub(in crate::store) const BEGUN_STATEMENTS: &[&str] = &[PLACE, BEGUN, DONE_TO, LOADED, DEFERRED, MADE, CAPTURED, TOTAL];
+pub(in crate::store) const BEGUN_STATEMENTS: &[&str] =
+    &[PLACE, BEGUN, DONE_TO, LOADED, DEFERRED, MADE, CAPTURED, TOTAL];
 
 const PLACE: &str = "SELECT seen, done_to, up_to, loaded FROM lamplighter_upgrade.tables WHERE part = $1 FOR UPDATE";
-const BEGUN: &str = "UPDATE lamplighter_upgrade.tables SET begun = true, up_to = $2, total = $3 WHERE part = $1 AND NOT begun";
+const BEGUN: &str =
+    "UPDATE lamplighter_upgrade.tables SET begun = true, up_to = $2, total = $3 WHERE part = $1 AND NOT begun";
 const TOTAL: &str = "SELECT total FROM lamplighter_upgrade.tables WHERE part = $1";
 const DONE_TO: &str = "UPDATE lamplighter_upgrade.tables SET done_to = $2, seen = seen + $3 WHERE part = $1";
 const LOADED: &str = "UPDATE lamplighter_upgrade.tables SET loaded = true WHERE part = $1";
@@ -41,7 +43,8 @@ impl Session<'_> {
     pub(super) async fn capture(&mut self, planned: &Planned) -> Result<(), UpgradeError> {
         for table in &planned.tables {
             for (name, events, each) in TRIGGERS {
-                let there: bool = sqlx::query_scalar(CAPTURED).bind(&table.old).bind(name).fetch_one(&mut *self.conn).await?;
+                let there: bool =
+                    sqlx::query_scalar(CAPTURED).bind(&table.old).bind(name).fetch_one(&mut *self.conn).await?;
                 if there {
                     continue;
                 }
@@ -74,10 +77,7 @@ impl Session<'_> {
     pub(super) async fn load(&mut self, planned: &Planned, watch: &mut Watch<'_>) -> Result<(), UpgradeError> {
         for table in &planned.tables {
             self.begin_table(table).await?;
-            let total: i64 = sqlx::query_scalar(TOTAL)
-                .bind(table.part.name())
-                .fetch_one(&mut *self.conn)
-                .await?;
+            let total: i64 = sqlx::query_scalar(TOTAL).bind(table.part.name()).fetch_one(&mut *self.conn).await?;
             watch(Step::Begin { what: table.part.name(), total: u64::try_from(total).unwrap_or(0), unit: "rows" });
             while let Some(seen) = self.batch(table, &planned.ways).await? {
                 watch(Step::At(u64::try_from(seen).unwrap_or(0)));

@@ -100,13 +100,17 @@ pub enum UpgradeError {
     )]
     OtherZone(String),
     /// One upgrade a database.
-    #[error("in this database the upgrade of schema {0:?} was begun; finish that one, and drop its old tables (--drop-legacy), first")]
+    #[error(
+        "in this database the upgrade of schema {0:?} was begun; finish that one, and drop its old tables (--drop-legacy), first"
+    )]
     OtherSchema(String),
     /// There is nothing to upgrade.
     #[error("{0}")]
     Nothing(String),
     /// The old tables are never free.
-    #[error("the old tables are in use {0}, and were not free for a moment in two minutes; end that and run this again, it goes on")]
+    #[error(
+        "the old tables are in use {0}, and were not free for a moment in two minutes; end that and run this again, it goes on"
+    )]
     Busy(String),
     /// The server refuses, or is away.
     #[error("{}", describe(.0))]
@@ -229,7 +233,9 @@ impl Store {
     /// None: it is no old database, but one whose reports can be copied.
     async fn begin(&self, session: &mut Session<'_>, options: &UpgradeOptions) -> Result<Option<State>, UpgradeError> {
         if options.drop_legacy {
-            return Err(UpgradeError::Nothing("no upgrade was finished here, or its old tables are dropped already".to_owned()));
+            return Err(UpgradeError::Nothing(
+                "no upgrade was finished here, or its old tables are dropped already".to_owned(),
+            ));
         }
         let found = classify(session.conn, &self.schema).await.map_err(UpgradeError::Start)?;
         if options.copy_reports && found == (Found::Ours { pending: 0 }) {
@@ -316,7 +322,8 @@ fn must_be_legacy(found: &Found) -> Result<(), UpgradeError> {
         Found::Legacy => Ok(()),
         Found::Empty => Err(UpgradeError::Nothing("the database is empty: there is nothing to upgrade".to_owned())),
         Found::Adoptable => Err(UpgradeError::Nothing(
-            "this database has uuid keys already; `lamplighter migrate` or the daemon's next start adopts it".to_owned(),
+            "this database has uuid keys already; `lamplighter migrate` or the daemon's next start adopts it"
+                .to_owned(),
         )),
         Found::Ours { .. } => {
             Err(UpgradeError::Nothing("this database has been upgraded, or needs no upgrade".to_owned()))

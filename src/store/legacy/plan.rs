@@ -39,8 +39,8 @@ pub(super) struct TablePlan {
     pub(super) unique_id: bool,
     /// Old columns that refer to a parent: of users, of monitors.
     pub(super) parents: Vec<(Part, String)>,
-    /// Expressions of old columns that need not be unique and become unique ones.
-    pub(super) shared: Vec<String>,
+    /// Expressions of old columns that need not be unique, and the new columns that are.
+    pub(super) shared: Vec<(String, &'static str)>,
     /// Old column, new column (none: kept in `legacy`).
     pub(super) columns: Vec<(String, Option<&'static str>)>,
 }
@@ -201,17 +201,15 @@ fn has_parent(shape: &Shape, part: Part) -> String {
             ),
             _ => "true".to_owned(),
         },
-        Part::Incidents | Part::Reports => {
-            match (reference(table, "monitor_id"), shape.table(Part::Monitors)) {
-                (Some(column), Some(monitors)) => format!(
-                    "coalesce({} IN (SELECT t.id FROM {} t WHERE t.id IS NOT NULL AND {}), false)",
-                    convert::key(column),
-                    old_name(shape, monitors),
-                    has_parent(shape, Part::Monitors)
-                ),
-                _ => "false".to_owned(),
-            }
-        }
+        Part::Incidents | Part::Reports => match (reference(table, "monitor_id"), shape.table(Part::Monitors)) {
+            (Some(column), Some(monitors)) => format!(
+                "coalesce({} IN (SELECT t.id FROM {} t WHERE t.id IS NOT NULL AND {}), false)",
+                convert::key(column),
+                old_name(shape, monitors),
+                has_parent(shape, Part::Monitors)
+            ),
+            _ => "false".to_owned(),
+        },
     }
 }
 
@@ -273,7 +271,7 @@ fn users(mut draft: Draft<'_>) -> TablePlan {
         );
         draft.set(new, format!("CASE WHEN {alias}.id = t.id THEN {text} END"));
         draft.kept.push(kept(column, Some(&format!("{alias}.id <> t.id AND {text} IS NOT NULL"))));
-        shared.push(format!("{}::text", convert::of(column)));
+        shared.push((format!("{}::text", convert::of(column)), new));
     }
     for new in ["name", "avatar"] {
         if let Some(value) = draft.text(new) {
@@ -365,7 +363,8 @@ fn uptime(draft: &mut Draft<'_>) {
     let percentage = match draft.take("uptime_percentage") {
         Some(column) => {
             let own = format!("lamplighter_upgrade.percentage({}::text)", convert::of(column));
-            let keep = format!("{0} IS NOT NULL AND floor({own})::text IS DISTINCT FROM {0}::text", convert::of(column));
+            let keep =
+                format!("{0} IS NOT NULL AND floor({own})::text IS DISTINCT FROM {0}::text", convert::of(column));
             draft.kept.push(kept(column, Some(&keep)));
             format!("coalesce({own}, {of_uptime}, 100)")
         }
@@ -426,14 +425,19 @@ fn course(draft: &mut Draft<'_>) {
         }
         None => format!("CASE WHEN {resolved} IS NULL THEN 'open' ELSE 'resolved' END"),
     };
-    let lasted = draft.take_if("duration_seconds", |family| matches!(family, Family::Whole | Family::Big | Family::Number));
-    let after = lasted.map(|column| format!("{started} + {}::double precision * interval '1 second'", convert::of(column)));
+    let lasted =
+        draft.take_if("duration_seconds", |family| matches!(family, Family::Whole | Family::Big | Family::Number));
+    let after =
+        lasted.map(|column| format!("{started} + {}::double precision * interval '1 second'", convert::of(column)));
     let ended = match &after {
         Some(after) => format!("coalesce({resolved}, {after}, {updated})"),
         None => format!("coalesce({resolved}, {updated})"),
     };
     let ended = format!("CASE WHEN {status} = 'resolved' THEN greatest({ended}, {started}) END");
-    let seconds = format!("least(floor(extract(epoch FROM {ended} - {started})), 2147483647)::integer");
+    let seconds = format!(
+        "CASE WHEN {status} = 'resolved' \
+         THEN least(floor(extract(epoch FROM {ended} - {started})), 2147483647)::integer END"
+    );
     if let Some(column) = lasted {
         draft.kept.push(kept(column, Some(&format!("{}::numeric IS DISTINCT FROM {seconds}", convert::of(column)))));
     }

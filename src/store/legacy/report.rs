@@ -8,16 +8,10 @@ use sqlx::AssertSqlSafe;
 use super::UpgradeError;
 use super::plan::TablePlan;
 use super::session::{LEGACY, Planned, Session, State};
-use crate::store::quoted;
+use super::switch::Follower;
 
-pub(in crate::store) const BEGUN_STATEMENTS: &[&str] = &[KEYS, FINISH, THERE];
+pub(in crate::store) const BEGUN_STATEMENTS: &[&str] = &[FINISH, THERE];
 
-/// Foreign keys of other tables to the old ones, before the switch: $1 the schema.
-const KEYS: &str = "SELECT k.conrelid::regclass::text AS child, k.conname::text AS name FROM pg_constraint k \
-    JOIN pg_class o ON o.oid = k.confrelid JOIN pg_namespace n ON n.oid = o.relnamespace AND n.nspname = $1 \
-    JOIN lamplighter_upgrade.tables t ON t.name = o.relname \
-    WHERE k.contype = 'f' AND k.conparentid = 0 AND NOT EXISTS (SELECT FROM lamplighter_upgrade.tables s \
-        WHERE to_regclass(format('%I.%I', n.nspname, s.name)) = k.conrelid) ORDER BY 1, 2";
 const THERE: &str = "SELECT to_regclass($1) IS NOT NULL";
 const FINISH: &str = "UPDATE lamplighter_upgrade.state SET finished_at = coalesce(finished_at, now()), report = $1";
 
@@ -121,11 +115,13 @@ impl Session<'_> {
             sqlx::query_as(AssertSqlSafe(table.count())).fetch_one(&mut *self.conn).await?;
         let (rows, no_id, orphan, no_time, movable, ids) = counts;
         let reasons = [("orphan", orphan), ("duplicate_id", movable - ids), ("no_id", no_id), ("no_time", no_time)];
-        let kept = reasons.into_iter().filter(|(_, rows)| *rows > 0).map(|(why, rows)| (why.to_owned(), rows)).collect();
+        let kept =
+            reasons.into_iter().filter(|(_, rows)| *rows > 0).map(|(why, rows)| (why.to_owned(), rows)).collect();
         let mut values = BTreeMap::new();
         let mut moved_rows = ids;
         if moved {
-            moved_rows = sqlx::query_scalar(AssertSqlSafe(table.moved(&planned.ways))).fetch_one(&mut *self.conn).await?;
+            moved_rows =
+                sqlx::query_scalar(AssertSqlSafe(table.moved(&planned.ways))).fetch_one(&mut *self.conn).await?;
             let found: Vec<(String, i64)> =
                 sqlx::query_as(AssertSqlSafe(table.kept_values(&planned.ways))).fetch_all(&mut *self.conn).await?;
             values = found.into_iter().collect();
@@ -158,16 +154,15 @@ impl Session<'_> {
         let keys = if state.switched {
             self.followed().await?
         } else {
-            let keys: Vec<(String, String)> = sqlx::query_as(KEYS).bind(&self.house).fetch_all(&mut *self.conn).await?;
-            keys.into_iter().map(|(child, name)| (child, name, "will point at the new table".to_owned())).collect()
+            let will = |key: Follower| (key.child, key.shown, key.name, "will point at the new table".to_owned());
+            self.followers().await?.into_iter().map(will).collect()
         };
-        for (child, name, outcome) in keys {
-            let at = others.iter().position(|other| other.table == child || quoted(&other.table) == child);
-            // One of another schema.
-            let at = match at {
+        for (child, shown, name, outcome) in keys {
+            // One of another schema is not among them yet.
+            let at = match others.iter().position(|other| other.table == shown) {
                 Some(at) => at,
                 None => {
-                    others.extend(self.other(&child, &child, false).await?);
+                    others.extend(self.other(&shown, &child, false).await?);
                     others.len().saturating_sub(1)
                 }
             };

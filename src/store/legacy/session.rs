@@ -5,7 +5,7 @@ use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::plan::{self, TablePlan, Ways};
 use super::shape::{self, Part, Shape};
-use super::{UpgradeError, Watch, Step};
+use super::{Step, UpgradeError, Watch};
 use crate::store::{Store, quoted};
 
 pub(in crate::store) const STATEMENTS: &[&str] = &[BEGUN, TURN, WAIT, STATE, TABLES];
@@ -97,7 +97,9 @@ impl Session<'_> {
         if state.switched {
             // The schema may hold more than what was moved there.
             let ours: Vec<(String, String)> = sqlx::query_as(TABLES).fetch_all(&mut *self.conn).await?;
-            shape.tables.retain(|table| ours.iter().any(|(part, name)| part == table.part.name() && *name == table.name));
+            shape
+                .tables
+                .retain(|table| ours.iter().any(|(part, name)| part == table.part.name() && *name == table.name));
         }
         let ways = Ways {
             zone: state.zone.clone(),

@@ -91,13 +91,15 @@ impl TablePlan {
         )
     }
 
-    /// Ids of rows that have a text in common with rows of these ids (`$1`) where the new table allows it once.
-    pub(super) fn siblings(&self) -> Vec<String> {
-        let old = &self.old;
-        let one = |text: &String| {
+    /// Ids of rows that have a text in common with rows of these ids (`$1`), as they are or as they were when they were moved,
+    /// where the new table allows it once.
+    pub(super) fn siblings(&self, ways: &Ways) -> Vec<String> {
+        let (old, target, key) = (&self.old, self.target(ways), self.part.key());
+        let one = |(text, new): &(String, &str)| {
             format!(
                 "SELECT t.id::bigint FROM {old} t WHERE t.id IS NOT NULL AND {text} IN \
-                    (SELECT {text} FROM {old} t WHERE t.id = ANY($1))"
+                    (SELECT {text} FROM {old} t WHERE t.id = ANY($1) \
+                     UNION ALL SELECT n.{new} FROM {target} n WHERE n.{key} = ANY($1))"
             )
         };
         self.shared.iter().map(one).collect()

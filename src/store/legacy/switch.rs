@@ -9,7 +9,8 @@ use super::session::{LEGACY, Planned, Session};
 use super::shape::Part;
 use super::{LOCK_MS, PAUSE, Step, TRIES, UpgradeError, Watch, is_busy};
 
-pub(in crate::store) const BEGUN_STATEMENTS: &[&str] = &[SWITCH, BLOCKERS, FOLLOWERS, FOLLOW, CHANGED, FORGET, TELL, UNSEEN, SEEN, FOLLOWED];
+pub(in crate::store) const BEGUN_STATEMENTS: &[&str] =
+    &[SWITCH, BLOCKERS, FOLLOWERS, FOLLOW, CHANGED, FORGET, TELL, UNSEEN, SEEN, FOLLOWED];
 
 /// What readers may have to wait for altogether: waiting for the locks included.
 const SWITCH_MS: u32 = 900;
@@ -24,14 +25,15 @@ const BLOCKERS: &str = "SELECT DISTINCT format('pid %s (%s, %s, since %s)', a.pi
     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN lamplighter_upgrade.tables t ON true \
     JOIN lamplighter_upgrade.state s ON true \
     WHERE l.relation = to_regclass(format('%I.%I', s.schema_name, t.name)) AND l.granted AND a.pid <> pg_backend_pid() LIMIT 10";
-const FOLLOWERS: &str = "SELECT id, name, child FROM lamplighter_upgrade.followers ORDER BY child, name";
+const FOLLOWERS: &str = "SELECT id, name, child, shown FROM lamplighter_upgrade.followers ORDER BY child, name";
 const FOLLOW: &str = "SELECT lamplighter_upgrade.follow($1)";
 
 const FORGET: &str = "DELETE FROM lamplighter_upgrade.followed WHERE child = $1 AND name = $2";
-const TELL: &str = "INSERT INTO lamplighter_upgrade.followed (child, name, outcome) VALUES ($1, $2, $3)";
+const TELL: &str = "INSERT INTO lamplighter_upgrade.followed (child, name, outcome, shown) VALUES ($1, $2, $3, $4)";
 const UNSEEN: &str = "SELECT child, name FROM lamplighter_upgrade.followed WHERE outcome IS NULL ORDER BY child, name";
 const SEEN: &str = "UPDATE lamplighter_upgrade.followed SET outcome = $3 WHERE child = $1 AND name = $2";
-const FOLLOWED: &str = "SELECT child, name, coalesce(outcome, '') FROM lamplighter_upgrade.followed ORDER BY child, name";
+const FOLLOWED: &str =
+    "SELECT child, shown, name, coalesce(outcome, '') FROM lamplighter_upgrade.followed ORDER BY child, name";
 
 /// How an attempt ended.
 enum Attempt {
@@ -47,8 +49,9 @@ enum Attempt {
 pub(super) struct Follower {
     id: sqlx::postgres::types::Oid,
     pub(super) name: String,
-    /// Quoted as needed.
+    /// The table as SQL, and as it is shown.
     pub(super) child: String,
+    pub(super) shown: String,
 }
 
 impl Session<'_> {
@@ -105,7 +108,8 @@ impl Session<'_> {
                     let mut tx = self.conn.begin().await?;
                     let told = sqlx::query(FORGET).bind(&follower.child).bind(&follower.name);
                     told.execute(&mut *tx).await?;
-                    let told = sqlx::query(TELL).bind(&follower.child).bind(&follower.name).bind(why);
+                    let told =
+                        sqlx::query(TELL).bind(&follower.child).bind(&follower.name).bind(why).bind(&follower.shown);
                     told.execute(&mut *tx).await?;
                     tx.commit().await?;
                 }
@@ -120,8 +124,8 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// What became of foreign keys of other tables: table, name, outcome.
-    pub(super) async fn followed(&mut self) -> Result<Vec<(String, String, String)>, UpgradeError> {
+    /// What became of foreign keys of other tables: table (as SQL, as shown), name, outcome.
+    pub(super) async fn followed(&mut self) -> Result<Vec<(String, String, String, String)>, UpgradeError> {
         Ok(sqlx::query_as(FOLLOWED).fetch_all(&mut *self.conn).await?)
     }
 
@@ -160,7 +164,8 @@ impl Session<'_> {
 
 async fn attempt_in(conn: &mut PgConnection, planned: &Planned) -> Result<Attempt, UpgradeError> {
     let tables: Vec<&str> = planned.tables.iter().map(|table| table.old.as_str()).collect();
-    let lock = format!("SET LOCAL lock_timeout = '{LOCK_MS}ms'; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", tables.join(", "));
+    let lock =
+        format!("SET LOCAL lock_timeout = '{LOCK_MS}ms'; LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE", tables.join(", "));
     if let Err(error) = conn.execute(AssertSqlSafe(lock)).await {
         return if is_busy(&error) { Ok(Attempt::Busy) } else { Err(error.into()) };
     }

@@ -39,11 +39,19 @@ async fn writer(mut conn: PgConnection, written: Arc<AtomicU32>) {
         let n = turn % 150 + 1;
         let sql = match turn % 8 {
             0 | 4 => format!("INSERT INTO status_reports (monitor_id, status) VALUES ({n}, 'up')"),
-            1 => format!("UPDATE monitors SET status = 'down', uptime = '{}.5%', updated_at = now() WHERE id = {n}", turn % 100),
-            2 => format!("UPDATE status_reports SET error_message = 'turn {turn}' WHERE id = {}", turn * 37 % 100_000 + 1),
+            1 => format!(
+                "UPDATE monitors SET status = 'down', uptime = '{}.5%', updated_at = now() WHERE id = {n}",
+                turn % 100
+            ),
+            2 => format!(
+                "UPDATE status_reports SET error_message = 'turn {turn}' WHERE id = {}",
+                turn * 37 % 100_000 + 1
+            ),
             3 => format!("INSERT INTO incidents (user_id, monitor_id, title) VALUES (1, {n}, 'turn {turn}')"),
-            5 => format!("WITH u AS (INSERT INTO users (clerk_id, email) VALUES ('t{turn}', 't{turn}@example.com') RETURNING id) \
-                INSERT INTO monitors (user_id, url) SELECT id, 'https://t{turn}.example.com' FROM u"),
+            5 => format!(
+                "WITH u AS (INSERT INTO users (clerk_id, email) VALUES ('t{turn}', 't{turn}@example.com') RETURNING id) \
+                INSERT INTO monitors (user_id, url) SELECT id, 'https://t{turn}.example.com' FROM u"
+            ),
             6 => format!("DELETE FROM monitors WHERE id = {}", 151 + turn % 50),
             _ => format!("DELETE FROM status_reports WHERE id = {}", turn * 53 % 100_000 + 1),
         };
@@ -60,17 +68,29 @@ async fn writer(mut conn: PgConnection, written: Arc<AtomicU32>) {
 
 /// Old rows that are not what the new ones say.
 const DIFFERENT: [(&str, &str); 4] = [
-    ("users", "SELECT count(*) FROM legacy.users l FULL JOIN (SELECT * FROM public.users WHERE legacy_id IS NOT NULL) n ON n.legacy_id = l.id \
-        WHERE (l.email, l.clerk_id, l.name) IS DISTINCT FROM (n.email, n.clerk_id, n.name)"),
-    ("monitors", "SELECT count(*) FROM legacy.monitors l FULL JOIN (SELECT m.*, u.legacy_id AS owner FROM public.monitors m \
+    (
+        "users",
+        "SELECT count(*) FROM legacy.users l FULL JOIN (SELECT * FROM public.users WHERE legacy_id IS NOT NULL) n ON n.legacy_id = l.id \
+        WHERE (l.email, l.clerk_id, l.name) IS DISTINCT FROM (n.email, n.clerk_id, n.name)",
+    ),
+    (
+        "monitors",
+        "SELECT count(*) FROM legacy.monitors l FULL JOIN (SELECT m.*, u.legacy_id AS owner FROM public.monitors m \
         JOIN public.users u ON u.id = m.user_id) n ON n.legacy_id = l.id \
-        WHERE (l.url, l.status, l.uptime, l.user_id, l.updated_at) IS DISTINCT FROM (n.url, n.status, n.uptime, n.owner, n.updated_at AT TIME ZONE 'UTC')"),
-    ("incidents", "SELECT count(*) FROM legacy.incidents l FULL JOIN (SELECT i.*, m.legacy_id AS monitor FROM public.incidents i \
+        WHERE (l.url, l.status, l.uptime, l.user_id, l.updated_at) IS DISTINCT FROM (n.url, n.status, n.uptime, n.owner, n.updated_at AT TIME ZONE 'UTC')",
+    ),
+    (
+        "incidents",
+        "SELECT count(*) FROM legacy.incidents l FULL JOIN (SELECT i.*, m.legacy_id AS monitor FROM public.incidents i \
         JOIN public.monitors m ON m.id = i.monitor_id) n ON n.id = l.id \
-        WHERE (l.title, l.status = 'active', l.monitor_id) IS DISTINCT FROM (n.title, n.status = 'open', n.monitor)"),
-    ("status_reports", "SELECT count(*) FROM legacy.status_reports l FULL JOIN (SELECT r.*, m.legacy_id AS monitor FROM public.status_reports r \
+        WHERE (l.title, l.status = 'active', l.monitor_id) IS DISTINCT FROM (n.title, n.status = 'open', n.monitor)",
+    ),
+    (
+        "status_reports",
+        "SELECT count(*) FROM legacy.status_reports l FULL JOIN (SELECT r.*, m.legacy_id AS monitor FROM public.status_reports r \
         JOIN public.monitors m ON m.id = r.monitor_id) n ON n.id = l.id \
-        WHERE (l.status, l.error_message, l.checked_at, l.monitor_id) IS DISTINCT FROM (n.status, n.error_message, n.checked_at AT TIME ZONE 'UTC', n.monitor)"),
+        WHERE (l.status, l.error_message, l.checked_at, l.monitor_id) IS DISTINCT FROM (n.status, n.error_message, n.checked_at AT TIME ZONE 'UTC', n.monitor)",
+    ),
 ];
 
 #[tokio::test]
@@ -138,7 +158,9 @@ async fn a_table_that_is_emptied_meanwhile_is_empty() {
     let (sender, mut receiver) = tokio::sync::mpsc::channel(1);
     let emptying = tokio::spawn(async move {
         receiver.recv().await.unwrap();
-        app.execute("TRUNCATE incidents; INSERT INTO incidents (user_id, monitor_id, title) VALUES (1, 1, 'after')").await.unwrap();
+        app.execute("TRUNCATE incidents; INSERT INTO incidents (user_id, monitor_id, title) VALUES (1, 1, 'after')")
+            .await
+            .unwrap();
     });
     let mut watch = |step: Step<'_>| {
         if let Step::Begin { what: "status_reports", .. } = step

@@ -1,6 +1,6 @@
 -- Small keys, and numbers of every kind where others have text.
 CREATE TABLE users (id smallserial PRIMARY KEY, clerk_id text, email text);
-CREATE TABLE monitors (id smallserial PRIMARY KEY, user_id smallint NOT NULL, url text, status text, uptime numeric(6, 3), response_time double precision,
+CREATE TABLE monitors (id smallserial PRIMARY KEY, user_id smallint NOT NULL, url text, status text, uptime numeric(7, 5), response_time double precision,
   enabled smallint, interval_seconds numeric);
 CREATE TABLE status_reports (id bigserial PRIMARY KEY, monitor_id text, status text, response_time numeric(10, 3), status_code text, checked_at timestamptz);
 INSERT INTO users (clerk_id, email) SELECT 'c' || g, 'n' || g || '@example.com' FROM generate_series(1, 5) g;
