@@ -12,6 +12,7 @@ mod export;
 mod interrupt;
 mod manual;
 mod legacy;
+mod manual;
 mod migrate;
 mod output;
 mod probe;

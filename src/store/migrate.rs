@@ -5,9 +5,10 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::classify::{Found, classify};
 use super::fault::{Meaning, describe, meaning, sqlstate};
-use super::{StartError, Store, quoted};
+use super::{ACQUIRE_TIMEOUT, StartError, Store, quoted, within};
+use crate::model::StoreFault;
 
-pub(super) const STATEMENTS: &[&str] = &[WAIT, LOCK, PATIENCE, SCHEMA_EXISTS];
+pub(super) const STATEMENTS: &[&str] = &[WAIT, LOCK, PATIENCE, SCHEMA_EXISTS, SIZES, SIZE];
 
 /// The table that says which migrations were applied; its own name, because other programs use the usual one.
 pub(super) const TABLE: &str = "lamplighter_migrations";
@@ -24,6 +25,12 @@ const WAIT: &str = "SELECT set_config('lock_timeout', '0', true), set_config('st
 const PATIENCE: &str = "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '30s', true), \
     set_config('idle_in_transaction_session_timeout', '0', true)";
 pub(super) const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+
+/// Of the database, and of a plain table of checks that is going to be adopted.
+const SIZES: &str =
+    "SELECT pg_database_size(current_database()), coalesce(pg_total_relation_size(to_regclass('monitor_checks')), 0)";
+/// Takes no lock, so it answers in the middle of an adoption.
+const SIZE: &str = "SELECT pg_database_size(current_database())";
 
 /// What migrating did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +71,26 @@ impl Store {
             tx.commit().await?;
         }
         Ok(Migrated { found, applied: pending })
+    }
+
+    /// Sizes before an adoption, in bytes: of the database, and of the checks that it will copy (0: none).
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn sizes(&self) -> Result<(i64, i64), StoreFault> {
+        within(ACQUIRE_TIMEOUT, async { sqlx::query_as(SIZES).fetch_one(&self.reading).await.map_err(super::fault_of) })
+            .await
+    }
+
+    /// Size of the database, in bytes; in the middle of an adoption it tells how much is copied.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn size(&self) -> Result<i64, StoreFault> {
+        within(ACQUIRE_TIMEOUT, async {
+            sqlx::query_scalar(SIZE).fetch_one(&self.reading).await.map_err(super::fault_of)
+        })
+        .await
     }
 
     async fn apply(&self, conn: &mut PgConnection, found: &Found) -> Result<(), StartError> {

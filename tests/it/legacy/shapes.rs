@@ -9,6 +9,12 @@ use super::{
 };
 use crate::support::postgres::{TestDb, store_at};
 
+type UserRow = (i64, Option<String>, Option<String>, String, Option<serde_json::Value>);
+type MonitorRow = (i64, String, String, String, bool, Option<serde_json::Value>, Option<i64>);
+type IncidentRow = (i64, String, String, Option<i32>, Option<serde_json::Value>);
+type NumbersRow = (Option<String>, i32, Option<i32>, bool, i32, Option<serde_json::Value>);
+type ReportRow = (i64, Option<i32>, Option<i32>, Option<serde_json::Value>);
+
 /// Tables, columns, indexes, keys, triggers and functions of the house, as text.
 const SCHEMA: &str = "SELECT string_agg(line, E'\\n' ORDER BY line) FROM ( \
     SELECT format('%s.%s %s %s %s', c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, \
@@ -152,7 +158,7 @@ async fn what_no_key_promised() {
     assert_eq!(kept(2), [("duplicate_id", 1), ("orphan", 2)]);
     // 100 of monitor 3, 100 of 7, 100 of 8, and the one without a monitor.
     assert_eq!(kept(3), [("duplicate_id", 1), ("no_id", 1), ("no_time", 1), ("orphan", 301)]);
-    let users: Vec<(i64, Option<String>, Option<String>, String, Option<serde_json::Value>)> = sqlx::query_as(
+    let users: Vec<UserRow> = sqlx::query_as(
         "SELECT legacy_id, clerk_id, email, plan, legacy FROM public.users WHERE legacy_id IS NOT NULL ORDER BY 1",
     )
     .fetch_all(&db.pool)
@@ -174,7 +180,7 @@ async fn what_no_key_promised() {
         )
     );
     assert_eq!(users[4], (4, None, None, "free".into(), Some(serde_json::json!({"email": "ann@example.com"}))));
-    let monitors: Vec<(i64, String, String, String, bool, Option<serde_json::Value>, Option<i64>)> =
+    let monitors: Vec<MonitorRow> =
         sqlx::query_as("SELECT m.legacy_id, m.name, m.url, m.status, m.is_active, m.legacy, u.legacy_id FROM public.monitors m JOIN public.users u ON u.id = m.user_id ORDER BY 1")
             .fetch_all(&db.pool).await.unwrap();
     let find = |id: i64| monitors.iter().find(|monitor| monitor.0 == id).unwrap();
@@ -187,7 +193,7 @@ async fn what_no_key_promised() {
     assert_eq!((find(4).3.as_str(), find(4).6), ("unknown", None));
     assert_eq!((find(5).2.as_str(), find(5).6), ("", Some(-7)));
     assert_eq!((find(6).1.as_str(), find(6).3.as_str(), find(6).4), ("Six", "paused", false));
-    let incidents: Vec<(i64, String, String, Option<i32>, Option<serde_json::Value>)> =
+    let incidents: Vec<IncidentRow> =
         sqlx::query_as("SELECT id, title, status, duration_seconds, legacy FROM public.incidents ORDER BY id")
             .fetch_all(&db.pool)
             .await
@@ -258,7 +264,7 @@ async fn numbers_of_every_kind() {
     let report = upgraded(&db).await;
     is_whole(&db, &report).await;
     assert_eq!(report.tables[2].kept.get("orphan"), Some(&2));
-    let monitors: Vec<(Option<String>, i32, Option<i32>, bool, i32, Option<serde_json::Value>)> =
+    let monitors: Vec<NumbersRow> =
         sqlx::query_as("SELECT uptime, uptime_percentage, response_time, is_active, interval_seconds, legacy FROM public.monitors ORDER BY legacy_id").fetch_all(&db.pool).await.unwrap();
     // No value is above one: shares.
     assert_eq!(
@@ -275,7 +281,7 @@ async fn numbers_of_every_kind() {
     assert_eq!(monitors[1].0.as_deref(), Some("100%"));
     assert_eq!((monitors[1].2, monitors[1].3, monitors[1].4), (None, false, 1));
     assert_eq!((monitors[2].0.as_deref(), monitors[2].1, monitors[2].2), (None, 100, None));
-    let reports: Vec<(i64, Option<i32>, Option<i32>, Option<serde_json::Value>)> =
+    let reports: Vec<ReportRow> =
         sqlx::query_as("SELECT id, response_time, status_code, legacy FROM public.status_reports ORDER BY id")
             .fetch_all(&db.pool)
             .await
@@ -323,7 +329,7 @@ async fn tables_of_others_stay_and_their_keys_follow() {
         db.pool.execute("DELETE FROM public.users WHERE legacy_id = 2").await.is_err(),
         "a rule still names the user"
     );
-    db.sql("DELETE FROM public.\"Alert Rules\" WHERE owner = 'x2@example.com'; DELETE FROM public.users WHERE legacy_id = 2").await;
+    db.sql("DELETE FROM public.\"Alert Rules\"; DELETE FROM public.users WHERE legacy_id = 2").await;
     assert_eq!(db.get::<i64>("SELECT count(*) FROM public.api_keys WHERE user_id = 2").await, 0);
     assert_eq!(db.get::<i64>("SELECT count(*) FROM public.api_keys").await, 4);
     // The old tables take nothing any more.
