@@ -75,7 +75,7 @@ $$;
 -- Foreign keys that tables of others have to the old ones. `child` is SQL, `shown` the name without the schema of the house.
 CREATE VIEW lamplighter_upgrade.followers AS
 SELECT k.oid AS id, k.conname::text AS name, format('%I.%I', n.nspname, c.relname) AS child,
-    CASE WHEN n.nspname = s.schema_name THEN c.relname::text ELSE n.nspname || '.' || c.relname END AS shown, t.part,
+    CASE WHEN n.nspname = s.schema_name OR n.nspname = 'legacy' THEN c.relname::text ELSE n.nspname || '.' || c.relname END AS shown, t.part,
     a.attname::text AS referenced, c.relkind = 'p' AS is_partitioned
 FROM pg_constraint k
 JOIN pg_class c ON c.oid = k.conrelid
@@ -86,8 +86,7 @@ JOIN pg_class o ON o.oid = k.confrelid
 JOIN lamplighter_upgrade.tables t ON t.name = o.relname
 JOIN pg_attribute a ON a.attrelid = k.confrelid AND a.attnum = k.confkey[1]
 WHERE k.contype = 'f' AND k.conparentid = 0 AND cardinality(k.confkey) = 1
-    AND n.nspname <> 'legacy' AND NOT (n.nspname = s.schema_name AND s.switched_at IS NULL
-        AND (c.relname IN (SELECT name FROM lamplighter_upgrade.tables) OR c.relname = ANY (s.in_the_way)));
+    AND NOT (c.relnamespace = o.relnamespace AND c.relname IN (SELECT name FROM lamplighter_upgrade.tables));
 
 -- Points one of them at the new table, where the same integer is `legacy_id` (of incidents and reports: `id`). Existing rows
 -- are looked at later, by VALIDATE, which locks nobody out.

@@ -1,6 +1,7 @@
 //! The switch: one short transaction after which the new tables stand where the old ones stood. Writers wait while the last
 //! changes are applied; readers wait only for the last step, well under a second, or it is undone and tried again.
 
+use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tokio::time::sleep;
 
@@ -219,6 +220,19 @@ impl Session<'_> {
             sql += "DO $$ BEGIN DROP SCHEMA legacy; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$; ";
         }
         sql += "DROP SCHEMA lamplighter_upgrade CASCADE";
-        self.insist(&sql).await
+        match self.insist(&sql).await {
+            Err(UpgradeError::Sql(error)) => Err(dependents(&error).unwrap_or(UpgradeError::Sql(error))),
+            other => other,
+        }
     }
+}
+
+/// What others hang on the old tables, as the server tells it.
+fn dependents(error: &sqlx::Error) -> Option<UpgradeError> {
+    let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
+    let detail = error.detail().filter(|_| error.code() == "2BP01")?;
+    Some(UpgradeError::Problems(vec![format!(
+        "the old tables cannot go, nothing was dropped: {}",
+        detail.replace('\n', "; ")
+    )]))
 }

@@ -188,3 +188,22 @@ async fn rights_go_with_the_tables() {
     db.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
     let _: TestDb = db;
 }
+
+#[tokio::test]
+async fn a_backup_has_the_old_tables_and_what_is_known_of_them() {
+    let db = old(LOOSE).await;
+    let report = upgraded(&db).await;
+    let home = Home::new(&on(&db.url, ""));
+    let file = home.path().join("x.backup");
+    let dumped = home.output(&["db", "dump", file.to_str().unwrap()]);
+    assert!(dumped.status.success(), "{}", String::from_utf8_lossy(&dumped.stderr));
+    let other = TestDb::empty().await;
+    let place = Home::new(&on(&other.url, ""));
+    let restored = place.output(&["db", "restore", file.to_str().unwrap()]);
+    assert!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    assert_eq!(upgraded(&other).await, report);
+    assert!(other.pool.execute("DELETE FROM legacy.users").await.is_err(), "they are for reading there as well");
+    let drop_legacy = UpgradeOptions { drop_legacy: true, ..UpgradeOptions::default() };
+    upgrade(&other, &drop_legacy).await.unwrap();
+    assert!(other.get::<bool>("SELECT to_regnamespace('legacy') IS NULL").await);
+}
