@@ -10,7 +10,6 @@ pub mod environment;
 mod exit;
 mod export;
 mod interrupt;
-mod manual;
 mod legacy;
 mod manual;
 mod migrate;

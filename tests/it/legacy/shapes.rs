@@ -330,7 +330,7 @@ async fn tables_of_others_stay_and_their_keys_follow() {
         db.pool.execute("DELETE FROM public.users WHERE legacy_id = 2").await.is_err(),
         "a rule still names the user"
     );
-    db.sql("DELETE FROM public.\"Alert Rules\"; DELETE FROM public.users WHERE legacy_id = 2").await;
+    db.sql("DELETE FROM public.\"Alert Rules\"; DELETE FROM legacy.tokens WHERE user_id = 2; DELETE FROM public.users WHERE legacy_id = 2").await;
     assert_eq!(db.get::<i64>("SELECT count(*) FROM public.api_keys WHERE user_id = 2").await, 0);
     assert_eq!(db.get::<i64>("SELECT count(*) FROM public.api_keys").await, 4);
     // The old tables take nothing any more.
