@@ -3,13 +3,18 @@
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::time::Duration;
 
+use super::progress::Progress;
 use super::{Environment, Exit, Stop, counted, exit, load, load_leniently, small_runtime, state};
 use crate::daemon::{cluster_stop, start_stop};
 use crate::model::Secret;
 use crate::settings::model::Settings;
 use crate::store::cluster::{self, Cluster, ClusterOptions, StateLock};
-use crate::store::{Found, Store, StoreSettings};
+use crate::store::{Found, Migrated, StartError, Store, StoreSettings};
+
+/// Between two looks at the size of the database.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Brings the schema up to date, or prints the SQL.
 pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
@@ -25,7 +30,7 @@ pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environmen
         let text = if dry_run {
             store.migrate_dry_run().await.map_err(|error| start_stop(&error))?
         } else {
-            let migrated = store.migrate().await.map_err(|error| start_stop(&error))?;
+            let migrated = Box::pin(shown(&store)).await.map_err(|error| start_stop(&error))?;
             let partitions = store.make_partitions_ahead().await;
             let partitions = partitions.map_err(|fault| Stop::new(Exit::Unavailable, fault.to_string()))?;
             match (migrated.applied, partitions) {
@@ -41,6 +46,27 @@ pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environmen
         store.close().await;
         Ok(Exit::Ok)
     })
+}
+
+/// Migrates; how far the copying of an adoption is, which is one transaction, is told by what the database has grown.
+async fn shown(store: &Store) -> Result<Migrated, StartError> {
+    // When this fails, migrating says why.
+    let (before, checks) = store.sizes().await.unwrap_or_default();
+    let megabytes = |bytes: i64| u64::try_from(bytes / 1_000_000).unwrap_or(0);
+    let mut progress = Progress::new("moving checks into partitions", megabytes(checks), "MB");
+    let mut tick = tokio::time::interval(LOOK);
+    let migrating = store.migrate();
+    tokio::pin!(migrating);
+    loop {
+        tokio::select! {
+            done = &mut migrating => return done,
+            _ = tick.tick(), if checks > 0 => {
+                if let Ok(size) = store.size().await {
+                    progress.at(megabytes(size - before));
+                }
+            }
+        }
+    }
 }
 
 /// Starts the embedded database for a command.

@@ -10,6 +10,7 @@ pub mod environment;
 mod exit;
 mod export;
 mod interrupt;
+mod legacy;
 mod manual;
 mod migrate;
 mod output;
@@ -111,8 +112,8 @@ enum Command {
 
 #[derive(Debug, Subcommand)]
 enum MigrateWhat {
-    /// Upgrade a database with integer keys (not built yet)
-    Legacy(Later),
+    /// Upgrade a database with integer keys; a run that was ended goes on with the next
+    Legacy(legacy::LegacyArgs),
 }
 
 #[derive(Debug, Subcommand)]
@@ -178,7 +179,10 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         }
         Command::Probe(arguments) => probe::run(&arguments, config, environment),
         Command::Reload { force } => reload::run(force, config, environment),
-        Command::Migrate { what: Some(MigrateWhat::Legacy(_)), .. } => Err(not_built_yet("migrate legacy")),
+        Command::Migrate { what: Some(MigrateWhat::Legacy(mut arguments)), dry_run } => {
+            arguments.dry_run |= dry_run;
+            legacy::run(&arguments, config, environment)
+        }
         Command::Migrate { what: None, dry_run } => migrate::run(dry_run, config, environment),
         Command::Status(arguments) => status::run(&arguments, config, environment),
         Command::Uptime(arguments) => uptime::run(&arguments, config, environment),

@@ -37,8 +37,8 @@ const EXTENSION: &str = "SELECT e.extname::text FROM pg_extension e JOIN pg_name
 const IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
     WHERE n.nspname = $1)";
 
-/// Where `migrate legacy` puts the tables of before. Part of the store while it is there.
-const LEGACY: &str = "legacy";
+/// Where `migrate legacy` puts the tables of before, and what it knows of them. Part of the store while they are there.
+const LEGACY: [&str; 2] = ["legacy", "lamplighter_upgrade"];
 /// For what is quick.
 const DEADLINE: Duration = Duration::from_secs(35);
 
@@ -168,9 +168,11 @@ impl Store {
             let (server, major, at): (String, i32, DateTime<Utc>) = sqlx::query_as(SERVER).fetch_one(&mut conn).await?;
             let migrations = sqlx::query_scalar(VERSIONS).fetch_all(&mut conn).await?;
             let mut schemas = vec![self.schema.to_string()];
-            let has_legacy: bool = sqlx::query_scalar(SCHEMA_EXISTS).bind(LEGACY).fetch_one(&mut conn).await?;
-            if has_legacy && *self.schema != *LEGACY {
-                schemas.push(LEGACY.to_owned());
+            for legacy in LEGACY {
+                let there: bool = sqlx::query_scalar(SCHEMA_EXISTS).bind(legacy).fetch_one(&mut conn).await?;
+                if there && *self.schema != *legacy {
+                    schemas.push(legacy.to_owned());
+                }
             }
             let tables = tables(&mut conn, &schemas).await?;
             let major = u32::try_from(major).unwrap_or(0);

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use super::StartError;
 use super::migrate::known_versions;
 
-pub(super) const STATEMENTS: &[&str] = &[RELATIONS, COLUMNS, APPLIED];
+pub(super) const STATEMENTS: &[&str] = &[RELATIONS, COLUMNS, APPLIED, UNFINISHED];
 
 /// Relations that no extension made.
 const RELATIONS: &str = "SELECT c.relname::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
@@ -22,6 +22,10 @@ const COLUMNS: &str = "SELECT c.relname || '.' || a.attname, format_type(a.attty
         AND c.relname IN ('users', 'monitors', 'monitor_checks', 'incidents', 'status_reports')";
 
 const APPLIED: &str = "SELECT version FROM lamplighter_migrations ORDER BY version";
+
+/// An upgrade from the integer-keyed schema that was begun; the comment is the schema that is upgraded.
+const UNFINISHED: &str = "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+    WHERE n.nspname = 'lamplighter_upgrade' AND c.relname = 'unfinished' AND obj_description(c.oid, 'pg_class') = $1)";
 
 /// What a database was found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +48,8 @@ pub enum Found {
     Adoptable,
     /// The integer-keyed schema.
     Legacy,
+    /// The same on its way to ours, or ours whose upgrade is not finished.
+    HalfUpgraded,
     /// Something else, and why it is thought so.
     Foreign(String),
 }
@@ -55,6 +61,7 @@ impl Found {
         match self {
             Self::Newer { found, known } => Some(StartError::SchemaNewer { found: *found, known: *known }),
             Self::Legacy => Some(StartError::Legacy),
+            Self::HalfUpgraded => Some(StartError::HalfUpgraded),
             Self::Foreign(why) => Some(StartError::Foreign(why.clone())),
             Self::Empty | Self::Ours { .. } | Self::Adoptable => None,
         }
@@ -70,6 +77,7 @@ impl fmt::Display for Found {
             Self::Newer { found, known } => write!(f, "migration {found} of a newer version, {known} known"),
             Self::Adoptable => f.write_str("the uuid schema of another tool, to be adopted"),
             Self::Legacy => f.write_str("the integer-keyed schema of before"),
+            Self::HalfUpgraded => f.write_str("an upgrade from the integer-keyed schema that is not finished"),
             Self::Foreign(why) => f.write_str(why),
         }
     }
@@ -84,6 +92,10 @@ struct Facts {
 }
 
 pub(super) async fn classify(conn: &mut PgConnection, schema: &str) -> Result<Found, StartError> {
+    let unfinished: bool = sqlx::query_scalar(UNFINISHED).bind(schema).fetch_one(&mut *conn).await?;
+    if unfinished {
+        return Ok(Found::HalfUpgraded);
+    }
     let relations: Vec<String> = sqlx::query_scalar(RELATIONS).bind(schema).fetch_all(&mut *conn).await?;
     let columns: Vec<(String, String)> = sqlx::query_as(COLUMNS).bind(schema).fetch_all(&mut *conn).await?;
     let applied = if relations.iter().any(|name| name == super::migrate::TABLE) {

@@ -5,9 +5,10 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 
 use super::classify::{Found, classify};
 use super::fault::{Meaning, describe, meaning, sqlstate};
-use super::{StartError, Store, quoted};
+use super::{ACQUIRE_TIMEOUT, StartError, Store, quoted, within};
+use crate::model::StoreFault;
 
-pub(super) const STATEMENTS: &[&str] = &[WAIT, LOCK, PATIENCE, SCHEMA_EXISTS];
+pub(super) const STATEMENTS: &[&str] = &[WAIT, LOCK, PATIENCE, SCHEMA_EXISTS, SIZES, SIZE];
 
 /// The table that says which migrations were applied; its own name, because other programs use the usual one.
 pub(super) const TABLE: &str = "lamplighter_migrations";
@@ -24,6 +25,12 @@ const WAIT: &str = "SELECT set_config('lock_timeout', '0', true), set_config('st
 const PATIENCE: &str = "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '30s', true), \
     set_config('idle_in_transaction_session_timeout', '0', true)";
 pub(super) const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
+
+/// Of the database, and of a plain table of checks that is going to be adopted.
+const SIZES: &str =
+    "SELECT pg_database_size(current_database()), coalesce(pg_total_relation_size(to_regclass('monitor_checks')), 0)";
+/// Takes no lock, so it answers in the middle of an adoption.
+const SIZE: &str = "SELECT pg_database_size(current_database())";
 
 /// What migrating did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +73,26 @@ impl Store {
         Ok(Migrated { found, applied: pending })
     }
 
+    /// Sizes before an adoption, in bytes: of the database, and of the checks that it will copy (0: none).
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn sizes(&self) -> Result<(i64, i64), StoreFault> {
+        within(ACQUIRE_TIMEOUT, async { sqlx::query_as(SIZES).fetch_one(&self.reading).await.map_err(super::fault_of) })
+            .await
+    }
+
+    /// Size of the database, in bytes; in the middle of an adoption it tells how much is copied.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn size(&self) -> Result<i64, StoreFault> {
+        within(ACQUIRE_TIMEOUT, async {
+            sqlx::query_scalar(SIZE).fetch_one(&self.reading).await.map_err(super::fault_of)
+        })
+        .await
+    }
+
     async fn apply(&self, conn: &mut PgConnection, found: &Found) -> Result<(), StartError> {
         let there: bool = sqlx::query_scalar(SCHEMA_EXISTS).bind(&*self.schema).fetch_one(&mut *conn).await?;
         if !there {
@@ -75,14 +102,7 @@ impl Store {
         if *found == Found::Adoptable {
             conn.execute(BEFORE_ADOPTION).await.map_err(refused)?;
         }
-        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
-        migrator.dangerous_set_table_name(TABLE);
-        // Its lock is the session's and would outlive a failed transaction; ours is the transaction's.
-        migrator.set_locking(false);
-        migrator.run_direct(None, &mut *conn, false).await.map_err(|error| match error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refused(error),
-            other => StartError::Migration(other.to_string()),
-        })?;
+        make_tables(conn).await?;
         if *found == Found::Adoptable {
             conn.execute(AFTER_ADOPTION).await.map_err(refused)?;
         }
@@ -130,6 +150,18 @@ impl Store {
         }
         Ok(sql + "\nCOMMIT;\n")
     }
+}
+
+/// Applies what is missing to the first schema of the path, in a transaction of the caller's.
+pub(super) async fn make_tables(conn: &mut PgConnection) -> Result<(), StartError> {
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    migrator.dangerous_set_table_name(TABLE);
+    // Its lock is the session's and would outlive a failed transaction; ours is the transaction's.
+    migrator.set_locking(false);
+    migrator.run_direct(None, conn, false).await.map_err(|error| match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => refused(error),
+        other => StartError::Migration(other.to_string()),
+    })
 }
 
 /// An error of the SQL itself; connection errors stay what they are.

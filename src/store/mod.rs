@@ -13,6 +13,7 @@ mod export;
 mod fault;
 mod latency;
 mod lease;
+pub mod legacy;
 mod maintenance;
 mod merge;
 mod migrate;
@@ -200,6 +201,8 @@ pub const STATEMENTS: &[&[&str]] = &[
     export::STATEMENTS,
     latency::STATEMENTS,
     lease::STATEMENTS,
+    legacy::STATEMENTS[0],
+    legacy::STATEMENTS[1],
     maintenance::STATEMENTS,
     merge::STATEMENTS,
     migrate::STATEMENTS,

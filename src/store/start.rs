@@ -56,9 +56,12 @@ pub enum StartError {
     },
     /// The integer-keyed database of before.
     #[error(
-        "this is the database of before the upgrade (integer keys); `lamplighter migrate legacy` will upgrade it, and is not built yet in this version"
+        "this is the database of before the upgrade (integer keys); `lamplighter migrate legacy --dry-run` shows what becomes of it, `lamplighter migrate legacy` upgrades it"
     )]
     Legacy,
+    /// The upgrade of the integer-keyed database was begun, and is not finished.
+    #[error("the upgrade of this database is not finished; `lamplighter migrate legacy` goes on with it")]
+    HalfUpgraded,
     /// Something else; nothing was touched.
     #[error("this database is not Lamplighter's: {0}; nothing was touched. Use another database or database.schema")]
     Foreign(String),
@@ -188,7 +191,9 @@ mod tests {
     #[test]
     fn only_away_is_69() {
         assert_eq!(StartError::Unreachable(String::new()).exit_code(), 69);
-        for error in [StartError::BadUrl, StartError::Legacy, StartError::ServerTooOld(String::new())] {
+        for error in
+            [StartError::BadUrl, StartError::Legacy, StartError::HalfUpgraded, StartError::ServerTooOld(String::new())]
+        {
             assert_eq!(error.exit_code(), 78);
             assert!(!error.is_away());
         }

@@ -17,6 +17,7 @@ mod grpc;
 mod http;
 mod icmp;
 mod layers;
+mod legacy;
 mod links;
 mod net;
 mod ownership;
