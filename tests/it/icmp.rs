@@ -99,6 +99,10 @@ fn routers_and_links_have_their_names() {
         far ip route add unreachable 198.51.100.0/25
         far sysctl -qw net.ipv4.ip_forward=1 net.ipv4.icmp_ratelimit=0
         far ip route add prohibit 203.0.113.0/24
+        # A router tells one source of five errors at once, then of one a second: each route has a source of its own.
+        ip addr add 192.0.2.11/24 dev near; ip addr add 192.0.2.12/24 dev near
+        ip route add 198.51.100.128/25 via 192.0.2.2 src 192.0.2.11
+        ip route add 203.0.113.0/24 via 192.0.2.2 src 192.0.2.12
         ping icmp:198.51.100.1; ping icmp:198.51.100.200; ping icmp:203.0.113.1
         ping icmp:192.0.2.99 5s
         ip link set near down
