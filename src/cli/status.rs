@@ -46,6 +46,7 @@ struct Overview {
     monitors: Vec<Row>,
     #[serde(default)]
     maintenances: Option<Vec<Maintenance>>,
+    #[serde(default)]
     slos: Vec<Slo>,
 }
 
