@@ -114,7 +114,7 @@ async fn rollup_bytes(house: &House) -> Result<f64> {
 
 pub(crate) async fn make_monitors(house: &House, number: usize) -> Result<Vec<MonitorId>> {
     let sql = "INSERT INTO monitors (user_id, name, url, interval_seconds, is_active) \
-        SELECT u.id, 'Monitor ' || n, 'http://192.0.2.1/' || n, 60, true \
+        SELECT u.id, 'Monitor ' || n, 'http://127.0.0.1:9/' || n, 86400, true \
         FROM users u, generate_series(1, $1) n WHERE u.plan = 'system' RETURNING id";
     let ids: Vec<Uuid> = sqlx::query_scalar(sql).bind(i32::try_from(number)?).fetch_all(&house.pool).await?;
     sqlx::query("ANALYZE monitors").execute(&house.pool).await?;
