@@ -57,9 +57,10 @@ pub(crate) fn text(data: &RData) -> Option<String> {
             bare(&soa.mname),
             bare(&soa.rname),
             soa.serial,
-            soa.refresh,
-            soa.retry,
-            soa.expire,
+            // Signed in the library; RFC 1035 (3.3.13) knows no sign.
+            soa.refresh.cast_unsigned(),
+            soa.retry.cast_unsigned(),
+            soa.expire.cast_unsigned(),
             soa.minimum
         ),
         // One text, however it was cut into strings of 255 octets (RFC 7208, 3.3).
