@@ -142,6 +142,31 @@ fn read_path(entry: &mut TableReader<'_>) -> Option<(Box<str>, JsonPath)> {
     }
 }
 
+/// Whether a `\u` lacks a part of what RFC 9535 (2.3.1.1) wants behind it: four hexadecimal digits, and behind a high
+/// surrogate a low one. The parser panics where the text ends in the middle of one.
+fn has_cut_escape(text: &[u8]) -> bool {
+    let unit = |at: usize| {
+        let digits = text.get(at..at + 6)?.strip_prefix(b"\\u")?;
+        let all_hex = digits.iter().all(u8::is_ascii_hexdigit);
+        std::str::from_utf8(digits).ok().filter(|_| all_hex).and_then(|digits| u16::from_str_radix(digits, 16).ok())
+    };
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        let width = match (byte, text.get(at + 1)) {
+            (b'\\', Some(b'u')) => match unit(at) {
+                None => return true,
+                Some(0xd800..=0xdbff) if !matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => return true,
+                Some(0xd800..=0xdbff) => 12,
+                Some(_) => 6,
+            },
+            (b'\\', _) => 2,
+            _ => 1,
+        };
+        at += width;
+    }
+    false
+}
+
 /// Refuses paths whose work is more than a small multiple of the body's size, since the body is the target's and the
 /// path may be another tenant's: `$..*..*` visits each node once an ancestor, `['a','a']` doubles at each step, a
 /// query from the root in a filter is repeated for each candidate, and `match()` and `search()` compile a regular
@@ -153,6 +178,9 @@ fn bounded(text: &str) -> Result<(), &'static str> {
     const UNION_MAX: usize = 64;
     if text.len() > LENGTH_MAX {
         return Err("is longer than 512 bytes");
+    }
+    if has_cut_escape(text.as_bytes()) {
+        return Err("has an incomplete \\u escape");
     }
     let bare = without_quoted(text);
     if bare.matches("..").count() > 1 {
@@ -206,4 +234,28 @@ fn without_quoted(text: &str) -> String {
         }
     }
     bare
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_escape_that_is_cut_is_refused_before_the_parser_meets_it() {
+        for cut in [
+            r#"$["\u"#,
+            r#"$["\u{"#,
+            r#"$["\u00e"#,
+            r#"$["\ud83d"#,
+            r#"$["\ud83d\u"#,
+            r#"$["\ud83dx"]"#,
+            r"$['\ud83d\u0041']",
+        ] {
+            assert!(bounded(cut).is_err(), "{cut}");
+        }
+        for whole in [r#"$["\u00e9"]"#, r#"$["\ud83d\ude00"]"#, r#"$["\\u"]"#, r#"$["a\nu"]"#] {
+            assert_eq!(bounded(whole), Ok(()), "{whole}");
+            assert!(JsonPath::parse(whole).is_ok(), "{whole}");
+        }
+    }
 }
