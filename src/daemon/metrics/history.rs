@@ -24,9 +24,9 @@ pub(super) fn all(out: &mut Exposition, live: &Live) {
     if let Some(day) = kept.raw_begin {
         begin.sample(&Labels::none(), seconds_of(day.and_time(chrono::NaiveTime::MIN).and_utc()));
     }
-    let help = "Days of raw checks that were dropped, by reason.";
+    let help = "Partitions of raw checks, each a day, that were dropped, by reason.";
     let reasons = [("age", view.aged as f64), ("disk_budget", view.thinned as f64)];
-    each(out, ("lamplighter_history_dropped_days", Counter, help), "reason", reasons);
+    each(out, ("lamplighter_history_dropped_partitions", Counter, help), "reason", reasons);
     let help = "Roll-ups, incidents and gaps that were deleted by their age.";
     out.single("lamplighter_history_pruned_rows", Counter, help, view.pruned);
     let share = view.backfill.map_or(1.0, |(backfill, _)| f64::from(backfill.permille) / 1000.0);

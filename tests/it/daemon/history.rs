@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
+use super::metrics::promtool;
 use super::on;
 use crate::support::daemon::{Home, ask};
 use crate::support::postgres::TestDb;
@@ -33,16 +34,17 @@ async fn old_days_go_and_the_rest_is_told() {
     assert_eq!(kept, 6 * 144, "their roll-ups stay");
     let text = until("the metrics tell of it", Duration::from_secs(90), async || {
         let text = ask(UnixStream::connect(home.socket()).await.unwrap(), "GET", "/metrics").await.body;
-        text.contains("lamplighter_history_dropped_days_total{reason=\"age\"} 4").then_some(text)
+        text.contains("lamplighter_history_dropped_partitions_total{reason=\"age\"} 4").then_some(text)
     })
     .await;
     for line in [
         "lamplighter_history_budget_bytes 67108864",
         "lamplighter_history_over_budget 0",
-        "lamplighter_history_dropped_days_total{reason=\"disk_budget\"} 0",
+        "lamplighter_history_dropped_partitions_total{reason=\"disk_budget\"} 0",
         "lamplighter_rollup_backfill_ratio 1",
     ] {
         assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
     }
+    assert_eq!(promtool(&["check", "metrics"], &text), (true, String::new()));
     assert!(daemon.log().contains("raw checks of a day were dropped by their age"), "{}", daemon.log());
 }
