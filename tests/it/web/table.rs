@@ -163,7 +163,7 @@ async fn users_see_their_own_rows_and_nothing_of_each_other() {
         }
         seen += 1;
     }
-    assert_eq!(seen, 6);
+    assert_eq!(seen, 8);
     assert_eq!(get(&address, &of_one, "/api/v1/slos/all").await.status, 404);
     // Every list has one's own rows only.
     let now = chrono::Utc::now();
