@@ -9,7 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use super::Viewer;
-use crate::model::{MonitorId, StoreFault, UserId, Verdict};
+use crate::model::{MaintenanceId, MonitorId, StoreFault, UserId, Verdict};
 
 mod csv;
 
@@ -181,6 +181,8 @@ pub struct IncidentRow {
     pub cause: Option<String>,
     /// `caused_by`.
     pub caused_by: Option<MonitorId>,
+    /// `maintenance_id`: the window that it opened in.
+    pub maintenance_id: Option<MaintenanceId>,
     /// `resolve_reason`.
     pub resolve_reason: Option<String>,
     /// `acknowledged_at`.

@@ -428,7 +428,8 @@ pub trait ReadStore: Send + Sync + 'static {
         after: Option<MonitorId>,
         limit: u16,
     ) -> Answer<'_, Page<UptimeView, MonitorId>>;
-    /// What the time-weighted uptime of monitors is made of; none when the window has too many incidents and gaps.
+    /// What the time-weighted uptime of monitors is made of, as far back as the owners' plans show; none when the
+    /// window has too many incidents and gaps.
     fn histories<'a>(&'a self, monitors: &'a [MonitorId], window: Window) -> Answer<'a, Option<Histories>>;
     /// The same monitors as [`Self::uptime`], without counts.
     fn labels(&self, viewer: Viewer, after: Option<MonitorId>, limit: u16) -> Answer<'_, Page<UptimeView, MonitorId>>;

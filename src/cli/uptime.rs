@@ -155,7 +155,10 @@ pub(super) fn run(arguments: &UptimeArgs, config: Option<&Path>, environment: &E
 fn understood<T: DeserializeOwned>(body: &[u8], monitor: &str) -> Result<T, Stop> {
     serde_json::from_slice(body).map_err(|error| match serde_json::from_slice::<Refused>(body) {
         Ok(refused) if refused.status == 404 => {
-            let text = format!("no monitor has the id or key {monitor:?}: `lamplighter status` lists them");
+            let text = format!(
+                "no monitor has the id or key {monitor:?}; of rows without a key the name is not enough: \
+                 `lamplighter status --json` has the ids"
+            );
             Stop::new(Exit::Failure, text)
         }
         Ok(refused) => Stop::new(Exit::Failure, refused.detail),

@@ -29,9 +29,9 @@ use crate::clock::Wall;
 use crate::journal::Journal;
 use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::{Recorder, RecorderStats};
-use crate::maintenance;
 use crate::maintenance::definition::FileMaintenance;
 use crate::maintenance::keeper::{self, Keeper};
+use crate::maintenance::{self, Covers};
 use crate::metrics::work::WorkStats;
 use crate::probe::net::Net;
 use crate::probe::pool::Pool;
@@ -181,44 +181,67 @@ pub(super) fn start(shared: &Shared, beginning: Beginning, tasks: &mut Tasks, st
     tasks.spawn("dispatcher", dispatcher.run(stop.clone()));
     tasks.spawn("catalogue", follower.run(beginning.content, wakes, stop.clone()));
     watch_files(tasks, folders_end, file_wake, stop);
-    let evaluation = Evaluation {
-        store: Arc::clone(&store),
-        wake: Arc::new(Mutex::new(minutely)),
-        objectives: shared.objectives.clone(),
-        board: Arc::default(),
-        wall: Arc::clone(&wall),
-        stats: Arc::default(),
-    };
-    let slos: Arc<SloBoard> = Arc::clone(&evaluation.board);
     let writes = store.writes();
     let (mut jobs_done, history) = run_chores(tasks, Arc::clone(&store), (rollup, partitions, retention), stop);
-    jobs_done.push(("slo", Arc::clone(&evaluation.stats)));
+    let (slos, evaluated) = run_objectives(shared, tasks, Arc::clone(&store), minutely, stop);
+    jobs_done.push(("slo", evaluated));
     let metrics = TermSources { queues, writes, jobs: jobs_done, history };
-    let stopping = stop.clone();
-    tasks.spawn_again("slo", stop.clone(), move || evaluate_slos(evaluation.clone(), stopping.clone()));
-    run_jobs(tasks, jobs, Arc::clone(&wall), stop);
-    let maintenance = Arc::new(maintenance::SharedReport::default());
-    let settled = Arc::clone(&report);
-    let links = keeper::Links {
-        covers,
-        snapshot,
-        file: shared.maintenances.clone(),
-        settled: Arc::new(move || {
-            let report = settled.get();
-            report.merged && report.store_fault.is_none()
-        }),
-        report: Arc::clone(&maintenance),
-        wall,
-    };
-    let stopping = stop.clone();
-    tasks.spawn_again("maintenance", stop.clone(), move || {
-        on_a_thread(Keeper::new(Arc::clone(&store), links.clone()).run(stopping.clone()))
-    });
+    run_jobs(tasks, jobs, wall, stop);
+    let maintenance = keep_windows(shared, tasks, store, (covers, snapshot, Arc::clone(&report)), stop);
     let (stats, stopping) = (Arc::clone(&dispatch), stop.clone());
     tasks.spawn_again("overdue watch", stop.clone(), move || overdue::watch(Arc::clone(&stats), stopping.clone()));
     let live =
         Live { board, dispatch, recorder: recorder_stats, catalog: report, reload, metrics, pings, maintenance, slos };
     Pipeline { stage_hold, live }
+}
+
+/// Starts the evaluation of objectives, and gives what it shows and counts.
+fn run_objectives(
+    shared: &Shared,
+    tasks: &mut Tasks,
+    store: Arc<Gated>,
+    wake: Wake,
+    stop: &Shutdown,
+) -> (Arc<SloBoard>, Arc<WorkStats>) {
+    let evaluation = Evaluation {
+        store,
+        wake: Arc::new(Mutex::new(wake)),
+        objectives: shared.objectives.clone(),
+        board: Arc::default(),
+        wall: Arc::clone(&shared.wall),
+        stats: Arc::default(),
+    };
+    let (board, stats) = (Arc::clone(&evaluation.board), Arc::clone(&evaluation.stats));
+    let stopping = stop.clone();
+    tasks.spawn_again("slo", stop.clone(), move || evaluate_slos(evaluation.clone(), stopping.clone()));
+    (board, stats)
+}
+
+/// Starts what tells the stage which monitors are in maintenance, and gives what it shows.
+fn keep_windows(
+    shared: &Shared,
+    tasks: &mut Tasks,
+    store: Arc<Gated>,
+    (covers, snapshot, catalog): (watch::Sender<Arc<Covers>>, Arc<ArcSwap<Snapshot>>, Arc<SharedReport>),
+    stop: &Shutdown,
+) -> Arc<maintenance::SharedReport> {
+    let shown = Arc::new(maintenance::SharedReport::default());
+    let links = keeper::Links {
+        covers,
+        snapshot,
+        file: shared.maintenances.clone(),
+        settled: Arc::new(move || {
+            let report = catalog.get();
+            report.merged && report.store_fault.is_none()
+        }),
+        report: Arc::clone(&shown),
+        wall: Arc::clone(&shared.wall),
+    };
+    let stopping = stop.clone();
+    tasks.spawn_again("maintenance", stop.clone(), move || {
+        on_a_thread(Keeper::new(Arc::clone(&store), links.clone()).run(stopping.clone()))
+    });
+    shown
 }
 
 /// Starts the loops that keep the database in order, and gives what they count.

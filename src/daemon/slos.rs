@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use super::gate::Gated;
-use crate::access::read::{Histories, ReadStore as _};
+use crate::access::read::Histories;
 use crate::clock::Wall;
 use crate::metrics::work::WorkStats;
 use crate::model::{MonitorId, StoreFault, UserId};
@@ -181,7 +181,7 @@ async fn histories(store: &Store, ids: &[MonitorId], window: Window) -> Result<H
     let mut all = Histories::default();
     let mut todo = vec![ids];
     while let Some(ids) = todo.pop() {
-        match store.histories(ids, window).await? {
+        match store.whole_histories(ids, window).await? {
             Some(some) => all.of.extend(some.of),
             None if ids.len() > 1 => todo.extend(<[_; 2]>::from(ids.split_at(ids.len() / 2))),
             None => {

@@ -21,7 +21,7 @@ use super::read::{one_more, user};
 use super::{Problem, Store, setup, within};
 use crate::access::Viewer;
 use crate::access::export::{CheckRow, Export, ExportError, ExportStore, IncidentRow, Page, Rows, Subject, Wanted};
-use crate::model::{MonitorId, StoreFault, UserId, Verdict};
+use crate::model::{MaintenanceId, MonitorId, StoreFault, UserId, Verdict};
 
 pub(super) const STATEMENTS: &[&str] = &[NAMED, SPANS, CHECKS, COUNT, INCIDENTS, EMAILS];
 
@@ -46,13 +46,16 @@ const SPANS: &str = "SELECT s.bound[1]::timestamptz, s.bound[2]::timestamptz, no
 
 /// Texts of others are cut as the API cuts those of one incident.
 const CHECKS: &str = "SELECT c.*, m.id AS monitor_id, m.monitor \
-    FROM (SELECT id, left(coalesce(key, name), 500) AS monitor FROM monitors \
-        WHERE ($1::uuid IS NULL OR user_id = $1) AND ($2::uuid[] IS NULL OR id = ANY($2))) m \
+    FROM (SELECT m.id, left(coalesce(m.key, m.name), 500) AS monitor, \
+            greatest($3, now() - make_interval(secs => shown.seconds)) AS shown_from FROM monitors m \
+        LEFT JOIN users o ON o.id = m.user_id \
+        LEFT JOIN unnest($8::text[], $9::float8[]) AS shown (plan, seconds) ON shown.plan = o.plan \
+        WHERE ($1::uuid IS NULL OR m.user_id = $1) AND ($2::uuid[] IS NULL OR m.id = ANY($2))) m \
     CROSS JOIN LATERAL ( \
         SELECT c.id, c.checked_at, c.status, left(c.error_type, 500) AS error_type, c.status_code, c.response_time_ms, \
             coalesce(c.attempt, 1::smallint) AS attempt, left(coalesce(c.region, ''), 500) AS region, \
             c.dns_us, c.connect_us, c.tls_us, c.send_us, c.wait_us, c.receive_us FROM monitor_checks c \
-        WHERE c.monitor_id = m.id AND c.checked_at >= $3 AND c.checked_at < $4 \
+        WHERE c.monitor_id = m.id AND c.checked_at >= $3 AND c.checked_at >= m.shown_from AND c.checked_at < $4 \
             AND (c.checked_at, c.id, c.monitor_id) > ($3, $5::bigint, $6::uuid) \
         ORDER BY c.checked_at, c.id LIMIT $7::bigint) c \
     ORDER BY c.checked_at, c.id, m.id LIMIT $7::bigint";
@@ -89,7 +92,7 @@ const COUNT: &str = incidents!("count(*)", "");
 /// The place is a text because a time of others may be beyond ours.
 const INCIDENTS: &str = incidents!(
     concat!(
-        "i.id, i.user_id, i.monitor_id, left(coalesce(m.key, m.name), 500) AS monitor, i.duration_seconds, i.caused_by, \
+        "i.id, i.user_id, i.monitor_id, left(coalesce(m.key, m.name), 500) AS monitor, i.duration_seconds, i.caused_by, i.maintenance_id, \
          left(i.title, 500) AS title, left(i.description, 64000) AS description, \
          left(coalesce(i.status, 'open'), 500) AS status, left(i.severity, 500) AS severity, \
          left(coalesce(i.source, 'manual'), 500) AS source, left(i.cause, 500) AS cause, \
@@ -128,7 +131,7 @@ impl ExportStore for Store {
         Box::pin(async move {
             let mut conn = within(BEGIN_DEADLINE, self.connect_for_export()).await?;
             let monitors = resolve(&mut conn, viewer, &wanted.monitors).await?;
-            let scope = Scope { user: user(viewer), monitors };
+            let scope = Scope { user: user(viewer), monitors, plans: self.shown_by_plan() };
             let reading = match wanted.subject {
                 Subject::Checks => {
                     Reading::Checks(within(BEGIN_DEADLINE, Checks::begin(&mut conn, scope, &wanted)).await?)
@@ -170,6 +173,8 @@ struct Scope {
     user: Option<Uuid>,
     /// None: of all monitors.
     monitors: Option<Vec<Uuid>>,
+    /// How many seconds back checks are shown, by the owner's plan. The command line has no plans: it is the operator's.
+    plans: (Vec<String>, Vec<f64>),
 }
 
 async fn resolve(conn: &mut PgConnection, viewer: Viewer, names: &[String]) -> Result<Option<Vec<Uuid>>, ExportError> {
@@ -263,6 +268,8 @@ impl Checks {
             .bind(self.after.0)
             .bind(self.after.1)
             .bind(one_more(CHECKS_A_PAGE))
+            .bind(&self.scope.plans.0)
+            .bind(&self.scope.plans.1)
             .fetch_all(conn)
             .await?;
         let page = rows.iter().take(usize::from(CHECKS_A_PAGE)).map(check).collect::<Result<Vec<_>, _>>()?;
@@ -413,6 +420,7 @@ fn incident(row: &PgRow) -> Result<IncidentRow, sqlx::Error> {
         source: row.try_get("source")?,
         cause: row.try_get("cause")?,
         caused_by: row.try_get::<Option<Uuid>, _>("caused_by")?.map(MonitorId),
+        maintenance_id: row.try_get::<Option<Uuid>, _>("maintenance_id")?.map(MaintenanceId),
         resolve_reason: row.try_get("resolve_reason")?,
         acknowledged_at: row.try_get("acknowledged_at")?,
         acknowledged_by: row.try_get("acknowledged_by")?,

@@ -292,7 +292,7 @@ impl ReadStore for Store {
     }
 
     fn histories<'a>(&'a self, monitors: &'a [MonitorId], window: Window) -> Answer<'a, Option<Histories>> {
-        Box::pin(within(DEADLINE, self.read_histories(monitors, window)))
+        Box::pin(within(DEADLINE, self.read_histories(monitors, window, self.shown_by_plan())))
     }
 
     fn labels(&self, viewer: Viewer, after: Option<MonitorId>, limit: u16) -> Answer<'_, Page<UptimeView, MonitorId>> {

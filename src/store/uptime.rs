@@ -8,9 +8,10 @@ use sqlx::Row as _;
 use sqlx::postgres::PgRow;
 use uuid::Uuid;
 
-use super::{Problem, Store};
+use super::read::DEADLINE;
+use super::{Problem, Store, within};
 use crate::access::read::{Histories, IncidentNote};
-use crate::model::{GapReason, MonitorId, Unobserved};
+use crate::model::{GapReason, MonitorId, StoreFault, Unobserved};
 use crate::uptime::{History, Maintenance, Outage, Unseen, Watch, Window};
 
 pub(super) const STATEMENTS: &[&str] = &[HISTORY];
@@ -20,17 +21,19 @@ const MOST_ROWS: i64 = 200_000;
 
 /// One statement, so one snapshot. Every time is cut to the window, whatever others wrote. Each arm finds by an index what ends
 /// after the window's beginning. A region whose daemon let its lease run out has not watched since: the gap for that is
-/// written when it comes back.
+/// written when it comes back. What a plan does not show was not observed, so no incident of then counts.
 const HISTORY: &str = "SELECT part.* FROM ( \
-    SELECT 'watch' AS what, s.monitor_id, greatest(s.observed_from, p.incidents_from, $2) AS from_at, \
+    SELECT 'watch' AS what, s.monitor_id, greatest(s.observed_from, p.incidents_from, now() - make_interval(secs => shown.seconds), $2) AS from_at, \
         greatest($2, least($3, CASE WHEN l.scope IS NULL THEN s.last_checked \
             WHEN l.expires_at <= clock_timestamp() THEN l.renewed_at ELSE $3 END)) AS to_at, \
         s.region AS label, NULL::bigint AS id, NULL::uuid AS uid, s.state->>'unobserved' AS more, \
         greatest($2, least($3, m.archived_at)) AS archived_at \
     FROM monitor_state s JOIN monitors m ON m.id = s.monitor_id CROSS JOIN rollup_progress p \
     LEFT JOIN daemon_lease l ON l.scope = s.region \
+    LEFT JOIN users o ON o.id = m.user_id \
+    LEFT JOIN unnest($5::text[], $6::float8[]) AS shown (plan, seconds) ON shown.plan = o.plan \
     WHERE s.monitor_id = ANY($1) AND s.observed_from IS NOT NULL \
-        AND greatest(s.observed_from, p.incidents_from) < $3 \
+        AND greatest(s.observed_from, p.incidents_from, now() - make_interval(secs => shown.seconds)) < $3 \
     UNION ALL \
     SELECT 'incident', i.monitor_id, greatest(i.started_at, $2), least(i.resolved_at, $3), i.source, i.id, NULL, \
         left(i.cause, 100), NULL \
@@ -54,16 +57,32 @@ const HISTORY: &str = "SELECT part.* FROM ( \
     ) part LIMIT $4::bigint";
 
 impl Store {
+    /// What [`crate::access::read::ReadStore::histories`] gives, whatever the plans of owners show: objectives are the
+    /// operator's.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn whole_histories(
+        &self,
+        monitors: &[MonitorId],
+        window: Window,
+    ) -> Result<Option<Histories>, StoreFault> {
+        within(DEADLINE, self.read_histories(monitors, window, Default::default())).await
+    }
+
     pub(super) async fn read_histories(
         &self,
         monitors: &[MonitorId],
         window: Window,
+        (plans, seconds): (Vec<String>, Vec<f64>),
     ) -> Result<Option<Histories>, Problem> {
         let rows = sqlx::query(HISTORY)
             .bind(monitors.iter().map(|id| id.0).collect::<Vec<_>>())
             .bind(window.from)
             .bind(window.to)
             .bind(MOST_ROWS + 1)
+            .bind(plans)
+            .bind(seconds)
             .fetch_all(&self.reading)
             .await?;
         if rows.len() as i64 > MOST_ROWS {

@@ -107,7 +107,8 @@ async fn incidents_are_exported_with_what_people_wrote() {
     let db = TestDb::new().await;
     user(&db, "one@example.com").await;
     db.sql(
-        "UPDATE incidents SET title = '@SUM(1)', description = E'two\\nlines, \"quoted\"', started_at = '2026-01-02 03:04:05.678901+00'; \
+        "UPDATE incidents SET title = '@SUM(1)', description = E'two\\nlines, \"quoted\"', started_at = '2026-01-02 03:04:05.678901+00', \
+            maintenance_id = '00000000-0000-4000-8000-00000000000b'; \
          INSERT INTO incidents (user_id, monitor_id, title, started_at, resolved_at) \
             SELECT user_id, monitor_id, 'strange', 'infinity', '-infinity' FROM incidents",
     )
@@ -119,6 +120,7 @@ async fn incidents_are_exported_with_what_people_wrote() {
     assert_eq!(lines.len(), 2, "{}", err(&output));
     assert_eq!((&lines[0]["title"], &lines[0]["evidence"]), (&"@SUM(1)".into(), &serde_json::json!({ "x": 1 })));
     assert_eq!(lines[0]["started_at"], "2026-01-02T03:04:05.678901Z");
+    assert_eq!(lines[0]["maintenance_id"], "00000000-0000-4000-8000-00000000000b");
     assert_eq!((&lines[1]["title"], &lines[1]["resolved_at"]), (&"strange".into(), &Value::Null));
     let output = run(&home, &["export", "incidents", "--to", "2026-01-03"]).await;
     let text = String::from_utf8(output.stdout).unwrap();
@@ -330,6 +332,7 @@ async fn monitors_are_exported_as_a_file_that_watches_the_same() {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(output.status.success() && err(&output).contains("not exported") && err(&output).contains("2 secrets"));
     assert!(!text.contains("geheim") && text.contains("owner = \"a@example.com\""), "{text}");
+    assert!(text.contains("# such as maintenance, slo and retention, are not in it."), "{text}");
     let file = home.path().join("exported.toml");
     std::fs::write(&file, &text).unwrap();
     let mut check = home.command(&["check-config", file.to_str().unwrap()]);

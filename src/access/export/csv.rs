@@ -46,6 +46,7 @@ pub(super) const INCIDENT_COLUMNS: &[&str] = &[
     "source",
     "cause",
     "caused_by",
+    "maintenance_id",
     "resolve_reason",
     "acknowledged_at",
     "acknowledged_by",
@@ -73,8 +74,10 @@ pub(super) fn incident(row: &IncidentRow, out: &mut Vec<u8>) {
     line.plain(row.id).plain(row.user_id).plain(row.monitor_id).text(&row.monitor).text(&row.title);
     line.some_text(row.description.as_deref()).text(&row.status).some_text(row.severity.as_deref());
     line.plain(time(row.started_at)).some(row.resolved_at.map(time)).some(row.duration_seconds).text(&row.source);
-    line.some_text(row.cause.as_deref()).some(row.caused_by).some_text(row.resolve_reason.as_deref());
-    line.some(row.acknowledged_at.map(time)).some_text(row.acknowledged_by.as_deref());
+    line.some_text(row.cause.as_deref()).some(row.caused_by).some(row.maintenance_id);
+    line.some_text(row.resolve_reason.as_deref())
+        .some(row.acknowledged_at.map(time))
+        .some_text(row.acknowledged_by.as_deref());
     line.some_text(row.acknowledge_note.as_deref());
     line.some_text(row.evidence.as_ref().map(ToString::to_string).as_deref());
     line.end();

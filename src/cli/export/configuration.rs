@@ -89,7 +89,10 @@ impl Exported {
     }
 
     fn toml(&self) -> String {
-        let mut text = String::from("# Monitors, exported by `lamplighter export`.\n");
+        let mut text = String::from(
+            "# Monitors, exported by `lamplighter export`. Other tables of the configuration,\n\
+             # such as maintenance, slo and retention, are not in it.\n",
+        );
         if self.monitors.iter().any(|one| one.source == Source::File) {
             text.push_str("# Relative paths start from the folder of the file that they stand in.\n");
         }

@@ -24,7 +24,7 @@ pub(super) fn all(out: &mut Exposition, live: &Live) {
     if let Some(day) = kept.raw_begin {
         begin.sample(&Labels::none(), seconds_of(day.and_time(chrono::NaiveTime::MIN).and_utc()));
     }
-    let help = "Days of raw checks that were dropped, by reason.";
+    let help = "Partitions of raw checks, each a day, that were dropped, by reason.";
     let reasons = [("age", view.aged as f64), ("disk_budget", view.thinned as f64)];
     each(out, ("lamplighter_history_dropped_partitions", Counter, help), "reason", reasons);
     let help = "Roll-ups, incidents and gaps that were deleted by their age.";

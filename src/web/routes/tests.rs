@@ -1,6 +1,6 @@
-use hyper::header::HeaderName;
-
+use super::handle::{PINGS, PUSHES};
 use super::*;
+use crate::web::query::segments;
 
 fn found(method: Method, path: &str) -> String {
     match find(&segments(path).unwrap(), &method) {
@@ -73,34 +73,5 @@ fn what_changes_something_is_never_a_get_and_needs_more_than_read() {
         if route.methods != GET {
             assert!(!matches!(route.access, Access::Open | Access::Needs(Scope::Read)), "{}", route.pattern);
         }
-    }
-}
-
-fn head(method: &str, uri: &str, headers: &[(&str, &str)]) -> u16 {
-    let mut request = Request::builder().method(method).uri(uri);
-    for (name, value) in headers {
-        request = request.header(HeaderName::from_bytes(name.as_bytes()).unwrap(), *value);
-    }
-    let (parts, ()) = request.body(()).unwrap().into_parts();
-    check_head(&parts).map_or_else(|problem| problem.status().as_u16(), |()| 200)
-}
-
-#[test]
-fn heads_are_judged_before_anything_else() {
-    let long = format!("/{}", "x".repeat(URI_MOST));
-    assert_eq!(head("GET", &long, &[]), 414);
-    assert_eq!(head("GET", &format!("/?{long}"), &[]), 414);
-    assert_eq!(head("POST", "/", &[("content-length", "65536")]), 200);
-    assert_eq!(head("POST", "/", &[("content-length", "65537")]), 413);
-    assert_eq!(head("GET", "/", &[("content-length", "104857600")]), 413);
-    assert_eq!(head("POST", "/ping/x", &[("content-length", "104857600")]), 200, "no ping is lost for its length");
-    // By fetch metadata, else by origin.
-    for (site, expected) in [("same-origin", 200), ("none", 200), ("same-site", 403), ("cross-site", 403), ("x", 403)] {
-        assert_eq!(head("POST", "/", &[("sec-fetch-site", site)]), expected, "{site}");
-        assert_eq!(head("GET", "/", &[("sec-fetch-site", site)]), 200, "{site}");
-    }
-    assert_eq!(head("POST", "/", &[("origin", "http://nas:8780"), ("host", "nas:8780")]), 200);
-    for origin in ["http://evil.com", "null", "http://nas"] {
-        assert_eq!(head("DELETE", "/", &[("origin", origin), ("host", "nas:8780")]), 403, "{origin}");
     }
 }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tokio::net::UnixStream;
 
+use super::metrics::promtool;
 use super::on;
 use crate::support::daemon::{Home, ask};
 use crate::support::postgres::TestDb;
@@ -44,5 +45,6 @@ async fn old_days_go_and_the_rest_is_told() {
     ] {
         assert!(text.lines().any(|found| found == line), "{line}:\n{text}");
     }
+    assert_eq!(promtool(&["check", "metrics"], &text), (true, String::new()));
     assert!(daemon.log().contains("raw checks of a day were dropped by their age"), "{}", daemon.log());
 }

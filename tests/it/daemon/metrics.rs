@@ -14,7 +14,7 @@ use crate::support::postgres::{OwnPostgres, TestDb};
 use crate::support::target::{Target, until};
 
 /// Runs Prometheus's own tool on a text; what it says, and whether it was content.
-fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
+pub(super) fn promtool(arguments: &[&str], input: &str) -> (bool, String) {
     let mut child = Command::new("promtool")
         .args(arguments)
         .stdin(Stdio::piped())

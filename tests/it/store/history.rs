@@ -5,11 +5,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use lamplighter::access::Viewer;
-use lamplighter::access::read::{LatencyFilter, Step};
+use lamplighter::access::export::{ExportStore as _, Rows, Subject, Wanted};
+use lamplighter::access::read::{Histories, LatencyFilter, Step};
 use lamplighter::access::read::{LatencyWindow, MonitorName, ReadStore as _};
 use lamplighter::journal::RecordStore as _;
 use lamplighter::model::{Keeping, MonitorId, Plan, Record, Retention};
 use lamplighter::store::{PruneCursor, Store};
+use lamplighter::uptime::{Timeline, Window};
 use sqlx::{AssertSqlSafe, Executor as _};
 
 use super::{batch, check, monitors, now};
@@ -282,6 +284,37 @@ async fn shown(store: &Store, id: MonitorId) -> (usize, i64, i64) {
     (checks, latency.figures.checks, uptime.counts.unwrap().0)
 }
 
+async fn exported(store: &Store, id: MonitorId) -> usize {
+    let wanted = Wanted { subject: Subject::Checks, from: None, to: None, monitors: vec![id.to_string()] };
+    let mut export = store.export(Viewer::Everything, wanted).await.unwrap();
+    let mut count = 0;
+    while let Some(page) = export.next().await.unwrap() {
+        let Rows::Checks(rows) = page.rows else { panic!("these are no checks") };
+        count += rows.len();
+    }
+    count
+}
+
+/// Time from before the plan is unobserved, with an incident in it; objectives see it.
+async fn time_is_shown_as_checks_are(db: &TestDb, store: &Store, id: MonitorId) {
+    db.sql(&format!(
+        "INSERT INTO monitor_state (monitor_id, region, status, state, observed_from, last_checked)
+            VALUES ('{id}', 'us-east-1', 'up', '{{}}', now() - interval '5 days', now());
+         INSERT INTO incidents (user_id, monitor_id, title, status, source, started_at, resolved_at)
+            SELECT user_id, id, 't', 'resolved', 'manual', now() - interval '4 days', now() - interval '36 hours'
+            FROM monitors WHERE id = '{id}'"
+    ))
+    .await;
+    let window = Window::last_days(now(), 4);
+    let figures = |histories: Histories| {
+        let figures = Timeline::of(window, &histories.of[&id]).figures();
+        let hours = |micros: i64| (micros as f64 / 3.6e9).round() as i64;
+        (hours(figures.down), hours(figures.unobserved()))
+    };
+    assert_eq!(figures(store.histories(&[id], window).await.unwrap().unwrap()), (12, 48));
+    assert_eq!(figures(store.whole_histories(&[id], window).await.unwrap().unwrap()), (60, 0));
+}
+
 #[tokio::test]
 async fn a_shorter_plan_shows_less_and_deletes_nothing() {
     let db = TestDb::new().await;
@@ -302,6 +335,9 @@ async fn a_shorter_plan_shows_less_and_deletes_nothing() {
     keeping.plans.insert("free".into(), Plan { retention: Some(two_days) });
     store.keeping().store(Arc::new(keeping));
     assert_eq!(shown(&store, ids[0]).await, (288, 288, 288));
+    assert_eq!(exported(&store, ids[0]).await, 288);
+    assert_eq!(exported(&db.store().await, ids[0]).await, 720, "the command line knows no plans");
+    time_is_shown_as_checks_are(&db, &store, ids[0]).await;
     assert_eq!(shown(&store, ids[1]).await, (720, all, all), "the system's plan has no limit");
     let everything = lamplighter::access::read::CheckFilter {
         from: Some(now() - TimeDelta::days(5)),
