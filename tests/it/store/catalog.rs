@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use lamplighter::catalog::plan::Guard;
-use lamplighter::catalog::{CatalogStore as _, FileRow, MergeAnswer, Merged};
+use lamplighter::catalog::{CatalogStore as _, FileRow, Mark, MergeAnswer, Merged};
 use lamplighter::model::{IncidentUid, MonitorId, MonitorState, SYSTEM_USER, Source, Status, StoreFault};
 use lamplighter::store::Store;
 
@@ -116,12 +116,12 @@ async fn an_invalid_row_says_why_and_keeps_its_revision() {
     let ids = monitors(&db, 2).await;
     let store = db.store().await;
     let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
-    store.mark_invalid(&[(ids[0], Some("url: no scheme".to_owned())), (ids[1], None)]).await.unwrap();
+    store.mark_invalid(&[Mark::invalid(ids[0], "url: no scheme".to_owned()), Mark::none(ids[1])]).await.unwrap();
     let loaded = store.load(None).await.unwrap();
     let reason = |id| loaded.iter().find(|row| row.id == id).unwrap().invalid_reason.clone();
     assert_eq!((reason(ids[0]).as_deref(), reason(ids[1])), (Some("url: no scheme"), None));
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE status = 'unknown'").await, 1);
-    store.mark_invalid(&[(ids[0], None)]).await.unwrap();
+    store.mark_invalid(&[Mark::none(ids[0])]).await.unwrap();
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE invalid_reason IS NOT NULL").await, 0);
     assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
 }
@@ -209,7 +209,7 @@ async fn changes_are_heard_and_our_own_status_writes_are_not() {
     let ids = monitors(&db, 1).await;
     heard(5000).await.unwrap().unwrap();
     db.sql("UPDATE monitors SET status = 'up', last_checked = now(), response_time = 1, uptime = '1%'").await;
-    store.mark_invalid(&[(ids[0], Some("why".to_owned()))]).await.unwrap();
+    store.mark_invalid(&[Mark::invalid(ids[0], "why".to_owned())]).await.unwrap();
     assert!(heard(200).await.is_err(), "our own columns were heard");
     db.sql("UPDATE monitors SET is_active = false").await;
     heard(5000).await.unwrap().unwrap();
