@@ -72,7 +72,9 @@ pub fn restrictions<'a>(
         }
     }
     for (user, mut contenders) in users {
-        let Some((name, plan)) = owners.get(&user).and_then(|name| plans.get_key_value(name.as_str())) else { continue };
+        let Some((name, plan)) = owners.get(&user).and_then(|name| plans.get_key_value(name.as_str())) else {
+            continue;
+        };
         let Some(most) = plan.max_monitors else { continue };
         for one in beyond(&mut contenders, most) {
             let restriction = restrictions.entry(one.id).or_insert(Restriction { paused: None, least: None });

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
-use super::plan::{Archiving, Guard, StoredRow, assign};
 use super::limits::Restriction;
+use super::plan::{Archiving, Guard, StoredRow, assign};
 use super::{Entry, FileRow, Mark, MonitorRow};
 use crate::model::{Cadence, Monitor, MonitorId, MonitorKey, SYSTEM_USER, Source, UserId};
 use crate::settings::definition::{Definition, Edits, Located};

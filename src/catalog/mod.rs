@@ -8,7 +8,9 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::model::{IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, Status, StoreFault, UserId};
+use crate::model::{
+    IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, Status, StoreFault, UserId,
+};
 use crate::probe::Prepared;
 
 use limits::Owners;

@@ -10,9 +10,9 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::role::{Role, SharedRole};
+use crate::catalog::limits::Owners;
 use crate::catalog::plan::Guard;
 use crate::catalog::sync::SharedReport;
-use crate::catalog::limits::Owners;
 use crate::catalog::{CatalogStore, FileRow, Mark, MergeAnswer, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
 use crate::maintenance::definition::MaintenanceRow;

@@ -188,7 +188,8 @@ impl CronTiming {
     /// The first occurrence after a time that counts.
     #[must_use]
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        let Some(window) = self.window.and_then(|window| i64::try_from(window.as_secs()).ok()).filter(|s| *s > 1) else {
+        let Some(window) = self.window.and_then(|window| i64::try_from(window.as_secs()).ok()).filter(|s| *s > 1)
+        else {
             return self.next_of_all(after);
         };
         let begins = after.timestamp() - after.timestamp().rem_euclid(window);

@@ -11,8 +11,8 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{Problem, Store, fault_of, finish, within};
-use crate::catalog::plan::Guard;
 use crate::catalog::limits::Owners;
+use crate::catalog::plan::Guard;
 use crate::catalog::{CatalogStore, FileRow, Mark, MergeAnswer, MonitorRow};
 use crate::model::{IncidentUid, MonitorId, MonitorState, Source, Status, StoreFault, UserId};
 

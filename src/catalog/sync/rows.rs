@@ -119,16 +119,18 @@ impl Rows {
         }
         let valid = self.others.values().filter_map(|(row, outcome)| Some((&**row, &**outcome.result.as_ref().ok()?)));
         let mut now = limits::restrictions(valid, plans, &self.owners);
-        let before = self.others.iter().map(|(id, (_, outcome))| {
-            (*id, outcome.restricted.as_ref().map(|(restriction, _)| restriction))
-        });
+        let before = self
+            .others
+            .iter()
+            .map(|(id, (_, outcome))| (*id, outcome.restricted.as_ref().map(|(restriction, _)| restriction)));
         let differing = limits::differing(before, &now);
         let mut newly_paused = 0;
         for id in &differing {
             let Some((_, outcome)) = self.others.get_mut(id) else { continue };
             let Ok(entry) = &outcome.result else { continue };
             outcome.restricted = now.remove(id).map(|restriction| {
-                newly_paused += usize::from(restriction.paused.is_some() && outcome.stored_reason != restriction.paused);
+                newly_paused +=
+                    usize::from(restriction.paused.is_some() && outcome.stored_reason != restriction.paused);
                 let entry = limits::restricted(entry, &restriction);
                 (restriction, Arc::new(entry))
             });

@@ -12,8 +12,8 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::*;
-use crate::catalog::merge;
 use crate::catalog::limits::Owners;
+use crate::catalog::merge;
 use crate::catalog::plan::{Guard, Place, StoredRow, assign};
 use crate::catalog::remember::{self, Remembered};
 use crate::catalog::{CatalogStore, Entry, FileRow, Mark, MergeAnswer, Merged, Removal};

@@ -74,9 +74,15 @@ async fn another_plan_counts_when_told_and_within_a_minute() {
     let mut world = World::start(plan(toml));
     world.update().await;
     assert_eq!(world.active(), [1, 4]);
-    for (plan, active, interval) in [("pro", &[1, 2, 3, 4][..], 60), ("free", &[1, 4], 300), ("huge", &[1, 2, 3, 4], 30)] {
+    for (plan, active, interval) in
+        [("pro", &[1, 2, 3, 4][..], 60), ("free", &[1, 4], 300), ("huge", &[1, 2, 3, 4], 30)]
+    {
         world.store.plans.lock().unwrap().insert(ANN, plan.to_owned());
-        if plan == "free" { world.minute.send(()).await.unwrap() } else { world.store.notify.notify_one() }
+        if plan == "free" {
+            world.minute.send(()).await.unwrap()
+        } else {
+            world.store.notify.notify_one()
+        }
         world.update().await;
         assert_eq!((world.active(), world.interval(id(1))), (active.to_vec(), interval), "{plan}");
         world.quiet().await;
