@@ -77,3 +77,6 @@ fn read_retention(mut table: TableReader<'_>) -> Retention {
     table.finish(&|_| None);
     retention
 }
+
+#[cfg(test)]
+mod tests;
