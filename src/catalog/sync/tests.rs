@@ -72,13 +72,16 @@ fn row(number: u128) -> MonitorRow {
     }
 }
 
+/// What a reading gives besides monitors.
+type FakeContent = (String, Arc<crate::settings::defaults::Defaults>, Arc<Keeping>);
+
 /// A file whose next reading is set by the test.
 struct FakeFile {
     text: Mutex<Result<String, String>>,
     read: Mutex<Result<String, String>>,
     defaults: Mutex<Arc<crate::settings::defaults::Defaults>>,
     keeping: Mutex<Arc<Keeping>>,
-    next: Mutex<Option<(String, Arc<crate::settings::defaults::Defaults>, Arc<Keeping>)>>,
+    next: Mutex<Option<FakeContent>>,
     in_force: Mutex<Option<String>>,
     hasher: std::hash::BuildHasherDefault<std::hash::DefaultHasher>,
 }
