@@ -23,7 +23,7 @@ fn limits_have_bounds() {
     for (line, wanted) in [
         ("max_monitors = -1", "max_monitors: -1 is out of range, must be 0 to 250000"),
         ("max_monitors = 250001", "max_monitors: 250001 is out of range, must be 0 to 250000"),
-        ("max_monitors = \"5\"", "max_monitors: found a string (\"5\"), must be an integer"),
+        ("max_monitors = \"5\"", "max_monitors: found a string, must be an integer"),
         ("min_interval = \"1500ms\"", "min_interval: has a fraction of a second, must be whole seconds"),
         ("min_interval = \"2d\"", "min_interval: \"2d\" is out of range, must be 1s to 1d"),
     ] {
