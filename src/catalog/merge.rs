@@ -7,8 +7,9 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
+use super::limits::Restriction;
 use super::plan::{Archiving, Guard, StoredRow, assign};
-use super::{Entry, FileRow, MonitorRow};
+use super::{Entry, FileRow, Mark, MonitorRow};
 use crate::model::{Cadence, Monitor, MonitorId, MonitorKey, SYSTEM_USER, Source, UserId};
 use crate::settings::definition::{Definition, Edits, Located};
 
@@ -296,6 +297,27 @@ pub struct RowOutcome {
     pub stored_reason: Option<String>,
     /// Whether it names keys that it depends on, whose ids may become others.
     pub depends: bool,
+    /// What its user's plan makes of it, when that is less than the row says.
+    pub restricted: Option<(Restriction, Arc<Entry>)>,
+}
+
+impl RowOutcome {
+    /// The monitor as it runs.
+    #[must_use]
+    pub fn in_force(&self) -> Option<&Arc<Entry>> {
+        let own = self.result.as_ref().ok()?;
+        Some(self.restricted.as_ref().map_or(own, |(_, entry)| entry))
+    }
+
+    /// Why it is not checked, when that is for its row to say.
+    #[must_use]
+    pub fn mark(&self, id: MonitorId) -> Mark {
+        match (&self.result, &self.restricted) {
+            (Err(reason), _) => Mark::invalid(id, reason.clone()),
+            (_, Some((Restriction { paused: Some(reason), .. }, _))) => Mark::paused(id, reason.clone()),
+            _ => Mark::none(id),
+        }
+    }
 }
 
 /// Reads a row. `read` is `settings::monitor::read_row` with the file's defaults; `source` is what it may do.
@@ -308,5 +330,6 @@ pub fn row_outcome(
     let definition = read(row);
     let depends = definition.as_ref().is_ok_and(|definition| !definition.depends_on.is_empty());
     let result = definition.map(|definition| entry(&definition, row.id, row.user_id, source, dependency));
-    RowOutcome { revision: Some(row.revision), result, stored_reason: row.invalid_reason.clone(), depends }
+    let stored_reason = row.invalid_reason.clone();
+    RowOutcome { revision: Some(row.revision), result, stored_reason, depends, restricted: None }
 }

@@ -8,12 +8,16 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use crate::model::{IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, StoreFault, UserId};
+use crate::model::{
+    IncidentUid, Monitor, MonitorId, MonitorKey, MonitorState, Secret, Source, Status, StoreFault, UserId,
+};
 use crate::probe::Prepared;
 
+use limits::Owners;
 use plan::{Archiving, Guard};
 
 pub mod diff;
+pub mod limits;
 pub mod merge;
 pub mod plan;
 pub mod remember;
@@ -120,6 +124,40 @@ pub struct MonitorRow {
     pub state: Option<MonitorState>,
     /// `last_checked`.
     pub last_checked: Option<DateTime<Utc>>,
+    /// `created_at`; none where it is no time of ours.
+    #[serde(default)]
+    pub created_at: Option<DateTime<Utc>>,
+}
+
+/// What a row shall say about why it is not checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Whose.
+    pub id: MonitorId,
+    /// `invalid_reason`; none: it is checked, or paused by who wrote it.
+    pub reason: Option<String>,
+    /// `status` with a reason: unknown when the row is invalid, paused when its user's plan does not let it run.
+    pub status: Status,
+}
+
+impl Mark {
+    /// Nothing keeps it from being checked.
+    #[must_use]
+    pub const fn none(id: MonitorId) -> Self {
+        Self { id, reason: None, status: Status::Unknown }
+    }
+
+    /// It is no valid monitor.
+    #[must_use]
+    pub const fn invalid(id: MonitorId, reason: String) -> Self {
+        Self { id, reason: Some(reason), status: Status::Unknown }
+    }
+
+    /// Its user's plan does not let it run.
+    #[must_use]
+    pub const fn paused(id: MonitorId, reason: String) -> Self {
+        Self { id, reason: Some(reason), status: Status::Paused }
+    }
 }
 
 /// What the file says of one monitor's row. Shares its texts with the definition: of 100,000 nearly all are only looked at.
@@ -201,10 +239,13 @@ pub trait CatalogStore: Send + Sync + 'static {
     /// `(id, revision)` of every row that is not archived: the minute's comparison.
     fn revisions(&self) -> BoxFuture<'_, Result<Vec<(MonitorId, i64)>, StoreFault>>;
 
-    /// Sets or clears `invalid_reason`; with a reason also `status = 'unknown'`. Does not bump revisions.
-    fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>>;
+    /// Users with one of these plans that have monitors which are not the file's.
+    fn owners<'a>(&'a self, plans: &'a [Arc<str>]) -> BoxFuture<'a, Result<Owners, StoreFault>>;
 
-    /// Resolves when rows of `monitors` may have changed, or an incident was resolved by a person. Spurious wake-ups
+    /// Sets or clears `invalid_reason`; with a reason also `status`. Does not bump revisions.
+    fn mark_invalid<'a>(&'a self, marks: &'a [Mark]) -> BoxFuture<'a, Result<(), StoreFault>>;
+
+    /// Resolves when rows of `monitors` or plans of users may have changed, or an incident was resolved by a person. Spurious wake-ups
     /// are fine; an error means that the connection is lost and the caller should compare.
     fn changed(&self) -> BoxFuture<'_, Result<(), StoreFault>>;
 }

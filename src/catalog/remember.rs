@@ -11,6 +11,7 @@ use serde::ser::{Error as _, SerializeMap as _};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::MonitorRow;
+use super::limits::Owners;
 use super::merge::{Ids, Seals};
 use crate::model::{MonitorId, MonitorKey, MonitorState, UserId};
 use crate::settings::limited;
@@ -32,6 +33,9 @@ pub struct Remembered {
     pub seals: Seals,
     /// Rows that are not the file's, and those that the guard holds. They hold no secrets: rows cannot.
     pub rows: Vec<MonitorRow>,
+    /// Plans of users, as far as they limit monitors.
+    #[serde(default)]
+    pub owners: Owners,
     /// The states when it was written.
     pub states: HashMap<MonitorId, MonitorState>,
 }
@@ -44,6 +48,8 @@ pub struct Known {
     pub seals: Arc<Seals>,
     /// As [`Remembered::rows`].
     pub rows: Vec<Arc<MonitorRow>>,
+    /// As [`Remembered::owners`].
+    pub owners: Arc<Owners>,
 }
 
 /// [`Remembered`], as it is written.
@@ -54,6 +60,7 @@ struct Written<'a, S: Serialize> {
     seals: &'a Seals,
     #[serde(serialize_with = "rows")]
     rows: &'a [Arc<MonitorRow>],
+    owners: &'a Owners,
     states: S,
 }
 
@@ -143,8 +150,8 @@ where
     let file = Bounded { file: options.open(draft)?, left: most };
     let mut file = io::BufWriter::with_capacity(BUFFER, file);
     let states = Coming { states: Cell::new(Some(states)), evidence, fault: Cell::new(None) };
-    let Known { keys, seals, rows } = known;
-    let written = Written { version: VERSION, keys, seals, rows, states };
+    let Known { keys, seals, rows, owners } = known;
+    let written = Written { version: VERSION, keys, seals, rows, owners, states };
     let done = serde_json::to_writer(&mut file, &written);
     if let Some(fault) = written.states.fault.take() {
         return Err(fault);
@@ -177,7 +184,7 @@ mod tests {
     use super::*;
 
     fn known() -> Known {
-        Known { keys: Arc::default(), seals: Arc::default(), rows: Vec::new() }
+        Known { keys: Arc::default(), seals: Arc::default(), rows: Vec::new(), owners: Arc::default() }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use super::plan::Archiving;
 use super::{MonitorRow, Reloaded, Snapshot, StatesRequest, Update};
 use crate::clock::Wall;
 use crate::journal::Recovered;
-use crate::model::MonitorId;
+use crate::model::{Keeping, MonitorId};
 use crate::settings::definition::{Definition, Located};
 
 mod follower;
@@ -44,6 +44,8 @@ pub trait FileSource: Send + Sync + 'static {
     /// Reads a row that a file has written and none has any more: with its references when it is `trusted`, which is when
     /// nobody else can have written it.
     fn read_held(&self, row: &MonitorRow, trusted: bool) -> Result<Definition, String>;
+    /// What plans allow by the file that is in force.
+    fn keeping(&self) -> Arc<Keeping>;
     /// Applies what is not monitors of the last content; returns the parts that differ from what the daemon was started
     /// with and need a restart.
     fn apply(&self) -> Vec<String>;

@@ -10,9 +10,10 @@ use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use super::role::{Role, SharedRole};
+use crate::catalog::limits::Owners;
 use crate::catalog::plan::Guard;
 use crate::catalog::sync::SharedReport;
-use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
+use crate::catalog::{CatalogStore, FileRow, Mark, MergeAnswer, MonitorRow};
 use crate::journal::{RecordStore, Recorded, StatusRow};
 use crate::maintenance::definition::MaintenanceRow;
 use crate::maintenance::plan::Changes;
@@ -130,8 +131,12 @@ impl CatalogStore for Gated {
         Box::pin(async move { self.note(self.store()?.revisions().await) })
     }
 
-    fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>> {
-        Box::pin(async move { self.note(self.store()?.mark_invalid(reasons).await) })
+    fn owners<'a>(&'a self, plans: &'a [Arc<str>]) -> BoxFuture<'a, Result<Owners, StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.owners(plans).await) })
+    }
+
+    fn mark_invalid<'a>(&'a self, marks: &'a [Mark]) -> BoxFuture<'a, Result<(), StoreFault>> {
+        Box::pin(async move { self.note(self.store()?.mark_invalid(marks).await) })
     }
 
     fn changed(&self) -> BoxFuture<'_, Result<(), StoreFault>> {

@@ -300,6 +300,10 @@ impl FileSource for ConfigSource {
         cli::with_environment(&self.environment, |environment| monitor::read_own_row(row, &base, environment))
     }
 
+    fn keeping(&self) -> Arc<Keeping> {
+        Arc::clone(&self.lock().settings.keeping)
+    }
+
     fn refuse(&self, why: &str) {
         let mut inner = self.lock();
         inner.refused_digest = inner.next.take().map(|next| next.mark.digest);

@@ -32,6 +32,10 @@ impl Default for Retention {
 pub struct Plan {
     /// How far back the API shows history of the user's monitors.
     pub retention: Option<Duration>,
+    /// How many of the user's own monitors run; the newest beyond it are paused.
+    pub max_monitors: Option<usize>,
+    /// How often each of them is checked at the most.
+    pub min_interval: Option<Duration>,
 }
 
 /// What is kept for how long.
@@ -64,7 +68,7 @@ mod tests {
 
     #[test]
     fn raw_rows_stay_for_the_plan_that_sees_most() {
-        let plan = |days| Plan { retention: Some(days * DAY) };
+        let plan = |days| Plan { retention: Some(days * DAY), ..Plan::default() };
         let mut keeping = Keeping::default();
         keeping.plans.insert("free".into(), plan(7));
         keeping.plans.insert("bare".into(), Plan::default());

@@ -42,6 +42,9 @@ pub enum Cadence {
         expression: Box<str>,
         /// IANA zone.
         zone: chrono_tz::Tz,
+        /// Of the times that fall into one window of so long, counted from 1970, only the first; none: all of them.
+        /// Whole seconds.
+        window: Option<Duration>,
     },
 }
 

@@ -117,6 +117,8 @@ pub enum Timing {
 pub struct CronTiming {
     cron: Cron,
     zone: Tz,
+    /// As in [`Cadence::Cron`].
+    window: Option<Duration>,
 }
 
 impl Timing {
@@ -127,7 +129,10 @@ impl Timing {
     pub fn of(monitor: &Monitor) -> Result<Self, String> {
         match &monitor.cadence {
             Cadence::Every(interval) => Ok(Self::every(monitor.id, *interval)),
-            Cadence::Cron { expression, zone } => Self::cron(expression, *zone),
+            Cadence::Cron { expression, zone, window } => {
+                let timing = CronTiming { cron: parse(expression)?, zone: *zone, window: *window };
+                Ok(Self::Cron(Box::new(timing)))
+            }
         }
     }
 
@@ -143,7 +148,7 @@ impl Timing {
     /// # Errors
     /// Why it is not one, for the person who wrote it.
     pub fn cron(expression: &str, zone: Tz) -> Result<Self, String> {
-        Ok(Self::Cron(Box::new(CronTiming { cron: parse(expression)?, zone })))
+        Ok(Self::Cron(Box::new(CronTiming { cron: parse(expression)?, zone, window: None })))
     }
 
     /// The first slot after `slot` in which the monitor is due; none if there is never one.
@@ -180,9 +185,22 @@ impl Timing {
 }
 
 impl CronTiming {
-    /// The first occurrence after a time.
+    /// The first occurrence after a time that counts.
     #[must_use]
     pub fn next_after(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let Some(window) = self.window.and_then(|window| i64::try_from(window.as_secs()).ok()).filter(|s| *s > 1)
+        else {
+            return self.next_of_all(after);
+        };
+        let begins = after.timestamp() - after.timestamp().rem_euclid(window);
+        // Just before it, since the occurrence at its beginning is the first one in it.
+        let first_from = |second: i64| self.next_of_all(DateTime::from_timestamp(second - 1, 0)?);
+        let first = first_from(begins)?;
+        if first > after { Some(first) } else { first_from(begins + window) }
+    }
+
+    /// The first of all occurrences after a time.
+    fn next_of_all(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         // croner gives up on a fixed time in a gap longer than two hours (a zone that skips a day); it is found from
         // behind the gap.
         [0, 25, 49].into_iter().find_map(|hours| {

@@ -166,7 +166,7 @@ fn cron(reader: &mut TableReader<'_>) -> Option<Cadence> {
         reader.error("schedule", format!("not a schedule: {}", why.trim_end_matches('.')), allowed);
         return None;
     }
-    Some(Cadence::Cron { expression: expression.into(), zone })
+    Some(Cadence::Cron { expression: expression.into(), zone, window: None })
 }
 
 /// `timezone`; none when it is wrong, UTC when it is not there.

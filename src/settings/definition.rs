@@ -181,7 +181,7 @@ impl Definition {
         (&self.owner, self.kind, self.timeout, self.confirmations, self.recoveries).hash(&mut hasher);
         match &self.cadence {
             Cadence::Every(interval) => interval.hash(&mut hasher),
-            Cadence::Cron { expression, zone } => (expression, zone).hash(&mut hasher),
+            Cadence::Cron { expression, zone, .. } => (expression, zone).hash(&mut hasher),
         }
         (self.retry_interval, self.flap.changes, self.flap.within, self.flap.hold).hash(&mut hasher);
         (self.active, &self.tags, &self.depends_on, made.spec, made.secrets).hash(&mut hasher);

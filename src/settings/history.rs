@@ -16,6 +16,10 @@ const RAW: RangeInclusive<Duration> = Duration::from_secs(DAY)..=Duration::from_
 const REST: RangeInclusive<Duration> = Duration::from_secs(DAY)..=Duration::from_secs(100 * 365 * DAY);
 /// Below it there is no room for a day of anything.
 const BUDGET: RangeInclusive<u64> = 64 << 20..=1 << 50;
+/// Of one user: as many as the file may have.
+const MONITORS: RangeInclusive<i64> = 0..=250_000;
+/// As `interval` of a monitor.
+const INTERVAL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(DAY);
 /// What `users.plan` may hold is up to others; names beyond this are mistakes.
 const LONGEST_NAME: usize = 64;
 
@@ -24,12 +28,16 @@ pub(super) fn read_history(reader: &mut TableReader<'_>) -> Keeping {
     let retention = reader.table("retention").map_or_else(Retention::default, read_retention);
     let mut plans = BTreeMap::new();
     for (name, mut table) in reader.named_tables("plans") {
-        table.not_built_yet(&["max_monitors", "min_interval", "channels"]);
+        table.not_built_yet(&["channels"]);
         if name.is_empty() || name.len() > LONGEST_NAME || name.chars().any(char::is_control) {
             let allowed = format!("must be 1 to {LONGEST_NAME} bytes, none of them a control character");
             table.error("", "is not the name of a plan", allowed);
         }
-        let plan = Plan { retention: table.duration("retention", RAW) };
+        let plan = Plan {
+            retention: table.duration("retention", RAW),
+            max_monitors: table.integer("max_monitors", MONITORS).and_then(|most| usize::try_from(most).ok()),
+            min_interval: table.whole_seconds("min_interval", INTERVAL),
+        };
         if let Some(shown) = plan.retention
             && shown > retention.hourly
         {
@@ -69,3 +77,6 @@ fn read_retention(mut table: TableReader<'_>) -> Retention {
     table.finish(&|_| None);
     retention
 }
+
+#[cfg(test)]
+mod tests;

@@ -487,6 +487,7 @@ fn row(url: &str, spec: serde_json::Value) -> MonitorRow {
         invalid_reason: None,
         state: None,
         last_checked: None,
+        created_at: None,
     }
 }
 

@@ -11,11 +11,12 @@ use sqlx::{Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{Problem, Store, fault_of, finish, within};
+use crate::catalog::limits::Owners;
 use crate::catalog::plan::Guard;
-use crate::catalog::{CatalogStore, FileRow, MergeAnswer, MonitorRow};
+use crate::catalog::{CatalogStore, FileRow, Mark, MergeAnswer, MonitorRow};
 use crate::model::{IncidentUid, MonitorId, MonitorState, Source, Status, StoreFault, UserId};
 
-pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, ARCHIVED, REVISIONS, INVALID_LOCK, INVALID, PATIENCE];
+pub(super) const STATEMENTS: &[&str] = &[LOAD, DISMISSED, ARCHIVED, REVISIONS, OWNERS, INVALID_LOCK, INVALID, PATIENCE];
 
 /// The channel of `migrations/0004_triggers.sql`.
 const CHANNEL: &str = "lamplighter_monitors";
@@ -35,6 +36,7 @@ const LOAD: &str = "SELECT m.id, m.user_id, m.name, m.url, coalesce(m.interval_s
         m.invalid_reason, s.state, \
         CASE WHEN m.last_checked BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN m.last_checked END \
             AS last_checked, \
+        CASE WHEN m.created_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN m.created_at END AS created_at, \
         i.uid AS open_incident, CASE WHEN i.started_at BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' \
             THEN i.started_at END AS open_since \
     FROM monitors m \
@@ -49,12 +51,14 @@ const DISMISSED: &str = "SELECT s.monitor_id, s.incident FROM monitor_state s WH
     AND NOT EXISTS (SELECT FROM incidents i WHERE i.uid = s.incident AND i.resolved_at IS NULL)";
 const ARCHIVED: &str = "SELECT id FROM monitors WHERE id = ANY($1) AND archived_at IS NOT NULL";
 const REVISIONS: &str = "SELECT id, revision FROM monitors WHERE archived_at IS NULL";
+const OWNERS: &str = "SELECT u.id, u.plan FROM users u WHERE u.plan = ANY($1::text[]) AND EXISTS (SELECT FROM monitors m \
+    WHERE m.user_id = u.id AND m.archived_at IS NULL AND m.source <> 'file')";
 const INVALID_LOCK: &str = "SELECT m.id FROM monitors m \
     JOIN unnest($1::uuid[], $2::text[]) AS n (id, reason) ON n.id = m.id AND n.reason IS DISTINCT FROM m.invalid_reason \
     ORDER BY m.id FOR NO KEY UPDATE OF m";
 const INVALID: &str = "UPDATE monitors m SET invalid_reason = n.reason, \
-        status = CASE WHEN n.reason IS NULL THEN m.status ELSE 'unknown' END \
-    FROM unnest($1::uuid[], $2::text[]) AS n (id, reason) \
+        status = CASE WHEN n.reason IS NULL THEN m.status ELSE n.status END \
+    FROM unnest($1::uuid[], $2::text[], $3::text[]) AS n (id, reason, status) \
     WHERE m.id = n.id AND n.reason IS DISTINCT FROM m.invalid_reason";
 
 impl CatalogStore for Store {
@@ -102,20 +106,30 @@ impl CatalogStore for Store {
         }))
     }
 
-    fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>> {
+    fn owners<'a>(&'a self, plans: &'a [Arc<str>]) -> BoxFuture<'a, Result<Owners, StoreFault>> {
         Box::pin(within(DEADLINE, async {
-            if reasons.is_empty() {
+            let names: Vec<&str> = plans.iter().map(|name| &**name).collect();
+            let rows: Vec<(Uuid, String)> = sqlx::query_as(OWNERS).bind(names).fetch_all(&self.pool).await?;
+            Ok::<_, Problem>(rows.into_iter().map(|(id, plan)| (UserId(id), plan)).collect())
+        }))
+    }
+
+    fn mark_invalid<'a>(&'a self, marks: &'a [Mark]) -> BoxFuture<'a, Result<(), StoreFault>> {
+        Box::pin(within(DEADLINE, async {
+            if marks.is_empty() {
                 return Ok(());
             }
-            let ids: Vec<Uuid> = reasons.iter().map(|(id, _)| id.0).collect();
-            let texts: Vec<Option<String>> = reasons.iter().map(|(_, why)| why.as_deref().map(super::clean)).collect();
+            let ids: Vec<Uuid> = marks.iter().map(|mark| mark.id.0).collect();
+            let texts: Vec<Option<String>> =
+                marks.iter().map(|mark| mark.reason.as_deref().map(super::clean)).collect();
+            let statuses: Vec<&str> = marks.iter().map(|mark| mark.status.name()).collect();
             let mut conn = self.pool.acquire().await?;
             let mut tx = conn.begin().await?;
             let result = async {
                 self.fence(&mut tx).await?;
                 // In id order, as every writer of many rows: no two of them can wait for each other.
                 sqlx::query(INVALID_LOCK).bind(&ids).bind(&texts).execute(&mut *tx).await?;
-                sqlx::query(INVALID).bind(&ids).bind(&texts).execute(&mut *tx).await?;
+                sqlx::query(INVALID).bind(&ids).bind(&texts).bind(&statuses).execute(&mut *tx).await?;
                 Ok::<_, Problem>(())
             };
             let result = result.await;
@@ -208,6 +222,7 @@ fn monitor_row(row: &PgRow) -> Result<MonitorRow, sqlx::Error> {
         invalid_reason: row.try_get("invalid_reason")?,
         state,
         last_checked,
+        created_at: row.try_get("created_at")?,
     })
 }
 

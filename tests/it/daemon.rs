@@ -18,6 +18,7 @@ mod maintenance;
 mod metrics;
 mod overdue;
 mod plan;
+mod plans;
 mod punctual;
 mod refusals;
 mod registries;

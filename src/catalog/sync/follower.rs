@@ -129,7 +129,7 @@ impl<S: CatalogStore> Follower<S> {
             reread_at: None,
             file_entries: Entries::new(),
             keys: Arc::new(remembered.keys),
-            rows: Rows::remembered(remembered.states),
+            rows: Rows::remembered(remembered.states, remembered.owners),
             remembered: remembered.rows.into_iter().map(Arc::new).collect(),
             loaded: false,
             due: Due::everything(),

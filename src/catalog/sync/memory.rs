@@ -140,7 +140,8 @@ mod tests {
             }
             parts
         });
-        let known = Known { keys: Arc::default(), seals: Arc::default(), rows: Vec::new() };
+        let (keys, seals, owners) = (Arc::default(), Arc::default(), Arc::default());
+        let known = Known { keys, seals, rows: Vec::new(), owners };
         write(path.to_owned(), stage, known).await;
         stage_runs.await.unwrap()
     }

@@ -82,6 +82,7 @@ impl<S: CatalogStore> Follower<S> {
     }
 
     fn changes(&mut self, old: &Snapshot) -> Changes {
+        self.restrict();
         let mut states = std::mem::take(&mut self.rows.states);
         let ids = match self.touched.replace(HashSet::new()) {
             Some(ids) => ids,
@@ -118,6 +119,15 @@ impl<S: CatalogStore> Follower<S> {
         changes
     }
 
+    /// Applies the limits of plans to what has changed.
+    fn restrict(&mut self) {
+        let restricted = self.rows.restrict(&self.file.keeping().plans);
+        self.due.mark |= !restricted.is_empty();
+        if let Some(touched) = &mut self.touched {
+            touched.extend(restricted);
+        }
+    }
+
     async fn send(&mut self, snapshot: Snapshot, changes: Changes) {
         if snapshot.generation == 1 {
             log::info!("watching {} monitors", snapshot.monitors.len());
@@ -141,6 +151,6 @@ impl<S: CatalogStore> Follower<S> {
     pub(super) fn remembering(&self) -> Known {
         let mut rows = self.rows.all();
         rows.extend(self.remembered.iter().cloned());
-        Known { keys: Arc::clone(&self.keys), seals: Arc::clone(&self.seals), rows }
+        Known { keys: Arc::clone(&self.keys), seals: Arc::clone(&self.seals), rows, owners: self.rows.owners() }
     }
 }

@@ -193,7 +193,9 @@ impl<S: CatalogStore> Follower<S> {
             Guard::Reload { had } => Guard::Again { had },
             guard => guard,
         };
-        // The defaults may be others.
+        // The plans may be others, and so may the defaults.
+        self.due.owners = true;
+        self.rows.weigh_again();
         let rows = self.rows.all();
         match merged {
             Some(merged) => {

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::FileSource;
+use crate::catalog::limits::{self, Owners, Plans};
 use crate::catalog::merge::{self, Ids, RowOutcome, Seals};
-use crate::catalog::{Entry, MonitorRow};
+use crate::catalog::{Entry, Mark, MonitorRow};
 use crate::model::{MonitorId, MonitorState, Source};
 use crate::settings::definition::Located;
 
@@ -46,6 +47,10 @@ pub(super) struct Rows {
     owned: HashSet<MonitorId>,
     /// States that came with rows, until the next publication: later they are old.
     pub(super) states: HashMap<MonitorId, MonitorState>,
+    /// Plans of users, as far as they limit monitors.
+    owners: Arc<Owners>,
+    /// Whether rows or plans have changed since [`Self::restrict`].
+    unweighed: bool,
 }
 
 /// Reads rows; may take long for many. One that says it is the file's is held, and read as the file's owner would read it
@@ -86,8 +91,54 @@ pub(super) fn undisturbed(rows: &[MonitorRow], definitions: &[Located], ids: &Id
 
 impl Rows {
     /// Knows what `catalog.json` remembers, to be read by [`Self::put`].
-    pub(super) fn remembered(states: HashMap<MonitorId, MonitorState>) -> Self {
-        Self { states, ..Self::default() }
+    pub(super) fn remembered(states: HashMap<MonitorId, MonitorState>, owners: Owners) -> Self {
+        Self { states, owners: Arc::new(owners), ..Self::default() }
+    }
+
+    /// Plans of users, as far as they limit monitors.
+    pub(super) fn owners(&self) -> Arc<Owners> {
+        Arc::clone(&self.owners)
+    }
+
+    /// Takes in plans of users as they are now.
+    pub(super) fn owned_by(&mut self, owners: Owners) {
+        if *self.owners != owners {
+            (self.owners, self.unweighed) = (Arc::new(owners), true);
+        }
+    }
+
+    /// The plans may allow something else now.
+    pub(super) fn weigh_again(&mut self) {
+        self.unweighed = true;
+    }
+
+    /// Applies the limits of plans. Returns what runs otherwise than before.
+    pub(super) fn restrict(&mut self, plans: &Plans) -> HashSet<MonitorId> {
+        if !std::mem::take(&mut self.unweighed) {
+            return HashSet::new();
+        }
+        let valid = self.others.values().filter_map(|(row, outcome)| Some((&**row, &**outcome.result.as_ref().ok()?)));
+        let mut now = limits::restrictions(valid, plans, &self.owners);
+        let before = self
+            .others
+            .iter()
+            .map(|(id, (_, outcome))| (*id, outcome.restricted.as_ref().map(|(restriction, _)| restriction)));
+        let differing = limits::differing(before, &now);
+        let mut newly_paused = 0;
+        for id in &differing {
+            let Some((_, outcome)) = self.others.get_mut(id) else { continue };
+            let Ok(entry) = &outcome.result else { continue };
+            outcome.restricted = now.remove(id).map(|restriction| {
+                newly_paused +=
+                    usize::from(restriction.paused.is_some() && outcome.stored_reason != restriction.paused);
+                let entry = limits::restricted(entry, &restriction);
+                (restriction, Arc::new(entry))
+            });
+        }
+        if newly_paused > 0 {
+            log::info!(monitors = newly_paused; "monitors beyond max_monitors of their users' plans are paused");
+        }
+        differing
     }
 
     /// Tells which ids are the file's.
@@ -97,7 +148,7 @@ impl Rows {
 
     /// The monitor of a row; the outer none: there is no row that is not the file's.
     pub(super) fn entry(&self, id: MonitorId) -> Option<Option<&Arc<Entry>>> {
-        self.others.get(&id).map(|(_, outcome)| outcome.result.as_ref().ok())
+        self.others.get(&id).map(|(_, outcome)| outcome.in_force())
     }
 
     /// Whether there is such a row, valid or not.
@@ -151,6 +202,7 @@ impl Rows {
 
     /// Forgets what the store was asked about, and takes in its answer.
     pub(super) fn take(&mut self, asked: &Asked, others: Vec<Read>, of_file: &[MonitorRow]) {
+        self.unweighed = true;
         match asked {
             Asked::All => {
                 self.others.clear();
@@ -172,6 +224,7 @@ impl Rows {
 
     /// Takes in rows as they were read anew.
     pub(super) fn put(&mut self, rows: Vec<Read>) {
+        self.unweighed |= !rows.is_empty();
         for (row, outcome) in rows {
             if let Err(reason) = &outcome.result
                 && outcome.stored_reason.as_ref() != Some(reason)
@@ -205,23 +258,22 @@ impl Rows {
         wanted
     }
 
-    /// What `invalid_reason` shall be where it is not.
-    pub(super) fn reasons(&self) -> Vec<(MonitorId, Option<String>)> {
+    /// What rows shall say about why they are not checked, where they do not.
+    pub(super) fn marks(&self) -> Vec<Mark> {
         let others = self.others.iter().filter(|(_, (_, outcome))| outcome.revision.is_some());
-        let others = others.map(|(id, (_, outcome))| {
-            (*id, outcome.result.as_ref().err().map(String::as_str), outcome.stored_reason.as_deref())
-        });
+        let others = others.map(|(id, (_, outcome))| (outcome.mark(*id), &outcome.stored_reason));
         let of_file = self.of_file.iter().map(|(id, row)| {
             let foreign = !self.owned.contains(id);
-            (*id, foreign.then_some(FOREIGN), row.stored_reason.as_deref())
+            let mark = if foreign { Mark::invalid(*id, FOREIGN.to_owned()) } else { Mark::none(*id) };
+            (mark, &row.stored_reason)
         });
-        let wrong = others.chain(of_file).filter(|(_, wanted, stored)| wanted != stored);
-        wrong.map(|(id, wanted, _)| (id, wanted.map(str::to_owned))).collect()
+        let wrong = others.chain(of_file).filter(|(mark, stored)| mark.reason != **stored);
+        wrong.map(|(mark, _)| mark).collect()
     }
 
     /// The store has these reasons now.
-    pub(super) fn marked(&mut self, reasons: Vec<(MonitorId, Option<String>)>) {
-        for (id, reason) in reasons {
+    pub(super) fn marked(&mut self, marks: Vec<Mark>) {
+        for Mark { id, reason, .. } in marks {
             if let Some((_, outcome)) = self.others.get_mut(&id) {
                 outcome.stored_reason = reason;
             } else if let Some(row) = self.of_file.get_mut(&id) {

@@ -11,8 +11,9 @@ use tokio::time::Instant;
 
 use super::follower::{Follower, off_loop};
 use super::rows::{self, Asked, Read};
+use crate::catalog::limits::{self, Owners};
 use crate::catalog::plan::Guard;
-use crate::catalog::{CatalogStore, MergeAnswer, Merged, MonitorRow, merge};
+use crate::catalog::{CatalogStore, Mark, MergeAnswer, Merged, MonitorRow, merge};
 use crate::model::{IncidentUid, MonitorId, StoreFault};
 use crate::settings::definition::Located;
 
@@ -32,6 +33,8 @@ pub(super) struct Due {
     pub(super) load_all: bool,
     /// To load these.
     pub(super) load: HashSet<MonitorId>,
+    /// To ask for plans of users, as far as they limit monitors.
+    pub(super) owners: bool,
     /// To ask for incidents that people resolved.
     pub(super) dismissed: bool,
     /// To write reasons of invalid rows.
@@ -42,12 +45,13 @@ impl Due {
     /// All of it, as at the start.
     pub(super) fn everything() -> Self {
         let load = HashSet::new();
-        Self { merge: true, merge_later: false, compare: false, load_all: true, load, dismissed: true, mark: true }
+        let (merge_later, compare) = (false, false);
+        Self { merge: true, merge_later, compare, load_all: true, load, owners: true, dismissed: true, mark: true }
     }
 
     /// To look for what others did.
     pub(super) fn look(&mut self) {
-        (self.compare, self.dismissed, self.mark) = (true, true, true);
+        (self.compare, self.owners, self.dismissed, self.mark) = (true, true, true, true);
     }
 }
 
@@ -63,8 +67,9 @@ pub(super) enum Answer {
     Revisions(Duration, Result<Vec<(MonitorId, i64)>, StoreFault>),
     /// And which of those that were asked for and not found are archived.
     Loaded(Asked, Result<Vec<MonitorRow>, StoreFault>, Vec<MonitorId>),
+    Owners(Result<Owners, StoreFault>),
     Dismissed(Result<Vec<(MonitorId, IncidentUid)>, StoreFault>),
-    Marked(Vec<(MonitorId, Option<String>)>, Result<(), StoreFault>),
+    Marked(Vec<Mark>, Result<(), StoreFault>),
 }
 
 /// Rows, and which of those that are not there were archived.
@@ -128,6 +133,15 @@ impl<S: CatalogStore> Follower<S> {
                 }
             }));
         }
+        // After the rows, so that the plan of a new row's user is known before it is published.
+        if std::mem::take(&mut self.due.owners) {
+            let plans = limits::limiting(&self.file.keeping().plans);
+            if plans.is_empty() {
+                self.rows.owned_by(Owners::new());
+            } else {
+                return Some(Box::pin(async move { Answer::Owners(store.owners(&plans).await) }));
+            }
+        }
         if std::mem::take(&mut self.due.dismissed) {
             return Some(Box::pin(async move { Answer::Dismissed(store.dismissed().await) }));
         }
@@ -141,14 +155,14 @@ impl<S: CatalogStore> Follower<S> {
         }
         let invalid = self.rows.invalid();
         self.links.report.edit(|report| report.invalid = invalid);
-        let reasons = self.rows.reasons();
-        if reasons.is_empty() {
+        let marks = self.rows.marks();
+        if marks.is_empty() {
             return None;
         }
         let store = Arc::clone(&self.store);
         Some(Box::pin(async move {
-            let result = store.mark_invalid(&reasons).await;
-            Answer::Marked(reasons, result)
+            let result = store.mark_invalid(&marks).await;
+            Answer::Marked(marks, result)
         }))
     }
 
@@ -189,8 +203,14 @@ impl<S: CatalogStore> Follower<S> {
                 self.told.retain(|pair| dismissed.contains(pair));
                 self.dismissed = dismissed;
             }
-            Answer::Marked(reasons, Ok(())) => self.rows.marked(reasons),
+            Answer::Owners(Ok(owners)) => self.rows.owned_by(owners),
+            Answer::Marked(marks, Ok(())) => self.rows.marked(marks),
             // What cannot work must not keep the rest from working; it is tried again when something is due.
+            Answer::Owners(Err(StoreFault::Refused(why))) => log::error!("plans of users cannot be read: {why}"),
+            Answer::Owners(Err(fault)) => {
+                self.due.owners = true;
+                return Err(fault);
+            }
             Answer::Dismissed(Err(StoreFault::Refused(why))) => {
                 log::error!("incidents that people resolved cannot be read: {why}");
             }

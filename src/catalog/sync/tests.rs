@@ -12,16 +12,18 @@ use tokio::time::{Instant, timeout};
 use uuid::Uuid;
 
 use super::*;
+use crate::catalog::limits::Owners;
 use crate::catalog::merge;
 use crate::catalog::plan::{Guard, Place, StoredRow, assign};
 use crate::catalog::remember::{self, Remembered};
-use crate::catalog::{CatalogStore, Entry, FileRow, MergeAnswer, Merged, Removal};
-use crate::model::{IncidentUid, MonitorId, MonitorKey, MonitorState, SYSTEM_USER, Source, StoreFault};
+use crate::catalog::{CatalogStore, Entry, FileRow, Mark, MergeAnswer, Merged, Removal};
+use crate::model::{IncidentUid, Keeping, MonitorId, MonitorKey, MonitorState, SYSTEM_USER, Source, StoreFault};
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model::{Environment, Settings, read};
 use crate::shutdown::{self, Trigger};
 
 mod guard;
+mod plans;
 mod pure;
 mod rows;
 mod store;
@@ -66,15 +68,20 @@ fn row(number: u128) -> MonitorRow {
         invalid_reason: None,
         state: None,
         last_checked: None,
+        created_at: None,
     }
 }
+
+/// What a reading gives besides monitors.
+type FakeContent = (String, Arc<crate::settings::defaults::Defaults>, Arc<Keeping>);
 
 /// A file whose next reading is set by the test.
 struct FakeFile {
     text: Mutex<Result<String, String>>,
     read: Mutex<Result<String, String>>,
     defaults: Mutex<Arc<crate::settings::defaults::Defaults>>,
-    next: Mutex<Option<(String, Arc<crate::settings::defaults::Defaults>)>>,
+    keeping: Mutex<Arc<Keeping>>,
+    next: Mutex<Option<FakeContent>>,
     in_force: Mutex<Option<String>>,
     hasher: std::hash::BuildHasherDefault<std::hash::DefaultHasher>,
 }
@@ -86,7 +93,7 @@ impl FileSource for FakeFile {
         let outcome = match now {
             Ok(text) if asked || self.in_force.lock().unwrap().as_ref() != Some(&text) => {
                 let settings = settings(&text);
-                *self.next.lock().unwrap() = Some((text.clone(), settings.defaults));
+                *self.next.lock().unwrap() = Some((text.clone(), settings.defaults, settings.keeping));
                 let mut digest = [0; 32];
                 digest[..8].copy_from_slice(&std::hash::BuildHasher::hash_one(&self.hasher, &text).to_le_bytes());
                 FileOutcome::Content(NewContent { definitions: settings.monitors.into(), digest, cut: false })
@@ -112,11 +119,16 @@ impl FileSource for FakeFile {
     }
 
     fn apply(&self) -> Vec<String> {
-        if let Some((text, defaults)) = self.next.lock().unwrap().take() {
+        if let Some((text, defaults, keeping)) = self.next.lock().unwrap().take() {
+            *self.keeping.lock().unwrap() = keeping;
             *self.defaults.lock().unwrap() = defaults;
             *self.in_force.lock().unwrap() = Some(text);
         }
         Vec::new()
+    }
+
+    fn keeping(&self) -> Arc<Keeping> {
+        Arc::clone(&self.keeping.lock().unwrap())
     }
 
     fn refuse(&self, _: &str) {
@@ -136,6 +148,8 @@ enum Mode {
 struct FakeStore {
     rows: Mutex<HashMap<MonitorId, MonitorRow>>,
     archived: Mutex<HashMap<MonitorId, MonitorRow>>,
+    /// `users.plan`.
+    plans: Mutex<Owners>,
     dismissed: Mutex<Vec<(MonitorId, IncidentUid)>>,
     modes: Mutex<HashMap<&'static str, Mode>>,
     calls: Mutex<Vec<(&'static str, Instant)>>,
@@ -292,10 +306,19 @@ impl CatalogStore for FakeStore {
         })
     }
 
-    fn mark_invalid<'a>(&'a self, reasons: &'a [(MonitorId, Option<String>)]) -> BoxFuture<'a, Result<(), StoreFault>> {
+    fn owners<'a>(&'a self, plans: &'a [Arc<str>]) -> BoxFuture<'a, Result<Owners, StoreFault>> {
+        Box::pin(async move {
+            self.call("owners").await?;
+            let asked = |plan: &str| plans.iter().any(|name| **name == *plan);
+            let owners = self.plans.lock().unwrap();
+            Ok(owners.iter().filter(|(_, plan)| asked(plan)).map(|(id, plan)| (*id, plan.clone())).collect())
+        })
+    }
+
+    fn mark_invalid<'a>(&'a self, marks: &'a [Mark]) -> BoxFuture<'a, Result<(), StoreFault>> {
         Box::pin(async move {
             self.call("mark").await?;
-            for (id, reason) in reasons {
+            for Mark { id, reason, .. } in marks {
                 if let Some(row) = self.rows.lock().unwrap().get_mut(id) {
                     row.invalid_reason.clone_from(reason);
                 }
@@ -333,6 +356,8 @@ struct World {
 struct Plan {
     toml: String,
     rows: Vec<MonitorRow>,
+    /// `users.plan`.
+    plans: Owners,
     modes: Vec<(&'static str, Mode)>,
     remembered: Option<Remembered>,
     /// As in [`FakeStore`].
@@ -346,6 +371,7 @@ impl Default for Plan {
         Self {
             toml: String::new(),
             rows: Vec::new(),
+            plans: Owners::new(),
             modes: Vec::new(),
             remembered: None,
             delete_after: None,
@@ -359,6 +385,7 @@ impl World {
         let store = Arc::new(FakeStore {
             rows: Mutex::default(),
             archived: Mutex::default(),
+            plans: Mutex::new(plan.plans),
             dismissed: Mutex::default(),
             modes: Mutex::new(plan.modes.into_iter().collect()),
             calls: Mutex::default(),
@@ -374,6 +401,7 @@ impl World {
             text: Mutex::new(Ok(plan.toml.clone())),
             read: Mutex::new(Ok(plan.toml)),
             defaults: Mutex::new(first.defaults),
+            keeping: Mutex::new(first.keeping),
             next: Mutex::default(),
             in_force: Mutex::new(Some(in_force)),
             hasher: std::hash::BuildHasherDefault::default(),

@@ -72,7 +72,7 @@ fn every(seconds: u64) -> Cadence {
 }
 
 fn cron(expression: &str) -> Cadence {
-    Cadence::Cron { expression: expression.into(), zone: chrono_tz::UTC }
+    Cadence::Cron { expression: expression.into(), zone: chrono_tz::UTC, window: None }
 }
 
 fn monitor(number: u128, cadence: Cadence) -> Monitor {

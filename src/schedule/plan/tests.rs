@@ -223,3 +223,46 @@ proptest! {
         let _ = validate_cron(&text);
     }
 }
+
+/// The times of an expression in UTC of which only the first counts in each window.
+fn thinned(expression: &str, window_s: u64, from: &str, count: usize) -> Vec<DateTime<Utc>> {
+    let window = Some(Duration::from_secs(window_s));
+    let cron = CronTiming { cron: parse(expression).unwrap(), zone: Tz::UTC, window };
+    let from = from.parse().unwrap();
+    std::iter::successors(Some(from), |at| cron.next_after(*at)).skip(1).take(count).collect()
+}
+
+#[test]
+fn a_schedule_has_one_time_in_each_window() {
+    let shown = |expression, window_s, from| -> Vec<String> {
+        thinned(expression, window_s, from, 3).iter().map(|at| at.format("%d %H:%M:%S").to_string()).collect()
+    };
+    for (expression, window_s, from, wanted) in [
+        ("* * * * *", 300, "2026-11-24T12:01:30Z", ["24 12:05:00", "24 12:10:00", "24 12:15:00"]),
+        ("* * * * *", 300, "2026-11-24T11:59:59Z", ["24 12:00:00", "24 12:05:00", "24 12:10:00"]),
+        ("* * * * *", 1, "2026-11-24T11:59:59Z", ["24 12:00:00", "24 12:01:00", "24 12:02:00"]),
+        // What is slow enough keeps all its times.
+        ("2 3 * * *", 3600, "2026-11-24T02:58:00Z", ["24 03:02:00", "25 03:02:00", "26 03:02:00"]),
+        ("7,8,22 * * * *", 900, "2026-11-24T12:07:30Z", ["24 12:22:00", "24 13:07:00", "24 13:22:00"]),
+        ("*/20 * * * * *", 60, "2026-11-24T12:00:20Z", ["24 12:01:00", "24 12:02:00", "24 12:03:00"]),
+    ] {
+        assert_eq!(shown(expression, window_s, from), wanted, "{expression} {window_s} {from}");
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn windows_only_leave_times_out(minutes in "[0-9],[1-5][0-9]|\\*/[1-9]|\\*", window_s in 2_u64..7200, from in 0_i64..100_000) {
+        let from = DateTime::from_timestamp(1_795_000_000 + from, 0).unwrap();
+        let expression = format!("{minutes} * * * *");
+        let found = thinned(&expression, window_s, &from.to_rfc3339(), 6);
+        let all = CronTiming { cron: parse(&expression).unwrap(), zone: Tz::UTC, window: None };
+        let window = |at: DateTime<Utc>| at.timestamp() as u64 / window_s;
+        // By counting through all times: the first of its window, unless that has passed.
+        let begin = DateTime::from_timestamp((window(from) * window_s) as i64 - 1, 0).unwrap();
+        let mut last = None;
+        let every = std::iter::successors(Some(begin), |at| all.next_after(*at)).skip(1);
+        let first = every.filter(|at| last.replace(window(*at)) != Some(window(*at))).filter(|at| *at > from);
+        proptest::prop_assert_eq!(found, first.take(6).collect::<Vec<_>>());
+    }
+}

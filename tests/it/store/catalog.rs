@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use chrono::DateTime;
 use lamplighter::catalog::plan::Guard;
-use lamplighter::catalog::{CatalogStore as _, FileRow, MergeAnswer, Merged};
+use lamplighter::catalog::{CatalogStore as _, FileRow, Mark, MergeAnswer, Merged};
 use lamplighter::model::{IncidentUid, MonitorId, MonitorState, SYSTEM_USER, Source, Status, StoreFault};
 use lamplighter::store::Store;
 
@@ -116,14 +116,50 @@ async fn an_invalid_row_says_why_and_keeps_its_revision() {
     let ids = monitors(&db, 2).await;
     let store = db.store().await;
     let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
-    store.mark_invalid(&[(ids[0], Some("url: no scheme".to_owned())), (ids[1], None)]).await.unwrap();
+    store.mark_invalid(&[Mark::invalid(ids[0], "url: no scheme".to_owned()), Mark::none(ids[1])]).await.unwrap();
     let loaded = store.load(None).await.unwrap();
     let reason = |id| loaded.iter().find(|row| row.id == id).unwrap().invalid_reason.clone();
     assert_eq!((reason(ids[0]).as_deref(), reason(ids[1])), (Some("url: no scheme"), None));
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE status = 'unknown'").await, 1);
-    store.mark_invalid(&[(ids[0], None)]).await.unwrap();
+    store.mark_invalid(&[Mark::none(ids[0])]).await.unwrap();
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE invalid_reason IS NOT NULL").await, 0);
     assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
+}
+
+#[tokio::test]
+async fn a_row_that_its_plan_pauses_is_shown_as_paused() {
+    let db = TestDb::new().await;
+    let ids = monitors(&db, 2).await;
+    let store = db.store().await;
+    let revisions: HashMap<_, _> = store.revisions().await.unwrap().into_iter().collect();
+    store.mark_invalid(&[Mark::paused(ids[0], "too many".to_owned())]).await.unwrap();
+    let shown = "SELECT string_agg(concat_ws(': ', status, invalid_reason), ', ' ORDER BY status) FROM monitors";
+    assert_eq!(db.get::<String>(shown).await, "paused: too many, pending");
+    // The pause of a plan ends; the status is the next check's.
+    store.mark_invalid(&[Mark::none(ids[0])]).await.unwrap();
+    assert_eq!(db.get::<String>(shown).await, "paused, pending");
+    assert_eq!(store.revisions().await.unwrap().into_iter().collect::<HashMap<_, _>>(), revisions);
+}
+
+#[tokio::test]
+async fn the_plans_of_who_has_monitors_are_known() {
+    let db = TestDb::new().await;
+    let store = db.store().await;
+    db.sql("INSERT INTO users (name, plan) VALUES ('ann', 'free'), ('bob', 'pro'), ('cid', 'free'), ('dan', 'free'), ('eve', 'x')")
+        .await;
+    db.sql("INSERT INTO monitors (user_id, name, url, source) SELECT id, name, 'tcp://a:1', 'database' FROM users WHERE name <> 'cid'")
+        .await;
+    db.sql("UPDATE monitors SET archived_at = now() WHERE name = 'dan'").await;
+    db.sql("INSERT INTO monitors (user_id, name, url, source, key) SELECT id, name, 'tcp://a:1', 'file', 'k' FROM users WHERE name = 'cid'")
+        .await;
+    let owners = store.owners(&["free".into(), "pro".into(), "none".into()]).await.unwrap();
+    let mut plans: Vec<String> = owners.into_values().collect();
+    plans.sort_unstable();
+    assert_eq!(plans, ["free", "pro"], "ann and bob: the others have no row that counts");
+    let created: Vec<_> = store.load(None).await.unwrap().into_iter().map(|row| row.created_at).collect();
+    assert!(created.len() == 5 && created.iter().all(Option::is_some));
+    db.sql("UPDATE monitors SET created_at = '-infinity'").await;
+    assert!(store.load(None).await.unwrap().iter().all(|row| row.created_at.is_none()));
 }
 
 #[tokio::test]
@@ -209,8 +245,13 @@ async fn changes_are_heard_and_our_own_status_writes_are_not() {
     let ids = monitors(&db, 1).await;
     heard(5000).await.unwrap().unwrap();
     db.sql("UPDATE monitors SET status = 'up', last_checked = now(), response_time = 1, uptime = '1%'").await;
-    store.mark_invalid(&[(ids[0], Some("why".to_owned()))]).await.unwrap();
+    store.mark_invalid(&[Mark::invalid(ids[0], "why".to_owned())]).await.unwrap();
     assert!(heard(200).await.is_err(), "our own columns were heard");
+    // What a user may; a profile that is saved with the same plan is nothing.
+    db.sql("UPDATE users SET plan = plan, name = 'another'").await;
+    assert!(heard(200).await.is_err(), "a plan that stays was heard");
+    db.sql("UPDATE users SET plan = 'pro'").await;
+    heard(5000).await.unwrap().unwrap();
     db.sql("UPDATE monitors SET is_active = false").await;
     heard(5000).await.unwrap().unwrap();
     // A person resolves an incident: heard. We do, with a reason: not heard.

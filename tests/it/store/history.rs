@@ -332,7 +332,7 @@ async fn a_shorter_plan_shows_less_and_deletes_nothing() {
     assert_eq!(shown(&store, ids[0]).await, (720, all, all));
     let mut keeping = keeping(90);
     let two_days = Duration::from_secs(2 * 86_400);
-    keeping.plans.insert("free".into(), Plan { retention: Some(two_days) });
+    keeping.plans.insert("free".into(), Plan { retention: Some(two_days), ..Plan::default() });
     store.keeping().store(Arc::new(keeping));
     assert_eq!(shown(&store, ids[0]).await, (288, 288, 288));
     assert_eq!(exported(&store, ids[0]).await, 288);

@@ -34,6 +34,7 @@ fn memory_of_a_and_row_1() -> Remembered {
         keys: HashMap::from([(key("a"), (id(70), SYSTEM_USER))]),
         rows: vec![row(1), MonitorRow { source: Source::File, ..row(2) }],
         seals: HashMap::new(),
+        owners: Owners::new(),
         states: HashMap::from([(id(70), state.clone()), (id(1), state)]),
     }
 }

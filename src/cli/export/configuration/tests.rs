@@ -32,6 +32,7 @@ fn row(n: u128, url: &str, spec: Value) -> MonitorRow {
         invalid_reason: None,
         state: None,
         last_checked: None,
+        created_at: None,
     }
 }
 

@@ -199,7 +199,7 @@ async fn a_schedule_follows_the_wall_clock() {
     // 22:13:20 UTC.
     let entry = beats(1, |monitor, rules| {
         rules.period = None;
-        monitor.cadence = Cadence::Cron { expression: "30 22 * * *".into(), zone: chrono_tz::UTC };
+        monitor.cadence = Cadence::Cron { expression: "30 22 * * *".into(), zone: chrono_tz::UTC, window: None };
     });
     let (bench, wall) = bench(&[&entry]).await;
     bench.ping(1, Signal::Success).await;
