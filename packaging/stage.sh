@@ -6,13 +6,15 @@ package=lamplighter
 # Options that both have.
 read_options() {
     # shellcheck disable=SC2154 # root is set by who sources this
-    program='' output=$root/target/package version=''
+    program='' output=$root/target/package version='' quick=''
     while (($#)); do
         case $1 in
         --program) program=${2:?--program needs a file} && shift ;;
         --output) output=${2:?--output needs a folder} && shift ;;
+        # For tests: not compressed.
+        --quick) quick=yes ;;
         --version) version=${2:?--version needs a version} && shift ;;
-        *) stop "usage: ${0##*/} [--program FILE] [--version VERSION] [--output FOLDER]" 64 ;;
+        *) stop "usage: ${0##*/} [--program FILE] [--version VERSION] [--output FOLDER] [--quick]" 64 ;;
         esac
         shift
     done
