@@ -11,7 +11,7 @@ use rustix::net::sockopt::socket_acceptconn;
 
 /// What was passed. Cheap to clone; the descriptor is open until the process ends, as it is at the manager's.
 #[derive(Clone, Default)]
-pub enum Passed {
+pub(crate) enum Passed {
     /// Nothing, or something that is meant for another process.
     #[default]
     Nothing,
@@ -37,19 +37,14 @@ impl Passed {
             return Self::Refused(format!("{count} {text}"));
         }
         let mut manager = ListenFd::from_env();
-        let tcp = manager
-            .take_tcp_listener(0)
-            .ok()
-            .flatten()
-            .map(|tcp| listening(tcp.into(), |fd| Self::Tcp(Arc::new(fd.into()))));
-        let unix = || manager.take_unix_listener(0).ok().flatten();
-        tcp.or_else(|| unix().map(|unix| listening(unix.into(), |fd| Self::Unix(Arc::new(fd.into()))))).unwrap_or_else(
-            || {
-                let text =
-                    "what was passed is not a stream socket: lamplighter.socket needs a ListenStream= of TCP or a path";
-                Self::Refused(text.to_owned())
-            },
-        )
+        if let Ok(Some(tcp)) = manager.take_tcp_listener(0) {
+            return listening(tcp.into(), |fd| Self::Tcp(Arc::new(fd.into())));
+        }
+        if let Ok(Some(unix)) = manager.take_unix_listener(0) {
+            return listening(unix.into(), |fd| Self::Unix(Arc::new(fd.into())));
+        }
+        let text = "what was passed is not a stream socket: lamplighter.socket needs a ListenStream= of TCP or a path";
+        Self::Refused(text.to_owned())
     }
 }
 
