@@ -4,15 +4,18 @@
 package=lamplighter
 
 # Options that both have.
+# shellcheck disable=SC2034 # quick is read by who sources this
 read_options() {
     # shellcheck disable=SC2154 # root is set by who sources this
-    program='' output=$root/target/package version=''
+    program='' output=$root/target/package version='' quick=''
     while (($#)); do
         case $1 in
         --program) program=${2:?--program needs a file} && shift ;;
         --output) output=${2:?--output needs a folder} && shift ;;
+        # For tests: not compressed.
+        --quick) quick=yes ;;
         --version) version=${2:?--version needs a version} && shift ;;
-        *) stop "usage: ${0##*/} [--program FILE] [--version VERSION] [--output FOLDER]" 64 ;;
+        *) stop "usage: ${0##*/} [--program FILE] [--version VERSION] [--output FOLDER] [--quick]" 64 ;;
         esac
         shift
     done
@@ -43,7 +46,7 @@ build_program() {
 stage() {
     local tree=$1 doc=$1/usr/share/doc/$package folder page
     install -D -m 755 "$program" "$tree/usr/bin/lamplighter"
-    strip --strip-unneeded "$tree/usr/bin/lamplighter"
+    strip --strip-unneeded --remove-section=.comment "$tree/usr/bin/lamplighter"
     install -D -m 640 "$root/packaging/config.toml" "$tree/etc/lamplighter/config.toml"
     install -d -m 750 "$tree/etc/lamplighter/config.d"
 

@@ -14,6 +14,7 @@ mod legacy;
 mod manual;
 mod migrate;
 mod output;
+mod passed;
 mod probe;
 pub mod progress;
 mod reload;
@@ -26,6 +27,7 @@ pub use environment::Environment;
 pub use exit::{Exit, Stop};
 
 pub(crate) use exit::say;
+pub(crate) use passed::Passed;
 pub(crate) use state::{admin_socket, directory as state_directory};
 
 use crate::settings::file::{self, Presence};

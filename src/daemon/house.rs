@@ -70,7 +70,8 @@ impl House {
         lock: &Arc<StateLock>,
         socket: &Path,
     ) -> Result<Self, Stop> {
-        let Bound { listener, address, shown } = listen::bind(&first.settings.server.listen).await?;
+        let Bound { listener, address, shown } =
+            listen::bind(&first.settings.server.listen, environment.passed()).await?;
         let admin = listen::bind_socket(socket).await?;
         let database = &first.settings.database;
         let embedded = database.url.is_none();

@@ -14,6 +14,7 @@ mod fault;
 mod latency;
 mod lease;
 pub mod legacy;
+mod login;
 mod maintenance;
 mod merge;
 mod migrate;
@@ -112,7 +113,7 @@ impl Store {
         }
         // The parser's own message may quote the URL, and with it the password.
         let options = match PgConnectOptions::from_str(settings.url.expose()) {
-            Ok(options) if is_postgres(settings.url.expose()) => options
+            Ok(options) if is_postgres(settings.url.expose()) => login::by_default(options, settings.url.expose())
                 .application_name("lamplighter")
                 // The driver would warn of every merge of a large file.
                 .log_statements(log::LevelFilter::Trace)

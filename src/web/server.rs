@@ -36,12 +36,12 @@ const TELL: Duration = Duration::from_secs(60);
 pub enum Listener {
     /// TCP.
     Tcp(TcpListener),
-    /// A unix socket, whose file is removed at the end. With `check_peer` only our own user and root may talk.
+    /// A unix socket. With `check_peer` only our own user and root may talk.
     Unix {
         /// The socket.
         listener: UnixListener,
-        /// Its file.
-        path: PathBuf,
+        /// Its file, which is removed at the end, unless it is somebody else's.
+        path: Option<PathBuf>,
         /// Whether peers are checked by their credentials.
         check_peer: bool,
     },
@@ -58,7 +58,7 @@ impl Listener {
         }
         let listener = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        Ok(Self::Unix { listener, path: path.to_owned(), check_peer })
+        Ok(Self::Unix { listener, path: Some(path.to_owned()), check_peer })
     }
 }
 
@@ -118,7 +118,7 @@ pub async fn serve(listener: Arc<Listener>, site: Arc<Site>, trust: Trust, mut s
         log::debug!(connections = connections.len(); "open requests were cut off by the shutdown");
         connections.shutdown().await;
     }
-    if let Listener::Unix { path, .. } = &*listener {
+    if let Listener::Unix { path: Some(path), .. } = &*listener {
         let _ = std::fs::remove_file(path);
     }
 }

@@ -1,5 +1,6 @@
 //! The real daemon: the main job end to end, and how it begins, is told, fails and ends.
 
+mod activation;
 mod away;
 mod commands;
 mod databases;

@@ -74,7 +74,7 @@ impl Account {
 
 /// Takes what the service manager told us out of a child's environment.
 pub(super) fn hide_manager(command: &mut Command) {
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         command.env_remove(variable);
     }
 }

@@ -78,7 +78,13 @@ impl Home {
 
     /// Starts the daemon by a command of one's own.
     pub fn start_as(&self, mut command: Command) -> Daemon {
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        command.stdin(Stdio::null());
+        self.start_fed(command)
+    }
+
+    /// Starts the daemon by a command whose standard input is set.
+    pub fn start_fed(&self, mut command: Command) -> Daemon {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         follow(child.stdout.take().unwrap(), Arc::clone(&log));
         follow(child.stderr.take().unwrap(), Arc::clone(&log));
