@@ -123,7 +123,7 @@ fn take_address(text: &str, taken: &mut Vec<Secret>) -> String {
             format!("{MARK}@{host}")
         }
         // An "@" further on: the user or password may have had one of the signs that end it.
-        None if end.contains('@') && has_strange_port(place) => {
+        None if end.contains('@') && place.contains(':') => {
             taken.push(Secret::new(rest));
             return format!("{scheme}{MARK}");
         }
@@ -151,12 +151,10 @@ fn take_address(text: &str, taken: &mut Vec<Secret>) -> String {
     shown
 }
 
-fn has_strange_port(place: &str) -> bool {
-    place.rsplit_once(':').is_some_and(|(_, port)| !port.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
 fn hide<'t>(piece: &'t str, taken: &mut Vec<Secret>) -> &'t str {
-    if is_reference(piece) || !is_random(piece) {
+    // A user with a slash in it looks like a host with a path.
+    let harmless = !is_random(piece) && !piece.trim_start_matches('@').contains('@');
+    if is_reference(piece) || harmless {
         return piece;
     }
     taken.push(Secret::new(piece));
@@ -193,7 +191,9 @@ mod tests {
             ("https://geheim@h/x", "https://<redacted>@h/x"),
             ("postgres://u:ge/heim@h/d", "postgres://<redacted>"),
             ("postgres://u:ge?heim@h/d", "postgres://<redacted>"),
+            ("postgres://u:1/heim@h/d", "postgres://<redacted>"),
             ("https://h/@user/a", "https://h/@user/a"),
+            ("https://ge/heim@h", "https://ge/<redacted>"),
             ("https://hooks.example/services/T0/B0/abcDEF0123456789xyz", "https://hooks.example/services/T0/B0/<redacted>"),
             ("https://h/#geheim", "https://h/#<redacted>"),
             ("https://h/?${Q}", "https://h/?${Q}"),
