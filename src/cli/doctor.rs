@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 use super::support::shown::{self, Shown};
 use super::{Environment, Exit, Stop, exit, locate, migrate, small_runtime, state, with_environment};
 use crate::clock::{SystemWall, Wall as _};
-use crate::model::Timings;
+use crate::model::{Secret, Timings};
 use crate::probe::net::dns::Question;
 use crate::probe::net::{EgressOptions, Net, NetOptions};
 use crate::settings::file::{self, Sources};
@@ -63,6 +63,8 @@ pub(super) struct Seen {
     pub(super) report: Report,
     pub(super) settings: Settings,
     pub(super) shown: Shown,
+    /// What its references stand for.
+    pub(super) referred: Vec<Secret>,
     /// None: there is no state directory.
     pub(super) socket: Option<PathBuf>,
     pub(super) daemon: Option<u32>,
@@ -95,6 +97,7 @@ struct Configured {
     /// What is there of the sources.
     files: Vec<Place>,
     shown: Shown,
+    referred: Vec<Secret>,
 }
 
 fn configured(config: Option<&Path>, environment: &Environment) -> Configured {
@@ -108,7 +111,9 @@ fn configured(config: Option<&Path>, environment: &Environment) -> Configured {
         }
     };
     let files = sources.texts.iter().filter_map(|text| Place::look(Path::new(&text.name))).collect();
-    Configured { path, found: sources.found, settings, refusal, files, shown: shown::show(&sources.texts) }
+    let shown = shown::show(&sources.texts);
+    let referred = with_environment(environment, |environment| shown.referred(&sources.base, environment));
+    Configured { path, found: sources.found, settings, refusal, files, shown, referred }
 }
 
 /// Looks at everything and judges it.
@@ -139,10 +144,13 @@ pub(super) async fn look(config: Option<&Path>, environment: &Environment) -> Se
         look_at((), |()| certificates()),
     );
     let needs = needs(settings, database.as_ref().and_then(|database| database.as_ref().ok()));
-    let mut findings = vec![judge::config(&configured.path, configured.found, settings.monitors.len(), configured.refusal.as_ref())];
-    findings.extend(judge::config_permissions(&configured.files, configured.shown.secrets.len(), subject.as_ref()));
+    let mut findings =
+        vec![judge::config(&configured.path, configured.found, settings.monitors.len(), configured.refusal.as_ref())];
+    findings.extend(judge::config_permissions(&configured.files, configured.shown.written_out(), subject.as_ref()));
     match (&directory, &state) {
-        (Err(stop), _) => findings.push(Finding::problem("state_directory", stop.message.clone(), "set daemon.state_directory")),
+        (Err(stop), _) => {
+            findings.push(Finding::problem("state_directory", stop.message.clone(), "set daemon.state_directory"))
+        }
         (Ok(directory), None) => findings.push(hangs("state_directory", &directory.display().to_string())),
         (Ok(_), Some(state)) => {
             findings.push(judge::state(state, subject.as_ref()));
@@ -176,9 +184,9 @@ pub(super) async fn look(config: Option<&Path>, environment: &Environment) -> Se
         healthy: !findings.iter().any(|finding| finding.status == finding::Level::Problem),
         findings,
     };
-    let Configured { settings, shown, .. } = configured;
+    let Configured { settings, shown, referred, .. } = configured;
     let binaries = binaries.map(|(found, _)| found).unwrap_or_default();
-    Seen { report, settings, shown, socket, daemon: pid, database, binaries, at }
+    Seen { report, settings, shown, referred, socket, daemon: pid, database, binaries, at }
 }
 
 fn of_database(
@@ -214,7 +222,11 @@ fn of_database(
 
 fn hangs(name: &'static str, what: &str) -> Finding {
     let seconds = LOOK.as_secs();
-    Finding::problem(name, format!("{what}: no answer within {seconds} s"), "see whether a file system or a disk hangs (dmesg)")
+    Finding::problem(
+        name,
+        format!("{what}: no answer within {seconds} s"),
+        "see whether a file system or a disk hangs (dmesg)",
+    )
 }
 
 async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T>) -> Result<T, String> {
@@ -222,7 +234,10 @@ async fn within<T>(what: &str, limit: Duration, work: impl Future<Output = T>) -
 }
 
 /// Does what may hang in the kernel on a thread; none when it does.
-async fn look_at<A: Send + 'static, T: Send + 'static>(with: A, work: impl FnOnce(A) -> T + Send + 'static) -> Option<T> {
+async fn look_at<A: Send + 'static, T: Send + 'static>(
+    with: A,
+    work: impl FnOnce(A) -> T + Send + 'static,
+) -> Option<T> {
     timeout(LOOK, tokio::task::spawn_blocking(move || work(with))).await.ok()?.ok()
 }
 
@@ -307,7 +322,11 @@ async fn resolve(settings: &Settings) -> Resolved {
 }
 
 /// The embedded database is looked at while somebody runs it, and not started for it.
-async fn examine(which: &Which, settings: &Settings, environment: &Environment) -> Option<Result<Examined, StartError>> {
+async fn examine(
+    which: &Which,
+    settings: &Settings,
+    environment: &Environment,
+) -> Option<Result<Examined, StartError>> {
     if *which == (Which::Embedded { running: false }) {
         return None;
     }

@@ -35,6 +35,8 @@ const PART_MOST: u64 = 16 << 20;
 const LOG_MOST: u64 = 4 << 20;
 /// More cannot be looked for in every line of a log in reasonable time.
 const SECRETS_MOST: usize = 2000;
+/// Words of ours that stand where secrets may, such as `proxy = "none"`.
+const WORDS: &[&str] = &["none", "lamplighter", "postgres"];
 /// The unit of the packages.
 const UNIT: &str = "lamplighter.service";
 /// For threads that hang in the kernel.
@@ -101,7 +103,13 @@ async fn gather(seen: &Seen, environment: &Environment) -> Result<Vec<Part>, Sto
             Err(why) => part(name, json!({ "error": why }), &scrubber),
         });
     }
-    for (name, text) in [("metrics.txt", ask(socket, "/metrics").await), ("log.txt", log(seen.daemon, environment).await)] {
+    let log = if seen.shown.parses() {
+        log(seen.daemon, environment).await
+    } else {
+        Err("left out: the configuration does not parse, so not all of its secrets are known; correct it first"
+            .to_owned())
+    };
+    for (name, text) in [("metrics.txt", ask(socket, "/metrics").await), ("log.txt", log)] {
         let text = if few { text } else { many() };
         let text = scrubber.text(&text.unwrap_or_else(|why| format!("{why}\n")));
         parts.push(Part { name: name.to_owned(), text });
@@ -121,10 +129,11 @@ fn pretty(value: &Value) -> String {
 /// Every secret that this installation is known to have.
 fn secrets(seen: &Seen, status: Option<&str>) -> Vec<Secret> {
     let mut secrets = seen.shown.secrets.clone();
+    secrets.extend(seen.referred.iter().cloned());
     secrets.extend(seen.settings.monitors.iter().flat_map(|monitor| monitor.secrets.iter().cloned()));
     if let Some((user, password)) = seen.settings.probe.proxy.as_ref().and_then(|proxy| proxy.credentials.clone()) {
-        // A user is one as well where it stands for a password, as some proxies have it.
-        secrets.extend([password, user]);
+        secrets.push(password);
+        secrets.extend(scrub::is_random(user.expose()).then_some(user));
     }
     if let Some(url) = &seen.settings.database.url {
         secrets.extend(scrub::address(url.expose()).1);
@@ -138,6 +147,7 @@ fn secrets(seen: &Seen, status: Option<&str>) -> Vec<Secret> {
             secrets.extend(row["monitor_id"].as_str().map(Secret::new));
         }
     }
+    secrets.retain(|secret| !WORDS.contains(&secret.expose()));
     secrets
 }
 
@@ -206,7 +216,9 @@ async fn log(daemon: Option<u32>, environment: &Environment) -> Result<String, S
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let limit = JOURNAL.as_secs();
-    tokio::time::timeout(JOURNAL, asked).await.unwrap_or_else(|_| Err(format!("journalctl: no answer within {limit} s")))
+    tokio::time::timeout(JOURNAL, asked)
+        .await
+        .unwrap_or_else(|_| Err(format!("journalctl: no answer within {limit} s")))
 }
 
 fn write_archive(file: impl Write, folder: &str, time: u64, parts: &[Part]) -> io::Result<()> {

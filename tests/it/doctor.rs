@@ -168,7 +168,10 @@ async fn a_schema_that_is_not_as_it_should_be() {
     assert!(home.output(&["migrate"]).status.success());
     Report::of(&home).await.says("partitions", "ok", "");
 
-    db.sql("INSERT INTO monitors (user_id, name, url) SELECT id, 'p', 'icmp:127.0.0.1' FROM users WHERE plan = 'system'").await;
+    db.sql(
+        "INSERT INTO monitors (user_id, name, url) SELECT id, 'p', 'icmp:127.0.0.1' FROM users WHERE plan = 'system'",
+    )
+    .await;
     let may_ping = rustix::process::geteuid().is_root();
     if may_ping {
         Report::of(&home).await.says("icmp", "ok", "1 monitor may ping");

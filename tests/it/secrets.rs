@@ -9,7 +9,7 @@ use std::process::Command;
 
 use flate2::read::GzDecoder;
 
-use crate::daemon::on;
+use crate::daemon::{on, wait_sql};
 use crate::support::daemon::{Daemon, Home};
 use crate::support::postgres::TestDb;
 use crate::support::target::{Target, until};
@@ -36,28 +36,36 @@ fn configuration(home: &Home, db: &TestDb, target: &Target) -> String {
     let file = |name: &str, number: u32| std::fs::write(home.path().join(name), canary(number) + "\n").unwrap();
     file("four", 4);
     file("eight", 8);
-    file("ten", 10);
     std::fs::create_dir(home.path().join("credentials")).unwrap();
     file("credentials/six", 6);
     let url = |path: &str| target.url(path);
     let parts = [
         format!("daemon.log_level = \"debug\"\nprobe.proxy = \"http://u:{}@127.0.0.1:1\"\n", canary(9)),
-        entry("basic", &url("/basic"), &format!("auth = {{ basic = {{ username = \"u\", password = \"{}\" }} }}", canary(2))),
+        entry(
+            "basic",
+            &url("/basic"),
+            &format!("auth = {{ basic = {{ username = \"u\", password = \"{}\" }} }}", canary(2)),
+        ),
         entry("bearer", &url("/bearer"), "auth = { bearer = \"${CANARY_THREE}\" }"),
         entry("header", &url("/header"), "headers = { Authorization = { file = \"four\" } }"),
         entry("api-key", &url("/key"), &format!("headers = {{ X-Api-Key = \"{}\" }}", canary(5))),
         entry("credential", &url("/credential"), "auth = { bearer = { credential = \"six\" } }"),
         format!("[[monitor]]\nid = \"beat\"\nurl = \"heartbeat:\"\nperiod = \"1h\"\ntoken = \"{}\"\n", canary(7)),
-        "[[monitor]]\nid = \"beat-file\"\nurl = \"heartbeat:\"\nperiod = \"1h\"\ntoken = { file = \"eight\" }\n".to_owned(),
+        "[[monitor]]\nid = \"beat-file\"\nurl = \"heartbeat:\"\nperiod = \"1h\"\ntoken = { file = \"eight\" }\n"
+            .to_owned(),
         entry("proxied", "http://127.0.0.1:1/", "").replace("proxy = \"none\"\n", ""),
         entry("own-proxy", "http://127.0.0.1:1/", "")
             .replace("proxy = \"none\"", "proxy = \"http://u:${CANARY_ELEVEN}@127.0.0.1:1\""),
         entry("query", &url("/q?token=${CANARY_TWELVE}"), ""),
-        entry("body", &url("/body"), "method = \"POST\"\nbody = { file = \"ten\" }"),
-        plain("redis", "redis://u:${CANARY_THIRTEEN}@127.0.0.1:1", ""),
+        entry("body", &url("/body"), "method = \"POST\"\nbody = \"pass=${CANARY_TEN}\""),
+        plain("redis", "redis://127.0.0.1:1", "auth = { basic = { password = \"${CANARY_THIRTEEN}\" } }"),
         plain("said", "tcp://127.0.0.1:1", "exchange = [{ send = \"AUTH ${CANARY_FOURTEEN}\\r\\n\" }]"),
         plain("plugin", "exec:/bin/ls /none", &format!("env = {{ PASS = \"{}\" }}", canary(15))),
-        plain("postgres", "postgres://u@127.0.0.1:1/d", &format!("auth = {{ basic = {{ password = \"{}\" }} }}", canary(16))),
+        plain(
+            "postgres",
+            "postgres://u@127.0.0.1:1/d",
+            &format!("auth = {{ basic = {{ password = \"{}\" }} }}", canary(16)),
+        ),
     ];
     // The server lets everybody in who comes by the socket, so that any password is right.
     on(&format!("{}&password={}", db.url, canary(1)), &parts.concat())
@@ -74,14 +82,16 @@ fn plain(id: &str, url: &str, keys: &str) -> String {
 
 /// Numbers 17 and 18.
 const ROWS: &str = "INSERT INTO monitors (user_id, name, url, interval_seconds, timeout_seconds, spec) \
-    SELECT id, name, url, 1, 1, spec::jsonb FROM users, (VALUES \
+    SELECT users.id, v.name, v.url, 1, 1, v.spec::jsonb FROM users, (VALUES \
         ('row-password', 'postgres://u:@17@@127.0.0.1:1/d', '{}'), \
         ('row-header', 'http://127.0.0.1:1/', '{\"headers\": {\"X-Token\": \"@18@\"}}')) v (name, url, spec) \
-    WHERE plan = 'system'";
+    WHERE users.plan = 'system'";
 
 fn command(home: &Home, arguments: &[&str]) -> Command {
     let mut command = home.command(arguments);
-    for (name, number) in [("THREE", 3), ("ELEVEN", 11), ("TWELVE", 12), ("THIRTEEN", 13), ("FOURTEEN", 14)] {
+    for (name, number) in
+        [("THREE", 3), ("TEN", 10), ("ELEVEN", 11), ("TWELVE", 12), ("THIRTEEN", 13), ("FOURTEEN", 14)]
+    {
         command.env(format!("CANARY_{name}"), canary(number));
     }
     command.env("CREDENTIALS_DIRECTORY", home.path().join("credentials"));
@@ -170,16 +180,31 @@ fn children(of: u32) -> String {
     text
 }
 
+/// Rows of the table `monitors` without what their owners wrote out: rows their own, and the file what stands in it by value, which
+/// its rows repeat (a monitor that is held back from archiving runs on from its row). What is a reference stays one.
+fn theirs(text: &str) -> String {
+    [2, 5, 7, 15, 16, 17, 18].into_iter().fold(text.to_owned(), |text, number| text.replace(&canary(number), ""))
+}
+
 async fn settled(db: &TestDb, daemon: &Daemon) {
     for monitor in ["basic", "bearer", "header", "api-key", "credential", "query", "body"] {
         daemon.wait_status(monitor, "down").await;
     }
-    for monitor in ["proxied", "own-proxy", "redis", "said", "plugin", "postgres", "row-password"] {
+    for monitor in ["proxied", "own-proxy", "row-header"] {
+        daemon.wait_status(monitor, "unknown").await;
+    }
+    for monitor in ["redis", "said", "plugin", "postgres"] {
         daemon.wait_status(monitor, "down").await;
     }
+    wait_sql(
+        db,
+        "a password in a row's url is refused",
+        "SELECT count(*) = 1 FROM monitors WHERE invalid_reason <> ''",
+    )
+    .await;
     until("incidents are recorded", std::time::Duration::from_secs(30), async || {
         let open: i64 = db.get("SELECT count(*) FROM incidents").await;
-        (open >= 12).then_some(())
+        (open >= 11).then_some(())
     })
     .await;
 }
@@ -206,12 +231,19 @@ async fn twenty_secrets_are_nowhere() {
         assert!(!text.is_empty(), "{place} says nothing");
         let known = found_in(text).into_iter().map(|number| (place.to_owned(), number));
         leaks.extend(known);
-        leaks.extend(own.iter().zip(19..).filter(|(token, _)| text.contains(*token)).map(|(_, n)| (place.to_owned(), n)));
+        leaks.extend(
+            own.iter().zip(19..).filter(|(token, _)| text.contains(*token)).map(|(_, n)| (place.to_owned(), n)),
+        );
     };
 
     let address = daemon.address().await;
     let paths = ["overview", "monitors", "incidents", "checks", "uptime", "export/checks", "export/incidents"];
-    for path in paths.map(|path| format!("/api/v1/{path}")).iter().map(String::as_str).chain(["/readyz", "/healthz", "/metrics"]) {
+    for path in paths
+        .map(|path| format!("/api/v1/{path}"))
+        .iter()
+        .map(String::as_str)
+        .chain(["/readyz", "/healthz", "/metrics"])
+    {
         look(path, &get(&address, &own[1], path).await.body);
     }
     for arguments in [
@@ -240,30 +272,41 @@ async fn twenty_secrets_are_nowhere() {
     for name in names.into_iter().chain(["readyz.json", "metrics.txt", "log.txt"]) {
         look(&format!("bundle: {name}"), files.get(name).unwrap_or_else(|| panic!("no {name}")));
     }
-    assert!(files["log.txt"].contains("the last line is well") && files["log.txt"].contains("it said"), "{}", files["log.txt"]);
+    assert!(
+        files["log.txt"].contains("the last line is well") && files["log.txt"].contains("it said"),
+        "{}",
+        files["log.txt"]
+    );
     assert!(files["metrics.txt"].contains("lamplighter_"), "{}", files["metrics.txt"]);
-    assert!(files["status.json"].contains("row-password") && files["config/000.json"].contains("X-Api-Key"));
+    assert!(files["status.json"].contains("row-header") && files["config/000.json"].contains("X-Api-Key"));
     assert!(files["database.json"].contains("monitor_checks_") && files["database.json"].contains("fsync"));
     assert_eq!(files.len(), 9, "{:?}", files.keys());
 
     look("children", &children(daemon.pid()));
     for (table, text) in tables(&db).await {
         if !text.is_empty() {
-            // Where their owner put them.
-            let text = if table == "monitors" { text.replace(&canary(17), "").replace(&canary(18), "") } else { text };
+            let text = if table == "monitors" { theirs(&text) } else { text };
             look(&format!("table {table}"), &text);
         }
     }
 
     // Errors beside secrets.
     let good = std::fs::read_to_string(home.config()).unwrap();
-    std::fs::write(home.config(), good.replace("interval = \"1s\"", "interval = 1").replace("period = ", "peroid = ")).unwrap();
+    std::fs::write(home.config(), good.replace("interval = \"1s\"", "interval = 1").replace("period = ", "peroid = "))
+        .unwrap();
     for arguments in [&["check-config"][..], &["reload"], &["doctor"]] {
         let (code, out, err) = output(&home, arguments).await;
         assert_ne!(code, 0);
         look(&format!("bad: {}", arguments.join(" ")), &(out + &err));
     }
-    std::fs::write(home.config(), good.replace("port", "po\"rt").replace("X-Api-Key = ", "X-Api-Key ")).unwrap();
+    let (code, _, err) = output(&home, &["support-bundle", bundle.to_str().unwrap()]).await;
+    assert_eq!(code, 0, "{err}");
+    let files = unpack(&bundle);
+    assert!(files["log.txt"].contains("the last line is well"), "{}", files["log.txt"]);
+    for (name, text) in files {
+        look(&format!("bundle of a bad one: {name}"), &text);
+    }
+    std::fs::write(home.config(), good.replace("X-Api-Key = ", "X-Api-Key ")).unwrap();
     let (_, out, err) = output(&home, &["check-config"]).await;
     look("broken: check-config", &(out + &err));
     let (code, _, err) = output(&home, &["support-bundle", bundle.to_str().unwrap()]).await;

@@ -194,7 +194,10 @@ mod tests {
         assert!(subject.may_send_raw() && subject.may_bind_low());
         assert!(!subject.clone().as_owner(5, 6).may_send_raw());
         assert_eq!(parse_status("Uid:\tx\n"), None);
-        assert_eq!(parse_limit("Limit  Soft Limit\nMax open files            1024                 4096  files\n"), Some(1024));
+        assert_eq!(
+            parse_limit("Limit  Soft Limit\nMax open files            1024                 4096  files\n"),
+            Some(1024)
+        );
         assert_eq!(parse_limit("Max open files  unlimited unlimited files\n"), Some(u64::MAX));
         assert!(Subject::look(None).unwrap().descriptors.is_some(), "of this process");
     }

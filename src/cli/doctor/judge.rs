@@ -42,7 +42,8 @@ pub(super) fn config(path: &Path, found: bool, monitors: usize, refusal: Option<
     match refusal {
         Some(refusal) => {
             let what = format!("the configuration has {}", counted(refusal.count(), "error"));
-            let way_out = "correct them: a running daemon keeps its last good configuration, and a new one does not start";
+            let way_out =
+                "correct them: a running daemon keeps its last good configuration, and a new one does not start";
             let mut finding = Finding::problem(NAME, what, way_out);
             finding.details.clone_from(&refusal.messages);
             if refusal.more > 0 {
@@ -70,7 +71,11 @@ pub(super) fn config_permissions(files: &[Place], secrets: usize, subject: Optio
     let unreadable = files.iter().find(|file| subject.is_some_and(|subject| !subject.may(file, 4)));
     if let (Some(file), Some(subject)) = (unreadable, subject) {
         let what = format!("the daemon's user {} cannot read {}", subject.uid, file.path.display());
-        return Some(Finding::problem(NAME, what, format!("give its group the right: chmod g+r {}", file.path.display())));
+        return Some(Finding::problem(
+            NAME,
+            what,
+            format!("give its group the right: chmod g+r {}", file.path.display()),
+        ));
     }
     let open = files.iter().find(|file| file.mode & 0o004 != 0).filter(|_| secrets > 0);
     Some(match open {
@@ -81,7 +86,11 @@ pub(super) fn config_permissions(files: &[Place], secrets: usize, subject: Optio
                 file.mode,
                 if secrets == 1 { "one secret stands".to_owned() } else { format!("{secrets} secrets stand") }
             );
-            Finding::warning(NAME, what, "chmod o-r it, or write secrets as { file = \"path\" } or { credential = \"name\" }")
+            Finding::warning(
+                NAME,
+                what,
+                "chmod o-r it, or write secrets as { file = \"path\" } or { credential = \"name\" }",
+            )
         }
         None => Finding::ok(NAME, format!("{} has mode {:04o}", first.path.display(), first.mode)),
     })
@@ -96,7 +105,11 @@ pub(super) fn state(state: &State, subject: Option<&Subject>) -> Finding {
     };
     if state.disk.is_some_and(|disk| disk.read_only) {
         let what = format!("{path} is on a file system that is mounted read-only");
-        return Finding::problem(NAME, what, "remount it for writing (dmesg says whether the disk failed), or set daemon.state_directory");
+        return Finding::problem(
+            NAME,
+            what,
+            "remount it for writing (dmesg says whether the disk failed), or set daemon.state_directory",
+        );
     }
     match &state.found {
         Found::Missing(_, true) => Finding::ok(NAME, format!("{path} is not there yet; the first start makes it")),
@@ -114,7 +127,11 @@ pub(super) fn state(state: &State, subject: Option<&Subject>) -> Finding {
         Found::Folder(place, writable) => {
             // The mode bits where another user's rights count, the kernel's word where ours do.
             if !(*writable && subject.is_none_or(|subject| subject.may(place, 3))) {
-                return Finding::problem(NAME, format!("the daemon cannot write in {path} (mode {:04o})", place.mode), give());
+                return Finding::problem(
+                    NAME,
+                    format!("the daemon cannot write in {path} (mode {:04o})", place.mode),
+                    give(),
+                );
             }
             if place.mode & 0o022 != 0 {
                 let what = format!("others may write in {path} (mode {:04o})", place.mode);
@@ -149,7 +166,11 @@ pub(super) fn disk(disk: Option<Disk>, backlog: u64) -> Finding {
     }
     if disk.free_bytes < backlog {
         let what = format!("{free} are free, less than the {} that database.backlog allows", size::format(backlog));
-        return Finding::warning(NAME, what, "free some, or lower database.backlog: it fills while the database is away");
+        return Finding::warning(
+            NAME,
+            what,
+            "free some, or lower database.backlog: it fills while the database is away",
+        );
     }
     Finding::ok(NAME, format!("{free} are free for the state directory"))
 }
@@ -178,14 +199,17 @@ pub(super) fn daemon(daemon: &Daemon) -> Finding {
             "no daemon runs with this state directory, so nothing is checked",
             "start it: systemctl start lamplighter, or `lamplighter run`",
         ),
-        Daemon::Silent(why) => Finding::problem(NAME, why.clone(), "run doctor as the daemon's user or as root; else restart it"),
+        Daemon::Silent(why) => {
+            Finding::problem(NAME, why.clone(), "run doctor as the daemon's user or as root; else restart it")
+        }
         Daemon::Answers(readiness) if readiness.role == "standby" => {
             let mut finding = Finding::ok(NAME, "it waits as a standby: another daemon is active");
             finding.details = list(&readiness.reasons);
             finding
         }
         Daemon::Answers(readiness) if !readiness.ready => {
-            let mut finding = Finding::problem(NAME, "it runs and is not ready", "see the reasons, and docs/operating.md");
+            let mut finding =
+                Finding::problem(NAME, "it runs and is not ready", "see the reasons, and docs/operating.md");
             finding.details = list(&readiness.reasons);
             finding
         }
@@ -222,7 +246,11 @@ pub(super) fn listen(listen: &Listen, port: &Port, subject: Option<&Subject>, lo
                 Some((pid, name)) => format!("{name:?} (process {pid})"),
                 None => "another program".to_owned(),
             };
-            Finding::problem(NAME, format!("{who} listens on {listen}"), "stop it, or choose another address with server.listen")
+            Finding::problem(
+                NAME,
+                format!("{who} listens on {listen}"),
+                "stop it, or choose another address with server.listen",
+            )
         }
         Port::Refused(why) => {
             let way_out = "choose an address of this machine that the daemon's user may use, with server.listen";
@@ -254,7 +282,9 @@ pub(super) fn icmp(needs: &Needs, range: Option<[u32; 2]>, subject: Option<&Subj
     if subject.may_send_raw() || subject.groups.iter().any(|group| (from..=to).contains(group)) {
         return Finding::ok(NAME, format!("{monitors} may ping"));
     }
-    let what = format!("the daemon may not ping: its groups are not in net.ipv4.ping_group_range ({from} to {to}), and {monitors} need it");
+    let what = format!(
+        "the daemon may not ping: its groups are not in net.ipv4.ping_group_range ({from} to {to}), and {monitors} need it"
+    );
     let way_out = "set the sysctl to \"0 2147483647\", or give the unit AmbientCapabilities=CAP_NET_RAW; docs/operating.md has both files";
     Finding::problem(NAME, what, way_out)
 }
@@ -266,7 +296,8 @@ pub(super) fn descriptors(needs: &Needs, subject: Option<&Subject>) -> Finding {
     };
     let whose = if subject.pid.is_some() { "the daemon's limit" } else { "the limit here (the daemon does not run)" };
     let wanted = OWN_DESCRIPTORS + needs.checks * DESCRIPTORS_OF_A_CHECK;
-    let way_out = format!("set LimitNOFILE={} in the unit, or lower probe.max_in_flight", wanted.next_power_of_two().max(65536));
+    let way_out =
+        format!("set LimitNOFILE={} in the unit, or lower probe.max_in_flight", wanted.next_power_of_two().max(65536));
     if limit < OWN_DESCRIPTORS {
         return Finding::problem(NAME, format!("{whose} is {limit}, too few for the daemon itself"), way_out);
     }
@@ -294,7 +325,8 @@ pub(super) fn ports(needs: &Needs, range: Option<[u32; 2]>) -> Finding {
         return Finding::problem(NAME, what, way_out);
     }
     if there < LEAST_PORTS {
-        let what = format!("only {there} local ports, and each is held for a minute after a connection to the same target");
+        let what =
+            format!("only {there} local ports, and each is held for a minute after a connection to the same target");
         return Finding::warning(NAME, what, way_out);
     }
     Finding::ok(NAME, format!("{there} local ports ({from} to {to})"))
@@ -306,11 +338,19 @@ pub(super) fn certificates(system: usize, own_files: usize, errors: &[String]) -
     let way_out = "install them: apt-get install ca-certificates, or dnf install ca-certificates";
     match (system, own_files) {
         (0, 0) => {
-            let mut finding = Finding::problem(NAME, "this system trusts no certificate authority, so every https check fails", way_out);
+            let mut finding = Finding::problem(
+                NAME,
+                "this system trusts no certificate authority, so every https check fails",
+                way_out,
+            );
             finding.details = errors.to_vec();
             finding
         }
-        (0, _) => Finding::warning(NAME, "the system trusts no certificate authority; only those of probe.ca_files count", way_out),
+        (0, _) => Finding::warning(
+            NAME,
+            "the system trusts no certificate authority; only those of probe.ca_files count",
+            way_out,
+        ),
         (system, _) => Finding::ok(NAME, format!("the system trusts {system} certificate authorities")),
     }
 }

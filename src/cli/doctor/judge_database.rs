@@ -31,7 +31,10 @@ pub(super) fn binaries(found: &[(u32, String)], data: Option<u32>) -> Finding {
         if found.iter().any(|(major, _)| *major == data) {
             return Finding::ok(NAME, format!("PostgreSQL {data} of the embedded database is installed"));
         }
-        let what = format!("the embedded database is of PostgreSQL {data}, and installed is {}", if found.is_empty() { "none".to_owned() } else { list() });
+        let what = format!(
+            "the embedded database is of PostgreSQL {data}, and installed is {}",
+            if found.is_empty() { "none".to_owned() } else { list() }
+        );
         let way_out = format!("install PostgreSQL {data}; docs/backup.md says how to move to a newer one");
         return Finding::problem(NAME, what, way_out);
     }
@@ -40,7 +43,9 @@ pub(super) fn binaries(found: &[(u32, String)], data: Option<u32>) -> Finding {
         None if found.is_empty() => {
             Finding::problem(NAME, "no PostgreSQL is installed, which the embedded database needs", install)
         }
-        None => Finding::problem(NAME, format!("PostgreSQL 14 or newer is needed, and installed is {}", list()), install),
+        None => {
+            Finding::problem(NAME, format!("PostgreSQL 14 or newer is needed, and installed is {}", list()), install)
+        }
     }
 }
 
@@ -48,7 +53,9 @@ pub(super) fn binaries(found: &[(u32, String)], data: Option<u32>) -> Finding {
 pub(super) fn reached(which: &Which, examined: Option<&Result<Examined, StartError>>) -> Vec<Finding> {
     const NAME: &str = "database";
     let examined = match examined {
-        None => return vec![Finding::ok(NAME, "the embedded database runs while the daemon does, and does not run now")],
+        None => {
+            return vec![Finding::ok(NAME, "the embedded database runs while the daemon does, and does not run now")];
+        }
         Some(Ok(examined)) => examined,
         Some(Err(error)) => return vec![unreachable(which, error)],
     };
@@ -56,10 +63,7 @@ pub(super) fn reached(which: &Which, examined: Option<&Result<Examined, StartErr
         Which::Url => "the server of database.url answers",
         Which::Embedded { .. } => "the embedded database answers",
     };
-    vec![
-        Finding::ok(NAME, what),
-        Finding::ok("database_version", format!("PostgreSQL {}", examined.version)),
-    ]
+    vec![Finding::ok(NAME, what), Finding::ok("database_version", format!("PostgreSQL {}", examined.version))]
 }
 
 fn unreachable(which: &Which, error: &StartError) -> Finding {
@@ -70,7 +74,9 @@ fn unreachable(which: &Which, error: &StartError) -> Finding {
         StartError::Unreachable(_) => "see the log of the daemon, and postgres/start.log in the state directory",
         StartError::LoginRefused(_) => "correct user and password in database.url, or pg_hba.conf of the server",
         StartError::NoSuchDatabase(_) => "createdb, or correct the name in database.url",
-        StartError::ServerTooOld(_) => return Finding::problem("database_version", error.to_string(), "use a newer server"),
+        StartError::ServerTooOld(_) => {
+            return Finding::problem("database_version", error.to_string(), "use a newer server");
+        }
         StartError::BadUrl | StartError::BadSchema(_) => "correct it in the configuration",
         _ => "see docs/troubleshooting.md",
     };
@@ -84,14 +90,19 @@ pub(super) fn connections(room: &Room, wanted: u32, runs: bool) -> Finding {
     let own = [room.role_limit, room.database_limit].into_iter().filter(|limit| *limit >= 0).map(i64::from);
     let server = i64::from(room.most) - i64::from(room.reserved);
     let limit = own.fold(server, i64::min);
-    let way_out = "raise max_connections (or the limit of role or database) on the server, or lower database.max_connections";
+    let way_out =
+        "raise max_connections (or the limit of role or database) on the server, or lower database.max_connections";
     if limit < wanted {
         let what = format!("the server lets {limit} connections in, and up to {wanted} are used");
         return Finding::problem(NAME, what, way_out);
     }
     let free = limit.saturating_sub(room.used).max(0);
     if !runs && free < wanted {
-        return Finding::warning(NAME, format!("{free} connections are free now, and up to {wanted} are used"), way_out);
+        return Finding::warning(
+            NAME,
+            format!("{free} connections are free now, and up to {wanted} are used"),
+            way_out,
+        );
     }
     Finding::ok(NAME, format!("{limit} connections are allowed, up to {wanted} are used"))
 }
@@ -134,14 +145,18 @@ pub(super) fn schema(found: &Found, auto_migrate: bool) -> Finding {
             Finding::warning(NAME, what, format!("{at_start}; db dump first"))
         }
         Found::Empty if auto_migrate => Finding::ok(NAME, "it is empty; the first start makes the tables"),
-        Found::Empty => Finding::problem(NAME, "it is empty, and database.auto_migrate is false", "run `lamplighter migrate`"),
+        Found::Empty => {
+            Finding::problem(NAME, "it is empty, and database.auto_migrate is false", "run `lamplighter migrate`")
+        }
         Found::Adoptable => Finding::warning(NAME, found.to_string(), format!("back it up; {at_start}")),
         Found::Newer { .. } => Finding::problem(
             NAME,
             format!("the schema is of a newer Lamplighter ({found})"),
             "install that version again, or restore the backup from before the upgrade",
         ),
-        Found::Legacy => Finding::problem(NAME, found.to_string(), "use another database: its upgrade is not built yet"),
+        Found::Legacy => {
+            Finding::problem(NAME, found.to_string(), "use another database: its upgrade is not built yet")
+        }
         Found::Foreign(_) => {
             let what = format!("this database is not Lamplighter's: {found}");
             Finding::problem(NAME, what, "use another database or another database.schema; nothing was touched")
@@ -158,11 +173,7 @@ pub(super) fn partitions(missing: &[NaiveDate], today: NaiveDate) -> Finding {
     let what = format!("monitor_checks has no partition for {}", days.join(", "));
     let way_out = "run `lamplighter migrate`, which makes them; the daemon does so when it may create tables";
     // The daemon makes one that a batch lacks, and the days to come every hour; a person may have dropped them.
-    if missing.contains(&today) {
-        Finding::problem(NAME, what, way_out)
-    } else {
-        Finding::warning(NAME, what, way_out)
-    }
+    if missing.contains(&today) { Finding::problem(NAME, what, way_out) } else { Finding::warning(NAME, what, way_out) }
 }
 
 /// `own`: the id of this state directory's daemon; `runs`: that one runs.
@@ -200,8 +211,15 @@ mod tests {
     use super::super::finding::Level::{self, Ok as Good, Problem, Warning};
     use super::*;
 
-    const ROOM: Room =
-        Room { most: 100, reserved: 3, role_limit: -1, database_limit: -1, used: 5, in_recovery: false, read_only: false };
+    const ROOM: Room = Room {
+        most: 100,
+        reserved: 3,
+        role_limit: -1,
+        database_limit: -1,
+        used: 5,
+        in_recovery: false,
+        read_only: false,
+    };
 
     /// A finding that is not ok has a way out.
     fn level(finding: &Finding) -> Level {
@@ -312,7 +330,9 @@ mod tests {
     #[test]
     fn clocks() {
         let seconds = TimeDelta::seconds;
-        for (ahead, slack, expected) in [(0, 0, Good), (3, 0, Warning), (3, 2, Good), (-61, 0, Problem), (-5, 0, Warning)] {
+        for (ahead, slack, expected) in
+            [(0, 0, Good), (3, 0, Warning), (3, 2, Good), (-61, 0, Problem), (-5, 0, Warning)]
+        {
             assert_eq!(level(&clock(seconds(ahead), seconds(slack))), expected, "{ahead} {slack}");
         }
         assert!(clock(seconds(-61), seconds(0)).what.contains("61 s behind"));

@@ -93,9 +93,8 @@ fn disks() {
 #[test]
 fn daemons() {
     let reason = |code: &str| Reason { code: code.into(), detail: Some("why".into()) };
-    let answers = |ready, role: &str, reasons, notes| {
-        Daemon::Answers(Readiness { ready, role: role.into(), reasons, notes })
-    };
+    let answers =
+        |ready, role: &str, reasons, notes| Daemon::Answers(Readiness { ready, role: role.into(), reasons, notes });
     for (seen, expected) in [
         (Daemon::NotRunning, Warning),
         (Daemon::Silent("no answer".into()), Problem),
@@ -155,9 +154,13 @@ fn pings() {
 
 #[test]
 fn limits() {
-    for (checks, limit, expected) in
-        [(100, Some(1024), Good), (10_000, Some(1024), Warning), (10_000, Some(65536), Good), (1, Some(64), Problem), (1, None, Warning)]
-    {
+    for (checks, limit, expected) in [
+        (100, Some(1024), Good),
+        (10_000, Some(1024), Warning),
+        (10_000, Some(65536), Good),
+        (1, Some(64), Problem),
+        (1, None, Warning),
+    ] {
         let subject = Subject { descriptors: limit, ..service() };
         assert_eq!(level(&descriptors(&Needs { checks, ..NEEDS }, Some(&subject))), expected, "{checks} {limit:?}");
     }

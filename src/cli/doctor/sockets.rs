@@ -111,7 +111,8 @@ fn holds(pid: u32, links: &[String], left: &mut usize) -> bool {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return false };
     entries.flatten().any(|entry| {
         *left = left.saturating_sub(1);
-        *left > 0 && fs::read_link(entry.path()).is_ok_and(|to| links.iter().any(|link| to.as_os_str() == link.as_str()))
+        *left > 0
+            && fs::read_link(entry.path()).is_ok_and(|to| links.iter().any(|link| to.as_os_str() == link.as_str()))
     })
 }
 

@@ -13,7 +13,8 @@ use crate::verdict::redact::Redactor;
 pub(in crate::cli) const MARK: &str = "<redacted>";
 
 /// Parameters of addresses whose values say how, and not who.
-const HARMLESS_PARAMETERS: &[&str] = &["sslmode", "host", "port", "dbname", "connect_timeout", "application_name", "target_session_attrs"];
+const HARMLESS_PARAMETERS: &[&str] =
+    &["sslmode", "host", "port", "dbname", "connect_timeout", "application_name", "target_session_attrs"];
 /// A longer piece of a path with letters and digits is more likely a key than a word.
 const LONGEST_WORD: usize = 15;
 /// Longer ones are keys without digits as well.
@@ -29,13 +30,17 @@ pub(in crate::cli) struct Scrubber {
 impl Scrubber {
     pub(super) fn new(secrets: &[Secret]) -> Result<Self, Stop> {
         let compiled = |pattern: &str| {
-            Regex::new(pattern).map_err(|error| Stop::new(Exit::Failure, format!("a pattern does not compile: {error}")))
+            Regex::new(pattern)
+                .map_err(|error| Stop::new(Exit::Failure, format!("a pattern does not compile: {error}")))
         };
         let patterns = [
             // A token of ours.
             (r"lamp_[0-9a-fA-F]{8,}", "<redacted>"),
             (r"(?i)\b(bearer|basic|token)\s+[A-Za-z0-9._~+/=-]{8,}", "$1 <redacted>"),
-            (r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-[a-z-]*(?:key|token|secret))(\s*[:=]\s*)[^\r\n]+", "$1$2<redacted>"),
+            (
+                r"(?i)\b((?:proxy-)?authorization|(?:set-)?cookie|x-[a-z-]*(?:key|token|secret))(\s*[:=]\s*)[^\r\n]+",
+                "$1$2<redacted>",
+            ),
             (
                 r#"(?i)([a-z0-9_-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|token))(["']?\s*[:=]\s*["']?)[^\s"',;&]{4,}"#,
                 "$1$2<redacted>",
@@ -135,9 +140,12 @@ fn take_address(text: &str, taken: &mut Vec<Secret>) -> String {
     let (query, fragment) = query.split_once('#').map_or((query, false), |(query, _)| (query, true));
     if let Some(query) = query.strip_prefix('?') {
         let pairs = query.split('&').map(|pair| match pair.split_once('=') {
-            Some((name, value)) if HARMLESS_PARAMETERS.contains(&name) || is_reference(value) || value.is_empty() => pair.to_owned(),
+            Some((name, value)) if HARMLESS_PARAMETERS.contains(&name) || is_reference(value) || value.is_empty() => {
+                pair.to_owned()
+            }
             Some((name, value)) => {
-                taken.extend((value.len() > 5).then(|| Secret::new(value)));
+                // Others are hidden here, and may be words of every second line of a log.
+                taken.extend((names_secret(name) || is_random(value)).then(|| Secret::new(value)));
                 format!("{name}={MARK}")
             }
             None => hide(pair, taken).to_owned(),
@@ -151,6 +159,11 @@ fn take_address(text: &str, taken: &mut Vec<Secret>) -> String {
     shown
 }
 
+fn names_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["password", "passwd", "secret", "token", "key", "sig", "auth"].iter().any(|word| name.contains(word))
+}
+
 fn hide<'t>(piece: &'t str, taken: &mut Vec<Secret>) -> &'t str {
     // A user with a slash in it looks like a host with a path.
     let harmless = !is_random(piece) && !piece.trim_start_matches('@').contains('@');
@@ -162,7 +175,7 @@ fn hide<'t>(piece: &'t str, taken: &mut Vec<Secret>) -> &'t str {
 }
 
 /// Whether a word looks made by a machine.
-fn is_random(word: &str) -> bool {
+pub(super) fn is_random(word: &str) -> bool {
     let has = |test: fn(&u8) -> bool| word.as_bytes().iter().any(test);
     word.len() > LONGEST_WORDS || (word.len() > LONGEST_WORD && has(u8::is_ascii_digit) && has(u8::is_ascii_alphabetic))
 }
@@ -194,7 +207,10 @@ mod tests {
             ("postgres://u:1/heim@h/d", "postgres://<redacted>"),
             ("https://h/@user/a", "https://h/@user/a"),
             ("https://ge/heim@h", "https://ge/<redacted>"),
-            ("https://hooks.example/services/T0/B0/abcDEF0123456789xyz", "https://hooks.example/services/T0/B0/<redacted>"),
+            (
+                "https://hooks.example/services/T0/B0/abcDEF0123456789xyz",
+                "https://hooks.example/services/T0/B0/<redacted>",
+            ),
             ("https://h/#geheim", "https://h/#<redacted>"),
             ("https://h/?${Q}", "https://h/?${Q}"),
             ("exec:/usr/lib/nagios/check_x -p geheim", "exec:/usr/lib/nagios/check_x <redacted>"),
@@ -207,7 +223,8 @@ mod tests {
         ] {
             assert_eq!(address(text).0, shown, "{text}");
         }
-        let taken: Vec<_> = address("https://u:hunter22@h/?k=hunter33").1.iter().map(|s| s.expose().to_owned()).collect();
+        let taken: Vec<_> =
+            address("https://u:hunter22@h/?k=hello&api_key=hunter33").1.iter().map(|s| s.expose().to_owned()).collect();
         assert_eq!(taken, ["hunter22", "hunter33"]);
     }
 
@@ -230,7 +247,8 @@ mod tests {
         }
         let mut value = json!({ "url": "exec:/bin/x geheim", "list": ["hunter22", 3], "a": { "b": "https://u:p@h/" } });
         scrubber.json(&mut value);
-        let shown = json!({ "url": "exec:/bin/x <redacted>", "list": ["[secret]", 3], "a": { "b": "https://<redacted>@h/" } });
+        let shown =
+            json!({ "url": "exec:/bin/x <redacted>", "list": ["[secret]", 3], "a": { "b": "https://<redacted>@h/" } });
         assert_eq!(value, shown);
     }
 

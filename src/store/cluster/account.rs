@@ -74,19 +74,8 @@ impl Account {
 
 /// What programs of Postgres may know of our environment. The rest stays here: it may hold secrets that the configuration
 /// refers to by `${NAME}`, and what the service manager told us, with which Postgres would report itself as us.
-const NEEDED: &[&str] = &[
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "LANG",
-    "LANGUAGE",
-    "TZ",
-    "TZDIR",
-    "TMPDIR",
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-];
+const NEEDED: &[&str] =
+    &["PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD"];
 
 /// Takes out of a child's environment what it does not need; also everything of Postgres's own clients, unless it is one.
 pub(super) fn tidy_environment(command: &mut Command, is_client: bool) {
