@@ -147,16 +147,7 @@ pub(super) async fn look(config: Option<&Path>, environment: &Environment) -> Se
     let mut findings =
         vec![judge::config(&configured.path, configured.found, settings.monitors.len(), configured.refusal.as_ref())];
     findings.extend(judge::config_permissions(&configured.files, configured.shown.written_out(), subject.as_ref()));
-    match (&directory, &state) {
-        (Err(stop), _) => {
-            findings.push(Finding::problem("state_directory", stop.message.clone(), "set daemon.state_directory"))
-        }
-        (Ok(directory), None) => findings.push(hangs("state_directory", &directory.display().to_string())),
-        (Ok(_), Some(state)) => {
-            findings.push(judge::state(state, subject.as_ref()));
-            findings.push(judge::disk(state.disk, settings.database.backlog as u64));
-        }
-    }
+    findings.extend(of_state(&directory, state.as_ref(), subject.as_ref(), settings));
     findings.push(judge::daemon(&daemon));
     findings.push(match port {
         Ok(port) => {
@@ -175,7 +166,15 @@ pub(super) async fn look(config: Option<&Path>, environment: &Environment) -> Se
     findings.push(judge::descriptors(&needs, subject.as_ref()));
     findings.push(judge::ports(&needs, host::sysctl("net/ipv4/ip_local_port_range")));
     let holder = directory.as_ref().ok().and_then(|directory| limited::read(&directory.join("holder"), 100).ok());
-    findings.extend(of_database(&which, settings, database.as_ref(), &binaries, holder.as_deref(), pid.is_some(), at));
+    findings.extend(of_database(
+        &which,
+        settings,
+        database.as_ref(),
+        binaries.as_ref(),
+        holder.as_deref(),
+        pid.is_some(),
+        at,
+    ));
     let report = Report {
         version: env!("CARGO_PKG_VERSION"),
         at: at.to_rfc3339_opts(SecondsFormat::Secs, true),
@@ -185,15 +184,40 @@ pub(super) async fn look(config: Option<&Path>, environment: &Environment) -> Se
         findings,
     };
     let Configured { settings, shown, referred, .. } = configured;
-    let binaries = binaries.map(|(found, _)| found).unwrap_or_default();
+    let binaries = binaries.map(|installed| installed.found).unwrap_or_default();
     Seen { report, settings, shown, referred, socket, daemon: pid, database, binaries, at }
+}
+
+fn of_state(
+    directory: &Result<PathBuf, Stop>,
+    state: Option<&State>,
+    subject: Option<&Subject>,
+    settings: &Settings,
+) -> Vec<Finding> {
+    match (directory, state) {
+        (Err(stop), _) => {
+            vec![Finding::problem("state_directory", stop.message.clone(), "set daemon.state_directory")]
+        }
+        (Ok(directory), None) => vec![hangs("state_directory", &directory.display().to_string())],
+        (Ok(_), Some(state)) => {
+            vec![judge::state(state, subject), judge::disk(state.disk, settings.database.backlog as u64)]
+        }
+    }
+}
+
+/// What the embedded database may be run by.
+struct Installed {
+    /// Major versions and folders.
+    found: Vec<(u32, String)>,
+    /// The major version of its data; none when there are none.
+    data: Option<u32>,
 }
 
 fn of_database(
     which: &Which,
     settings: &Settings,
     database: Option<&Result<Examined, StartError>>,
-    binaries: &Option<(Vec<(u32, String)>, Option<u32>)>,
+    binaries: Option<&Installed>,
     holder: Option<&str>,
     runs: bool,
     at: DateTime<Utc>,
@@ -201,7 +225,7 @@ fn of_database(
     let mut findings = Vec::new();
     if *which != Which::Url {
         findings.push(match binaries {
-            Some((found, data)) => judge_database::binaries(found, *data),
+            Some(Installed { found, data }) => judge_database::binaries(found, *data),
             None => hangs("postgres_binaries", "looking for PostgreSQL"),
         });
     }
@@ -245,7 +269,7 @@ async fn look_at<A: Send + 'static, T: Send + 'static>(
 fn of_service(subject: Subject, state: Option<&State>) -> Subject {
     match state.map(|state| &state.found) {
         Some(host::Found::Folder(place, _)) if subject.pid.is_none() && subject.uid == 0 && place.uid != 0 => {
-            subject.as_owner(place.uid, place.gid)
+            subject.owned_by(place.uid, place.gid)
         }
         _ => subject,
     }
@@ -342,13 +366,9 @@ async fn examine(
 }
 
 /// Installations, and the version of the data.
-async fn find_binaries(
-    which: &Which,
-    state: Option<PathBuf>,
-    environment: &Environment,
-) -> Option<(Vec<(u32, String)>, Option<u32>)> {
+async fn find_binaries(which: &Which, state: Option<PathBuf>, environment: &Environment) -> Option<Installed> {
     if *which == Which::Url {
-        return Some((Vec::new(), None));
+        return Some(Installed { found: Vec::new(), data: None });
     }
     let options = ClusterOptions {
         bin_dir: environment.path("PG_BINDIR"),
@@ -358,10 +378,10 @@ async fn find_binaries(
     look_at((options, state), |(options, state)| {
         let found = Binaries::find(&options).into_iter();
         let version = state.and_then(|state| limited::read(&state.join("postgres/data/PG_VERSION"), 100).ok());
-        (
-            found.map(|binaries| (binaries.major, binaries.dir.display().to_string())).collect(),
-            version.and_then(|version| version.trim().parse().ok()),
-        )
+        Installed {
+            found: found.map(|binaries| (binaries.major, binaries.dir.display().to_string())).collect(),
+            data: version.and_then(|version| version.trim().parse().ok()),
+        }
     })
     .await
 }

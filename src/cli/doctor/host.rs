@@ -39,7 +39,7 @@ impl Subject {
     }
 
     /// The same program run by whoever owns the state directory: what root sees is not what a service of another user will.
-    pub(super) fn as_owner(mut self, uid: u32, gid: u32) -> Self {
+    pub(super) fn owned_by(mut self, uid: u32, gid: u32) -> Self {
         self.uid = uid;
         self.groups = vec![gid];
         self.capabilities = 0;
@@ -192,7 +192,7 @@ mod tests {
         let subject = parse_status(STATUS).unwrap();
         assert_eq!((subject.uid, &subject.groups[..]), (991, &[981, 4, 27][..]));
         assert!(subject.may_send_raw() && subject.may_bind_low());
-        assert!(!subject.clone().as_owner(5, 6).may_send_raw());
+        assert!(!subject.clone().owned_by(5, 6).may_send_raw());
         assert_eq!(parse_status("Uid:\tx\n"), None);
         assert_eq!(
             parse_limit("Limit  Soft Limit\nMax open files            1024                 4096  files\n"),
@@ -216,7 +216,7 @@ mod tests {
         ] {
             assert_eq!(subject.may(&place(mode, uid, gid), 3), may, "{mode:o} {uid} {gid}");
         }
-        assert!(subject.as_owner(0, 0).may(&place(0, 5, 5), 7));
+        assert!(subject.owned_by(0, 0).may(&place(0, 5, 5), 7));
     }
 
     #[test]

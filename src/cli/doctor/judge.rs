@@ -96,11 +96,21 @@ pub(super) fn config_permissions(files: &[Place], secrets: usize, subject: Optio
     })
 }
 
+/// Of whom rights are told.
+fn who(subject: Option<&Subject>) -> String {
+    subject.map_or_else(|| "the daemon".to_owned(), |subject| format!("user {}", subject.uid))
+}
+
 pub(super) fn state(state: &State, subject: Option<&Subject>) -> Finding {
     const NAME: &str = "state_directory";
     let path = state.path.display();
     let give = || match subject {
-        Some(subject) if subject.uid != 0 => format!("chown {} {path}, or set daemon.state_directory", subject.uid),
+        Some(subject) if subject.uid != 0 => {
+            format!(
+                "chown {} {path}, or set daemon.state_directory; if another user runs the daemon, ask as that one or as root",
+                subject.uid
+            )
+        }
         _ => "make it writable, or set daemon.state_directory".to_owned(),
     };
     if state.disk.is_some_and(|disk| disk.read_only) {
@@ -129,7 +139,7 @@ pub(super) fn state(state: &State, subject: Option<&Subject>) -> Finding {
             if !(*writable && subject.is_none_or(|subject| subject.may(place, 3))) {
                 return Finding::problem(
                     NAME,
-                    format!("the daemon cannot write in {path} (mode {:04o})", place.mode),
+                    format!("{} cannot write in {path} (mode {:04o})", who(subject), place.mode),
                     give(),
                 );
             }
@@ -156,7 +166,8 @@ pub(super) fn disk(disk: Option<Disk>, backlog: u64) -> Finding {
     let Some(disk) = disk else {
         return Finding::warning(NAME, "how much is free could not be told", "ask df, as the daemon's user");
     };
-    let free = size::format(disk.free_bytes >> 20 << 20);
+    let shift = if disk.free_bytes < 10 << 30 { 20 } else { 30 };
+    let free = size::format(disk.free_bytes >> shift << shift);
     let way_out = "free some, or set daemon.state_directory to a larger file system";
     if disk.free_bytes < LEAST_FREE_BYTES {
         return Finding::problem(NAME, format!("only {free} are free for the state directory"), way_out);
@@ -283,7 +294,8 @@ pub(super) fn icmp(needs: &Needs, range: Option<[u32; 2]>, subject: Option<&Subj
         return Finding::ok(NAME, format!("{monitors} may ping"));
     }
     let what = format!(
-        "the daemon may not ping: its groups are not in net.ipv4.ping_group_range ({from} to {to}), and {monitors} need it"
+        "{} may not ping: its groups are not in net.ipv4.ping_group_range ({from} to {to}), so {monitors} cannot run",
+        who(Some(subject))
     );
     let way_out = "set the sysctl to \"0 2147483647\", or give the unit AmbientCapabilities=CAP_NET_RAW; docs/operating.md has both files";
     Finding::problem(NAME, what, way_out)
