@@ -154,9 +154,16 @@ pub(super) fn schema(found: &Found, auto_migrate: bool) -> Finding {
             format!("the schema is of a newer Lamplighter ({found})"),
             "install that version again, or restore the backup from before the upgrade",
         ),
-        Found::Legacy => {
-            Finding::problem(NAME, found.to_string(), "use another database: its upgrade is not built yet")
-        }
+        Found::Legacy => Finding::problem(
+            NAME,
+            found.to_string(),
+            "run `lamplighter migrate legacy --dry-run`, then without it; docs/upgrading-legacy.md is its guide",
+        ),
+        Found::HalfUpgraded => Finding::problem(
+            NAME,
+            found.to_string(),
+            "run `lamplighter migrate legacy` again: it goes on where it ended",
+        ),
         Found::Foreign(_) => {
             let what = format!("this database is not Lamplighter's: {found}");
             Finding::problem(NAME, what, "use another database or another database.schema; nothing was touched")
@@ -302,6 +309,7 @@ mod tests {
             (Found::Adoptable, true, Warning),
             (Found::Newer { found: 99, known: 9 }, true, Problem),
             (Found::Legacy, true, Problem),
+            (Found::HalfUpgraded, true, Problem),
             (Found::Foreign("orders".into()), true, Problem),
         ] {
             assert_eq!(level(&schema(&found, auto)), expected, "{found:?}");
