@@ -239,6 +239,7 @@ pub(super) fn listen(listen: &Listen, port: &Port, subject: Option<&Subject>, lo
     match port {
         Port::Ours => Finding::ok(NAME, format!("the daemon listens on {listen}")),
         Port::Free => {
+            let is_any = matches!(listen, Listen::Tcp(address) if address.port() == 0);
             let number = match listen {
                 Listen::Tcp(address) if address.port() > 0 => Some(u32::from(address.port())),
                 _ => None,
@@ -250,7 +251,7 @@ pub(super) fn listen(listen: &Listen, port: &Port, subject: Option<&Subject>, lo
                 let way_out = "choose a port from 1024 on with server.listen, or give the unit AmbientCapabilities=CAP_NET_BIND_SERVICE";
                 return Finding::problem(NAME, what, way_out);
             }
-            Finding::ok(NAME, format!("{listen} is free"))
+            Finding::ok(NAME, if is_any { format!("any free port ({listen})") } else { format!("{listen} is free") })
         }
         Port::Taken(by) => {
             let who = match by {
