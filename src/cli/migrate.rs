@@ -104,13 +104,17 @@ pub(super) fn running_or_started(settings: &Settings, environment: &Environment)
 
 /// The store of a command.
 pub(super) fn store(settings: &Settings, environment: &Environment) -> Result<Store, Stop> {
+    store_at(url(settings, environment)?, settings).map_err(|error| start_stop(&error))
+}
+
+/// A store of few connections.
+pub(super) fn store_at(url: Secret, settings: &Settings) -> Result<Store, StartError> {
     Store::new(&StoreSettings {
-        url: url(settings, environment)?,
+        url,
         max_connections: 2,
         schema: settings.database.schema.clone(),
         region: settings.daemon.region.to_string(),
     })
-    .map_err(|error| start_stop(&error))
 }
 
 /// Where the database of a command is.

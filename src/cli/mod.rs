@@ -6,6 +6,7 @@ use clap::{Args, CommandFactory as _, Parser, Subcommand};
 
 mod backup;
 mod check_config;
+mod doctor;
 pub mod environment;
 mod exit;
 mod export;
@@ -20,6 +21,7 @@ pub mod progress;
 mod reload;
 mod state;
 mod status;
+mod support;
 mod token;
 mod uptime;
 
@@ -79,6 +81,10 @@ enum Command {
     Status(status::StatusArgs),
     /// Show which share of the time a monitor was up
     Uptime(uptime::UptimeArgs),
+    /// Say what is wrong with this installation, and what to do about it
+    Doctor(doctor::DoctorArgs),
+    /// Put what who helps must know into one file, without secrets
+    SupportBundle(support::SupportArgs),
     /// The database
     Db {
         #[command(subcommand)]
@@ -188,6 +194,8 @@ fn execute(cli: Cli, environment: &Environment) -> Result<Exit, Stop> {
         Command::Migrate { what: None, dry_run } => migrate::run(dry_run, config, environment),
         Command::Status(arguments) => status::run(&arguments, config, environment),
         Command::Uptime(arguments) => uptime::run(&arguments, config, environment),
+        Command::Doctor(arguments) => doctor::run(&arguments, config, environment),
+        Command::SupportBundle(arguments) => support::run(&arguments, config, environment),
         Command::Db { what: DbWhat::Url } => migrate::db_url(config, environment),
         Command::Db { what: DbWhat::Dump { file } } => backup::dump(&file, config, environment),
         Command::Db { what: DbWhat::Restore { file, force } } => backup::restore(&file, force, config, environment),

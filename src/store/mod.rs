@@ -9,6 +9,7 @@ mod catalog;
 mod classify;
 pub mod cluster;
 pub mod copy;
+mod doctor;
 mod export;
 mod fault;
 mod latency;
@@ -43,6 +44,7 @@ use tokio::sync::{Mutex, Notify};
 
 pub use backfill::Backfill;
 pub use classify::Found;
+pub use doctor::{Examined, Ours, Room};
 pub use lease::{LEASE_SECONDS, Lease};
 pub use migrate::Migrated;
 pub use retention::{Dropped, Kept, PruneCursor};
@@ -199,6 +201,7 @@ pub const STATEMENTS: &[&[&str]] = &[
     backup::STATEMENTS,
     catalog::STATEMENTS,
     classify::STATEMENTS,
+    doctor::STATEMENTS,
     export::STATEMENTS,
     latency::STATEMENTS,
     lease::STATEMENTS,

@@ -99,6 +99,6 @@ async fn wait_incident(db: &TestDb, count: usize, resolved: bool) -> Incident {
 }
 
 /// Waits until a query gives true.
-async fn wait_sql(db: &TestDb, what: &str, sql: &str) {
+pub async fn wait_sql(db: &TestDb, what: &str, sql: &str) {
     until(what, MOST, async || db.get::<bool>(sql).await.then_some(())).await;
 }

@@ -43,10 +43,10 @@ impl Account {
         self.switch
     }
 
-    /// Makes the command run as this user. The standard library drops the supplementary groups with it. What the service
-    /// manager told us is not for it: Postgres would report itself as us.
+    /// Makes the command run as this user. The standard library drops the supplementary groups with it. Our environment is not
+    /// for it.
     pub(super) fn apply(&self, command: &mut Command) {
-        hide_manager(command);
+        tidy_environment(command, false);
         if self.switch {
             command.uid(self.uid).gid(self.gid);
         }
@@ -72,10 +72,22 @@ impl Account {
     }
 }
 
-/// Takes what the service manager told us out of a child's environment.
-pub(super) fn hide_manager(command: &mut Command) {
-    for variable in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
-        command.env_remove(variable);
+/// What programs of Postgres may know of our environment. The rest stays here: it may hold secrets that the configuration
+/// refers to by `${NAME}`, and what the service manager told us, with which Postgres would report itself as us.
+const NEEDED: &[&str] =
+    &["PATH", "HOME", "USER", "LOGNAME", "LANG", "LANGUAGE", "TZ", "TZDIR", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD"];
+
+/// Takes out of a child's environment what it does not need; also everything of Postgres's own clients, unless it is one.
+pub(super) fn tidy_environment(command: &mut Command, is_client: bool) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let locale = text.starts_with("LC_");
+        let client = is_client && text.starts_with("PG");
+        // What was set for this command counts, whatever ours says.
+        let given = command.get_envs().any(|(key, _)| key == name);
+        if !(given || locale || client || NEEDED.contains(&&*text)) {
+            command.env_remove(&name);
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::account::hide_manager;
+use super::account::tidy_environment;
 use super::{ClusterError, ClusterOptions};
 
 /// The oldest major version that runs our schema.
@@ -102,7 +102,7 @@ pub(super) fn from_pg_config(options: &ClusterOptions) -> Option<PathBuf> {
 
 pub(super) fn ask(program: &Path, question: &str) -> Option<Output> {
     let mut command = Command::new(program);
-    hide_manager(&mut command);
+    tidy_environment(&mut command, true);
     command.arg(question).stdin(Stdio::null()).output().ok()
 }
 

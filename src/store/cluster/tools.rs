@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::ClusterOptions;
-use super::account::hide_manager;
+use super::account::tidy_environment;
 use super::binaries::{ask, from_pg_config, major_of, side_by_side};
 use crate::model::Secret;
 
@@ -87,7 +87,7 @@ impl Tools {
             command.env("PGPASSWORD", password);
         }
         command.env("LC_ALL", "C").env("PGAPPNAME", "lamplighter").env_remove("PGOPTIONS");
-        hide_manager(&mut command);
+        tidy_environment(&mut command, true);
         // Not of our group: Ctrl-C is for us, and we end it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
