@@ -1,5 +1,5 @@
 //! The table of routes. What is in it is all there is: its tests, the OpenAPI document and the checks of token, scope and
-//! parameters ([`handle`]) go by it.
+//! parameters (`handle`) go by it.
 
 mod handle;
 
