@@ -151,6 +151,13 @@ pub(super) async fn readable(settings: &Settings, environment: &Environment) -> 
 /// histories and logs, and psql has .pgpass and PGPASSWORD for it.
 pub(super) fn db_url(config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let settings = load_leniently(config, environment)?;
+    // One that is there and cannot be read, such as a credential of the service, must not pass for none.
+    if settings.database.url.is_none()
+        && let Err(refused) = load(config, environment)
+        && refused.message.contains("database.url")
+    {
+        return Err(refused);
+    }
     let mut url = if let Some(url) = &settings.database.url {
         let Some((url, hidden)) = without_password(url.expose()) else {
             return Err(Stop::new(Exit::Config, "database.url cannot be read as a postgres:// URL"));

@@ -194,6 +194,11 @@ async fn probe_needs_only_its_own_part_of_the_configuration() {
     assert_eq!(run(&home, &["probe", &target.url("/")]).await.0, 0);
     assert_eq!(run(&home, &["probe", "--all"]).await.0, 78);
     assert_eq!(run(&home, &["db", "url"]).await.0, 0);
+    // A url that is there and cannot be read is not none.
+    std::fs::write(home.config(), "[database]\nurl = { credential = \"database-url\" }\n").unwrap();
+    let (code, out, err) = run(&home, &["db", "url"]).await;
+    assert_eq!((code, out.as_str()), (78, ""), "{err}");
+    assert!(err.contains("database.url"), "{err}");
 }
 
 #[tokio::test]
