@@ -44,7 +44,7 @@ build_program() {
 
 # stage FOLDER: the tree of files, as a package of any kind has it. Unit, sysusers and tmpfiles are each kind's own matter.
 stage() {
-    local tree=$1 doc=$1/usr/share/doc/$package folder page
+    local tree=$1 doc=$1/usr/share/doc/$package folder page name
     install -D -m 755 "$program" "$tree/usr/bin/lamplighter"
     strip --strip-unneeded --remove-section=.comment "$tree/usr/bin/lamplighter"
     install -D -m 640 "$root/packaging/config.toml" "$tree/etc/lamplighter/config.toml"
@@ -65,6 +65,12 @@ stage() {
     "$program" completions fish >"$folder/fish/vendor_completions.d/lamplighter.fish"
 
     mkdir -p "$doc/examples"
-    install -m 644 "$root/README.md" "$root/CHANGELOG.md" "$root/config.example.toml" "$root"/docs/*.md "$doc/"
+    install -m 644 "$root/README.md" "$root/CHANGELOG.md" "$root/config.example.toml" "$doc/"
+    # Their index is a README as well: it has another name beside that of the whole.
+    for page in "$root"/docs/*.md; do
+        name=${page##*/}
+        [[ $name != README.md ]] || name=index.md
+        install -m 644 "$page" "$doc/$name"
+    done
     install -m 644 "$root"/packaging/examples/* "$root/docs/alerts.yml" "$doc/examples/"
 }

@@ -298,7 +298,7 @@ pub(super) fn icmp(needs: &Needs, range: Option<[u32; 2]>, subject: Option<&Subj
         "{} may not ping: its groups are not in net.ipv4.ping_group_range ({from} to {to}), so {monitors} cannot run",
         who(Some(subject))
     );
-    let way_out = "set the sysctl to \"0 2147483647\", or give the unit AmbientCapabilities=CAP_NET_RAW; docs/operating.md has both files";
+    let way_out = "set the sysctl to \"0 2147483647\", or give the unit AmbientCapabilities=CAP_NET_RAW; docs/install.md has both files";
     Finding::problem(NAME, what, way_out)
 }
 

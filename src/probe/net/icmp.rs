@@ -34,7 +34,7 @@ const HEARD: Interest = Interest::READABLE.add(Interest::ERROR);
 
 const NO_PERMISSION: &str = "this host does not let us send ICMP: set the sysctl net.ipv4.ping_group_range = 0 2147483647 \
                              (it counts for IPv6 too), or give the service AmbientCapabilities=CAP_NET_RAW; \
-                             docs/operating.md has both files";
+                             docs/install.md has both files";
 
 /// A socket that pings one address.
 pub struct Pinger {
