@@ -9,6 +9,8 @@ use crate::support::postgres::TestDb;
 
 /// What grows with time.
 const LARGE: &str = "'^(monitor_checks_[0-9]{8}|monitor_rollups|monitor_rollups_daily|incidents|monitor_gaps)$'";
+/// Not today's partition soon after midnight: the few rows of it are rightly read at once.
+const FILLED: &str = "c.reltuples > (CASE WHEN c.relname LIKE 'monitor_checks%' THEN 5000 ELSE 0 END)";
 /// Words by which a statement reads or writes one of them.
 const WORDS: [&str; 9] = [
     "monitor_checks",
@@ -60,13 +62,21 @@ const HOT: &[Hot] = &[
     read("FROM calculate_latency(", &["M", "now() - interval '30 days'", "now()", "'hour'", "'us-east-1'"]),
     read("FROM calculate_latency(", &["M", "now() - interval '3650 days'", "now()", "'day'", "NULL"]),
     // Pages of an export.
-    read("ORDER BY c.checked_at, c.id, m.id LIMIT", &["NULL", "NULL", "T", "now()", "0", "SYSTEM", "1001"]),
+    read(
+        "ORDER BY c.checked_at, c.id, m.id LIMIT",
+        &["NULL", "NULL", "T", "now()", "0", "SYSTEM", "1001", "'{free}'", "'{86400}'"],
+    ),
     read("AND (i.started_at, i.id) > ($5::text", &["NULL", "NULL", "NULL", "NULL", "'-infinity'", "0", "1001"]),
+    // The spans of uptime by time.
+    read("SELECT part.* FROM", &["MS", "now() - interval '20 hours'", "now()", "1000", "'{free}'", "'{86400}'"]),
     // Recording.
     write("INSERT INTO monitor_gaps AS g (monitor_id", &["MS", "TS", "TS", "'{paused}'", "'r'"]),
     write("SELECT $4, from_at, max(to_at), reason", &["TS", "TS", "'{paused}'", "'r'"]),
     write("VALUES ($1, $2, $3, $4) ON CONFLICT (region, reason, from_at)", &["'r'", "T", "T", "'paused'"]),
-    write("INSERT INTO incidents", &["ARRAY[gen_random_uuid()]", "MS", "'{t}'", "TS", "'{c}'", "'{NULL}'", "'{NULL}'"]),
+    write(
+        "INSERT INTO incidents",
+        &["ARRAY[gen_random_uuid()]", "MS", "'{t}'", "TS", "'{c}'", "'{NULL}'", "'{NULL}'", "'{NULL}'"],
+    ),
     write("UPDATE incidents i SET resolved_at", &["US", "TS", "'{recovered}'"]),
     write("ORDER BY id FOR NO KEY UPDATE SKIP LOCKED", &["US"]),
     write("SELECT uid FROM incidents WHERE uid = ANY($1) AND resolved_at IS NULL", &["US"]),
@@ -93,6 +103,7 @@ const HARMLESS: &[(&str, &str)] = &[
     ("regexp_match(pg_get_expr(c.relpartbound", "reads the system's catalogues"),
     ("SELECT count(*) FROM incidents i JOIN", "counts once an export, for its progress"),
     ("pg_total_relation_size('monitor_rollups')", "asks for sizes"),
+    ("UPDATE rollup_progress SET incidents_from", "writes the one row of its table"),
     ("SELECT pg_database_size(current_database())", "asks for sizes"),
     ("AS day FROM generate_series(0, 3) d) days", "reads the system's catalogues"),
 ];
@@ -135,7 +146,7 @@ fn mentions(statement: &str) -> bool {
 async fn scans(conn: &mut PgConnection) -> Vec<(String, i64)> {
     let sql = format!(
         "SELECT s.relname::text, s.seq_scan FROM pg_stat_xact_user_tables s JOIN pg_class c ON c.oid = s.relid \
-         WHERE s.seq_scan > 0 AND c.reltuples > 0 AND s.relname ~ {LARGE} ORDER BY 1"
+         WHERE s.seq_scan > 0 AND {FILLED} AND s.relname ~ {LARGE} ORDER BY 1"
     );
     sqlx::query_as(AssertSqlSafe(sql)).fetch_all(conn).await.unwrap()
 }
@@ -171,7 +182,7 @@ async fn offences(conn: &mut PgConnection, statement: &str, hot: &Hot, values: &
     let scanned = after.into_iter().filter(|scan| !before.contains(scan)).map(|scan| scan.0);
     let scanned: Vec<String> = scanned.collect();
     let filled: Vec<String> = sqlx::query_scalar(AssertSqlSafe(format!(
-        "SELECT relname::text FROM pg_class WHERE relkind = 'r' AND reltuples > 0 AND relname ~ {LARGE}"
+        "SELECT relname::text FROM pg_class c WHERE relkind = 'r' AND {FILLED} AND relname ~ {LARGE}"
     )))
     .fetch_all(&mut *conn)
     .await
@@ -214,10 +225,11 @@ async fn no_large_table_is_read_from_end_to_end() {
             continue;
         }
         let cases: Vec<usize> = (0..HOT.len()).filter(|index| statement.contains(HOT[*index].text)).collect();
-        assert!(
-            !cases.is_empty(),
-            "a statement over a large table that this test does not know, add it to HOT:\n{statement}"
-        );
+        if cases.is_empty() {
+            found.push(format!(
+                "a statement over a large table that this test does not know, add it to HOT:\n{statement}"
+            ));
+        }
         for case in cases {
             used[case] = true;
             found.extend(offences(&mut conn, statement, &HOT[case], &values).await);
