@@ -71,7 +71,8 @@ async fn retention(house: &House) -> Result<()> {
     sqlx::query(sql).bind(OLD_DAY).bind(OLD_ROWS).execute(&mut *conn).await?;
     sqlx::query("SET session_replication_role = origin").execute(&mut *conn).await?;
     drop(conn);
-    roll_up(house).await?;
+    // The one hour that was marked.
+    while house.store.roll_up().await?.more {}
     sqlx::query("CHECKPOINT").execute(&house.pool).await?;
     let retention = Retention { checks: Duration::from_secs(86_400 * 35), ..Retention::default() };
     house.store.keeping().store(std::sync::Arc::new(Keeping { retention, ..Keeping::default() }));
