@@ -42,6 +42,8 @@ BEGIN
     INSERT INTO monitor_rollups (monitor_id, hour, region, checks, good)
     SELECT monitor_id, date_trunc('hour', checked_at, 'UTC'), region, count(*), count(*) FILTER (WHERE status)
     FROM monitor_checks WHERE checked_at < (SELECT closed_to FROM rollup_progress) GROUP BY 1, 2, 3;
+    -- Hours without latency and days without a row: the backfill's work.
+    UPDATE rollup_backfill SET finished_at = NULL;
 END
 $$;
 ANALYZE monitor_checks, monitor_rollups;

@@ -13,6 +13,7 @@ mod house;
 mod listen;
 mod metrics;
 mod overdue;
+mod overview;
 mod pipeline;
 mod readable;
 mod role;

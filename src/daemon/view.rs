@@ -1,18 +1,17 @@
 //! What the running daemon tells about itself.
 
-use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arc_swap::ArcSwapOption;
 use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
-use serde_json::json;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use super::history::{HistoryView, progress};
 use super::metrics::{self, Sources, TermSources};
+use super::overview;
 use super::role::{Role, SharedRole};
 use super::slos::SloBoard;
 use super::tasks::Restarts;
@@ -23,12 +22,12 @@ use crate::cli::counted;
 use crate::clock::Wall;
 use crate::journal::disk::DiskJournal;
 use crate::journal::recorder::RecorderStats;
-use crate::maintenance::{self, Standing};
+use crate::maintenance;
 use crate::metrics::text::Format;
-use crate::model::{MonitorId, Status, check_time};
+use crate::model::Status;
 use crate::schedule::dispatch::DispatchStats;
 use crate::settings::size;
-use crate::verdict::board::{Board, Row};
+use crate::verdict::board::Board;
 use crate::verdict::pings::{Pinged, Pings};
 use crate::verdict::pulse::Ping;
 use crate::web::{Admin, Readiness, Reason};
@@ -91,113 +90,6 @@ fn history_notes(history: &HistoryView, notes: &mut Vec<Reason>) {
     }
     if let Some((backfill, left)) = history.backfill {
         notes.push(reason("rollup_backfill", progress(backfill, left)));
-    }
-}
-
-fn row_json(row: &Row, overdue: &HashSet<MonitorId>) -> serde_json::Value {
-    let monitor = &row.entry.monitor;
-    let last = row.latest.as_ref().map(|latest| {
-        json!({
-            "checked_at": check_time(latest.checked_at),
-            "verdict": latest.verdict,
-            "failure": latest.failure,
-            "message": latest.message.as_deref(),
-            "status_code": latest.status_code,
-            "response_time_ms": latest.response_time_ms,
-        })
-    });
-    let before = row.before.as_ref().map(|before| {
-        json!({
-            "checked_at": check_time(before.checked_at),
-            "failure": before.failure,
-            "message": before.message,
-            "status_code": before.status_code,
-        })
-    });
-    json!({
-        "monitor": monitor.label(),
-        "monitor_id": monitor.id,
-        "name": &*monitor.name,
-        "kind": monitor.kind,
-        "url": &*monitor.url,
-        "source": monitor.source,
-        "status": row.shown,
-        "beneath": row.beneath,
-        "maintenance": row.maintenance,
-        "since": row.since,
-        "incident": row.incident,
-        "overdue": overdue.contains(&monitor.id),
-        "last": last,
-        "first_bad": before,
-    })
-}
-
-/// Maintenances in the overview; those that run first, then by their time.
-const MAINTENANCES: usize = 20;
-
-impl Live {
-    fn maintenances_json(&self, viewer: Viewer, now: DateTime<Utc>) -> serde_json::Value {
-        let report = self.maintenance.get();
-        let sees =
-            |standing: &&Standing| standing.owner.map_or(viewer == Viewer::Everything, |owner| viewer.sees(owner));
-        let mut standing: Vec<&Standing> = report.standing.iter().filter(sees).collect();
-        standing.sort_by_key(|standing| (standing.window.from > now, standing.window.from));
-        let each = standing.into_iter().take(MAINTENANCES).map(|standing| {
-            json!({
-                "maintenance": &*standing.label,
-                "maintenance_id": standing.id,
-                "active": standing.window.from <= now,
-                "from": standing.window.from,
-                "to": standing.window.to,
-                "monitors": standing.monitors,
-            })
-        });
-        each.collect()
-    }
-
-    fn dispatch_json(&self) -> serde_json::Value {
-        json!({
-            "fired": self.dispatch.fired(),
-            "in_flight": self.dispatch.in_flight(),
-            "waiting": self.dispatch.waiting(),
-            "skipped_running": self.dispatch.skipped_running(),
-            "lost_overloaded": self.dispatch.lost_overloaded(),
-            "missed_suspended": self.dispatch.missed_suspended(),
-        })
-    }
-
-    /// In short; `/api/v1/slos` has all of it.
-    fn slos_json(&self, viewer: Viewer) -> Vec<serde_json::Value> {
-        let rows = self.slos.rows();
-        let seen = rows.iter().filter(|row| row.is_seen(viewer)).map(|row| {
-            let report = &row.report;
-            json!({
-                "id": report.id,
-                "name": report.name,
-                "status": report.status,
-                "since": report.since,
-                "objective": report.objective,
-                "window": report.window,
-                "uptime_text": report.uptime_text,
-                "budget": report.budget,
-            })
-        });
-        seen.collect()
-    }
-
-    fn recorder_json(&self, journal: &DiskJournal) -> serde_json::Value {
-        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let depth = journal.depth();
-        json!({
-            "checks": load(&self.recorder.checks),
-            "batches": load(&self.recorder.batches),
-            "dropped": load(&self.recorder.dropped),
-            "refused": load(&self.recorder.refused),
-            "delayed": load(&self.recorder.delayed),
-            "waiting_records": depth.records as u64 + self.recorder.in_hand(),
-            "waiting_bytes": depth.bytes,
-            "thinned": depth.thinned,
-        })
     }
 }
 
@@ -307,42 +199,8 @@ impl Admin for View {
         Readiness { ready: reasons.is_empty(), role: role.to_owned(), reasons, notes }
     }
 
-    fn overview(&self, viewer: Viewer) -> serde_json::Value {
-        let live = self.live.load_full();
-        let live = live.as_deref();
-        let mut rows = live.map_or_else(Vec::new, |live| live.board.rows());
-        let overdue = live.map(|live| live.dispatch.overdue_entries()).unwrap_or_default();
-        let overdue: HashSet<MonitorId> = overdue.iter().map(|entry| entry.monitor.id).collect();
-        rows.retain(|row| viewer.sees(row.entry.monitor.owner));
-        rows.sort_by(|a, b| a.entry.monitor.label().cmp(b.entry.monitor.label()));
-        let slos = live.map_or_else(Vec::new, |live| live.slos_json(viewer));
-        if viewer != Viewer::Everything {
-            // Paths, hosts and figures of everybody's monitors are for those who run this.
-            return json!({
-                "version": env!("CARGO_PKG_VERSION"),
-                "started_at": self.started_at,
-                "now": self.wall.now(),
-                "readiness": self.readiness().without_details(),
-                "slos": slos,
-                "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
-                "maintenances": live.map(|live| live.maintenances_json(viewer, self.wall.now())),
-            });
-        }
-        json!({
-            "version": env!("CARGO_PKG_VERSION"),
-            "started_at": self.started_at,
-            "now": self.wall.now(),
-            "config": self.config,
-            "restart_parts": self.started_with.iter().cloned().collect::<BTreeMap<_, _>>(),
-            "database": self.database,
-            "readiness": self.readiness(),
-            "restarted_tasks": self.restarts.count(),
-            "dispatch": live.map(|live| live.dispatch_json()),
-            "recorder": live.map(|live| live.recorder_json(&self.journal)),
-            "slos": slos,
-            "monitors": rows.iter().map(|row| row_json(row, &overdue)).collect::<Vec<_>>(),
-            "maintenances": live.map(|live| live.maintenances_json(viewer, self.wall.now())),
-        })
+    fn overview(&self, viewer: Viewer) -> Vec<u8> {
+        overview::make(self, viewer)
     }
 
     fn metrics(&self, format: Format, viewer: Viewer) -> String {

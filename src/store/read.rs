@@ -152,17 +152,21 @@ const INCIDENTS: &str = incidents!(
 );
 const INCIDENT: &str = incidents!("64000", ", i.evidence", "i.id = $2");
 
-const UPTIME_OF: &str = "SELECT checks, good FROM lamplighter_window_counts($1, \
+const UPTIME_OF: &str = "SELECT checks, good FROM lamplighter_counts(ARRAY[$1::uuid], \
     greatest(now() - make_interval(hours => 24 * $2), $3::timestamptz), 'infinity')";
+/// All whose window begins at the same time, for the plans of their owners, are counted at once.
 const UPTIME: &str = concat!(
-    "SELECT m.id, u.checks, u.good, ",
+    "WITH page AS MATERIALIZED (SELECT m.id, ",
     cut!("coalesce(m.key, m.name)", "500", "monitor"),
-    " FROM (SELECT id, user_id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
+    ", greatest(now() - make_interval(hours => 24 * $4), now() - make_interval(secs => p.seconds)) AS from_at \
+    FROM (SELECT id, user_id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
         AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3::bigint) m \
     LEFT JOIN users o ON o.id = m.user_id \
-    LEFT JOIN unnest($5::text[], $6::float8[]) AS p (plan, seconds) ON p.plan = o.plan \
-    CROSS JOIN LATERAL lamplighter_window_counts(m.id, greatest(now() - make_interval(hours => 24 * $4), \
-        now() - make_interval(secs => p.seconds)), 'infinity') u ORDER BY m.id"
+    LEFT JOIN unnest($5::text[], $6::float8[]) AS p (plan, seconds) ON p.plan = o.plan) \
+    SELECT page.id, u.checks, u.good, page.monitor \
+    FROM (SELECT array_agg(id) AS ids, from_at FROM page GROUP BY from_at) g \
+    CROSS JOIN LATERAL lamplighter_counts(g.ids, g.from_at, 'infinity') u \
+    JOIN page ON page.id = u.monitor_id ORDER BY page.id"
 );
 const LABELS: &str = concat!(
     "SELECT m.id, NULL::bigint AS checks, NULL::bigint AS good, ",

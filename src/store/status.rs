@@ -19,9 +19,10 @@ const WRITE: &str = "UPDATE monitors m SET status = coalesce(n.status, m.status)
     response_time = coalesce(n.response_time, m.response_time), ssl_expiry = coalesce(n.ssl_expiry, m.ssl_expiry), \
     uptime_percentage = coalesce(floor(n.percentage)::integer, m.uptime_percentage), \
     uptime = coalesce(to_char(trunc(n.percentage, 2), 'FM990.00') || '%', m.uptime) \
-    FROM (SELECT *, calculate_uptime_percentage(id, 30) AS percentage \
+    FROM (SELECT r.*, 100.0 * c.good / nullif(c.checks, 0) AS percentage \
         FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::integer[], $5::timestamptz[]) \
-            AS r (id, status, last_checked, response_time, ssl_expiry) OFFSET 0) n \
+            AS r (id, status, last_checked, response_time, ssl_expiry) \
+        JOIN lamplighter_counts($1, now() - interval '720 hours', 'infinity') c ON c.monitor_id = r.id OFFSET 0) n \
     WHERE m.id = n.id";
 
 impl Store {

@@ -59,7 +59,7 @@ fn part<T: Serialize>(call: &Call, items: &[T], next: Option<String>) -> Answer 
 /// The running daemon's view.
 pub(super) async fn overview(call: Call) -> Answer {
     let (admin, viewer) = (Arc::clone(&call.site.admin), viewer(&call));
-    let body = call.large(move || format!("{}\n", admin.overview(viewer)).into_bytes()).await?;
+    let body = call.large(move || admin.overview(viewer)).await?;
     Ok(reply(StatusCode::OK, "application/json", body))
 }
 

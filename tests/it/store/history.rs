@@ -177,7 +177,7 @@ async fn raw_days_go_when_they_are_rolled_up_and_too_old() {
     // The window begins at a whole hour now, and no earlier than asked for.
     let from = (now() - TimeDelta::days(7)).duration_trunc(TimeDelta::hours(1)).unwrap() + TimeDelta::hours(1);
     let lost: i64 =
-        db.get(&format!("SELECT {before} - checks FROM lamplighter_window_counts('{id}', '{from}', 'infinity')")).await;
+        db.get(&format!("SELECT {before} - checks FROM lamplighter_counts(ARRAY['{id}'::uuid], '{from}', 'infinity')")).await;
     assert_eq!(db.get::<i64>(&counted(7)).await, before - lost);
     assert!((0..7).contains(&lost), "{lost}");
     let latency: i64 =

@@ -26,7 +26,7 @@ const WRONG_SPANS: &str = "SELECT count(*) FROM monitors m, unnest(ARRAY[0, 13, 
         unnest(ARRAY['minute', 'hour', 'day']) edge \
     CROSS JOIN LATERAL (SELECT date_trunc(edge, now() - l * interval '1 minute', 'UTC') AS to_at) e \
     CROSS JOIN LATERAL (SELECT e.to_at - b * interval '1 minute' AS from_at) s \
-    CROSS JOIN LATERAL lamplighter_window_counts(m.id, s.from_at, e.to_at) w \
+    CROSS JOIN LATERAL lamplighter_counts(ARRAY[m.id], s.from_at, e.to_at) w \
     CROSS JOIN LATERAL (SELECT count(*) AS checks, count(*) FILTER (WHERE status) AS good FROM monitor_checks c \
         WHERE c.monitor_id = m.id AND c.checked_at >= s.from_at AND c.checked_at < e.to_at) x \
     WHERE (w.checks, w.good) <> (x.checks, x.good)";
