@@ -1,16 +1,19 @@
-//! Checks for the API. `monitor_checks` has one index, (monitor_id, checked_at, id), so there are two ways through it.
+//! Checks for the API. `monitor_checks` has two indexes: the key (monitor_id, checked_at, id), and times by ranges of pages. So
+//! there are three ways through it.
 //!
-//! Of one monitor: the index backwards, day by day, until the page is full.
+//! Of one monitor: the key backwards, day by day, until the page is full.
 //!
-//! Of all monitors: newest first has no index, and reading a day of everybody's rows to sort them could take minutes. So
-//! the window is read in slices of time from its end, each by one index range a monitor, and slices grow until the page
-//! is full. A page that takes too long ends with what was found so far, and says from where to go on.
+//! Of all monitors, newest first: the window is read in slices of time from its end, and slices grow until the page is full.
+//! Who sees everything has each slice read by pages. For whom some rows are hidden, by owner or by the plan of their owner,
+//! each monitor is asked by the key. A page that takes too long ends with what was found so far, and says from where to go
+//! on.
 
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use sqlx::Row as _;
-use sqlx::postgres::PgRow;
+use sqlx::postgres::{PgArguments, PgRow};
+use sqlx::query::Query;
+use sqlx::{Postgres, Row as _};
 use tokio::time::Instant;
 
 use super::read::{one_more, page, user};
@@ -19,7 +22,7 @@ use crate::access::Viewer;
 use crate::access::read::{Before, CheckFilter, CheckView, MonitorView, Page, PhasesView};
 use crate::model::{MonitorId, Verdict};
 
-pub(super) const STATEMENTS: &[&str] = &[OF_ONE, OF_ALL];
+pub(super) const STATEMENTS: &[&str] = &[OF_ONE, OF_EACH, OF_ALL, NOW];
 
 macro_rules! checks {
     ($before:literal, $after:literal) => {
@@ -28,34 +31,49 @@ macro_rules! checks {
             "SELECT c.id, c.monitor_id, c.status, left(c.error_type, 500) AS error_type, c.status_code, c.response_time_ms, \
              coalesce(c.attempt, 1::smallint) AS attempt, left(coalesce(c.region, ''), 500) AS region, \
              c.checked_at, c.dns_us, c.connect_us, c.tls_us, c.send_us, c.wait_us, c.receive_us FROM monitor_checks c \
-             WHERE c.checked_at >= $2 AND c.checked_at < $3 AND (c.checked_at, c.id) < ($4, $5::bigint) \
-             AND ($6::boolean IS NULL OR c.status = $6) \
-             AND ($7::boolean IS NULL OR (c.error_type IS NOT NULL) = $7) \
-             AND ($8::text IS NULL OR c.error_type = $8)",
+             WHERE c.checked_at >= $1 AND c.checked_at < $2 AND (c.checked_at, c.id) < ($3, $4::bigint) \
+             AND ($5::boolean IS NULL OR c.status = $5) \
+             AND ($6::boolean IS NULL OR (c.error_type IS NOT NULL) = $6) \
+             AND ($7::text IS NULL OR c.error_type = $7)",
             $after
         )
     };
 }
 
-const OF_ONE: &str = checks!("", " AND c.monitor_id = $1 ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint");
+const OF_ONE: &str = checks!("", " AND c.monitor_id = $9 ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint");
 /// The limit inside keeps the planner from anything but a range of the index for each monitor.
-const OF_ALL: &str = checks!(
+const OF_EACH: &str = checks!(
     "SELECT c.*, left(coalesce(m.key, m.name), 500) AS monitor FROM monitors m \
         LEFT JOIN users u ON u.id = m.user_id \
         LEFT JOIN unnest($10::text[], $11::float8[]) AS p (plan, seconds) ON p.plan = u.plan CROSS JOIN LATERAL (",
     " AND c.monitor_id = m.id AND c.checked_at >= coalesce(now() - make_interval(secs => p.seconds), '-infinity') \
-     ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint) c \
-     WHERE ($1::uuid IS NULL OR m.user_id = $1) ORDER BY c.checked_at DESC, c.id DESC LIMIT $9::bigint"
+     ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint) c \
+     WHERE ($9::uuid IS NULL OR m.user_id = $9) ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint"
+);
+/// Names are looked up for the rows of the page only.
+const OF_ALL: &str = checks!(
+    "SELECT c.*, left(coalesce(m.key, m.name), 500) AS monitor FROM (",
+    " ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint) c JOIN monitors m ON m.id = c.monitor_id \
+     ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint"
 );
 
-/// The first slice of a window: about one round of checks.
-const SLICE: TimeDelta = TimeDelta::seconds(15);
-/// How much longer the next slice is.
-const GROWTH: i32 = 4;
+/// The clock that plans are applied by.
+const NOW: &str = "SELECT now()";
+
+/// How a window is cut: the length of its last slice, and how much longer each is than the one after it.
+struct Pace {
+    first: TimeDelta,
+    growth: i32,
+}
+
+/// Each monitor costs the same whatever it finds: about one round of checks.
+const BY_MONITOR: Pace = Pace { first: TimeDelta::seconds(15), growth: 4 };
+/// What is found is what it costs: at 15,000 checks a second, the first has so many.
+const BY_PAGES: Pace = Pace { first: TimeDelta::seconds(1), growth: 8 };
 /// No slice is begun after it.
 const BUDGET: Duration = Duration::from_secs(2);
 
-/// Parameters that both statements share.
+/// Parameters that all statements share.
 struct Range {
     from: DateTime<Utc>,
     to: DateTime<Utc>,
@@ -92,6 +110,24 @@ impl Range {
             limit: filter.limit,
         }
     }
+
+    /// The parameters of `checks!`, for a part of the window and one row more than there is room for.
+    fn bind<'q>(
+        &self,
+        statement: &'static str,
+        (from, to): (DateTime<Utc>, DateTime<Utc>),
+        room: u16,
+    ) -> Query<'q, Postgres, PgArguments> {
+        sqlx::query(statement)
+            .bind(from)
+            .bind(to)
+            .bind(self.before.at)
+            .bind(self.before.id)
+            .bind(self.status)
+            .bind(self.with_failure)
+            .bind(self.failure.clone())
+            .bind(one_more(room))
+    }
 }
 
 impl Store {
@@ -102,18 +138,8 @@ impl Store {
     ) -> Result<Page<CheckView, Before>, Problem> {
         let mut range = Range::of(filter);
         range.from = range.from.max(monitor.history_from.unwrap_or(range.from));
-        let rows = sqlx::query(OF_ONE)
-            .bind(monitor.id.0)
-            .bind(range.from)
-            .bind(range.to)
-            .bind(range.before.at)
-            .bind(range.before.id)
-            .bind(range.status)
-            .bind(range.with_failure)
-            .bind(range.failure)
-            .bind(one_more(range.limit))
-            .fetch_all(&self.reading)
-            .await?;
+        let query = range.bind(OF_ONE, (range.from, range.to), range.limit).bind(monitor.id.0);
+        let rows = query.fetch_all(&self.reading).await?;
         page(&rows, range.limit, |row| check(row, monitor.label().to_owned()), place)
     }
 
@@ -124,48 +150,59 @@ impl Store {
     ) -> Result<Page<CheckView, Before>, Problem> {
         let range = Range::of(filter);
         let began = Instant::now();
-        let (mut end, mut length) = (range.to, SLICE);
+        let now: DateTime<Utc> = sqlx::query_scalar(NOW).fetch_one(&self.reading).await?;
+        let shown_from = self.shown_to_all_from(now);
+        let pace = if viewer == Viewer::Everything { BY_PAGES } else { BY_MONITOR };
+        let (mut end, mut length) = (range.to, pace.first);
         let mut found: Vec<CheckView> = Vec::new();
         while end > range.from {
             if began.elapsed() > BUDGET {
                 // Everything from `end` on was looked at, and numbers begin at 1.
                 return Ok(Page { rows: found, next: Some(Before { at: end, id: 0 }) });
             }
-            let start = (end - length).max(range.from);
+            // What should not be there yet, if anything, is a slice of its own.
+            let start = if end > now { now } else { end - length };
+            let start = start.max(range.from);
             let room = range.limit.saturating_sub(u16::try_from(found.len()).unwrap_or(u16::MAX));
-            let mut part = self.slice(viewer, &range, (start, end), room).await?;
+            let all = viewer == Viewer::Everything && start >= shown_from;
+            let mut part = self.slice((!all).then_some(viewer), &range, (start, end), room).await?;
             found.append(&mut part.rows);
             if part.next.is_some() {
                 return Ok(Page { rows: found, next: part.next });
             }
-            (end, length) = (start, length * GROWTH);
+            if end <= now {
+                length = length * pace.growth;
+            }
+            end = start;
         }
         Ok(Page { rows: found, next: None })
     }
 
-    /// Without room it still tells whether there is more.
+    /// From then on no plan hides anything, for the next minute.
+    fn shown_to_all_from(&self, now: DateTime<Utc>) -> DateTime<Utc> {
+        let (_, seconds) = self.shown_by_plan();
+        let least = seconds.into_iter().min_by(f64::total_cmp).and_then(|least| Duration::try_from_secs_f64(least).ok());
+        let least = least.and_then(|least| TimeDelta::from_std(least).ok());
+        let from = least.and_then(|least| now.checked_sub_signed(least)?.checked_add_signed(TimeDelta::minutes(1)));
+        from.unwrap_or(DateTime::<Utc>::MIN_UTC)
+    }
+
+    /// For a viewer whose rows are asked for by monitor, or all of them. Without room it still tells whether there is more.
     async fn slice(
         &self,
-        viewer: Viewer,
+        viewer: Option<Viewer>,
         range: &Range,
         (start, end): (DateTime<Utc>, DateTime<Utc>),
         room: u16,
     ) -> Result<Page<CheckView, Before>, Problem> {
-        let (plans, seconds) = self.shown_by_plan();
-        let rows = sqlx::query(OF_ALL)
-            .bind(user(viewer))
-            .bind(start)
-            .bind(end)
-            .bind(range.before.at)
-            .bind(range.before.id)
-            .bind(range.status)
-            .bind(range.with_failure)
-            .bind(range.failure.as_deref())
-            .bind(one_more(room))
-            .bind(plans)
-            .bind(seconds)
-            .fetch_all(&self.reading)
-            .await?;
+        let rows = match viewer {
+            None => range.bind(OF_ALL, (start, end), room),
+            Some(viewer) => {
+                let (plans, seconds) = self.shown_by_plan();
+                range.bind(OF_EACH, (start, end), room).bind(user(viewer)).bind(plans).bind(seconds)
+            }
+        };
+        let rows = rows.fetch_all(&self.reading).await?;
         let mut page = page(&rows, room, |row| check(row, row.try_get("monitor")?), place)?;
         if room == 0 && !rows.is_empty() {
             page.next = Some(Before { at: end, id: 0 });

@@ -40,17 +40,20 @@ const fn write(text: &'static str, parameters: &'static [&'static str]) -> Hot {
     Hot { text, read: false, parameters }
 }
 
-const OF_ONE: &str = "AND c.monitor_id = $1 ORDER BY c.checked_at DESC, c.id DESC";
-const OF_ALL: &str = "AND c.monitor_id = m.id AND c.checked_at >= coalesce";
+const OF_ONE: &str = "AND c.monitor_id = $9 ORDER BY c.checked_at DESC, c.id DESC";
+const OF_EACH: &str = "AND c.monitor_id = m.id AND c.checked_at >= coalesce";
+const OF_ALL: &str = "LIMIT $8::bigint) c JOIN monitors m";
 const INCIDENTS: &str = "ORDER BY i.started_at DESC, i.id DESC";
 
 const HOT: &[Hot] = &[
     // Pages of the API, with the filters that change a plan.
-    read(OF_ONE, &["M", "'1970-01-01'", "'2999-01-01'", "'2999-01-01'", "1", "NULL", "NULL", "NULL", "101"]),
-    read(OF_ONE, &["M", "T", "now()", "now()", "1", "false", "NULL", "NULL", "101"]),
-    read(OF_ONE, &["M", "T", "now()", "T", "77", "NULL", "NULL", "'connect_refused'", "101"]),
-    read(OF_ALL, &["NULL", "T", "now()", "now()", "1", "NULL", "NULL", "NULL", "101", "'{}'", "'{}'"]),
-    read(OF_ALL, &["SYSTEM", "T", "now()", "now()", "1", "false", "NULL", "NULL", "101", "'{free}'", "'{86400}'"]),
+    read(OF_ONE, &["'1970-01-01'", "'2999-01-01'", "'2999-01-01'", "1", "NULL", "NULL", "NULL", "101", "M"]),
+    read(OF_ONE, &["T", "now()", "now()", "1", "false", "NULL", "NULL", "101", "M"]),
+    read(OF_ONE, &["T", "now()", "T", "77", "NULL", "NULL", "'connect_refused'", "101", "M"]),
+    read(OF_EACH, &["T", "now()", "now()", "1", "NULL", "NULL", "NULL", "101", "NULL", "'{}'", "'{}'"]),
+    read(OF_EACH, &["T", "now()", "now()", "1", "false", "NULL", "NULL", "101", "SYSTEM", "'{free}'", "'{86400}'"]),
+    read(OF_ALL, &["T", "T::timestamptz + interval '1 second'", "now()", "1", "NULL", "NULL", "NULL", "101"]),
+    read(OF_ALL, &["T", "T::timestamptz + interval '8 minutes'", "now()", "1", "false", "NULL", "'connect_refused'", "101"]),
     read(INCIDENTS, &["NULL", "NULL", "NULL", "NULL", "NULL", "NULL", "NULL", "101"]),
     read(INCIDENTS, &["SYSTEM", "NULL", "NULL", "NULL", "NULL", "T", "1", "101"]),
     read(INCIDENTS, &["NULL", "NULL", "M", "T", "now()", "NULL", "NULL", "101"]),
@@ -114,7 +117,7 @@ async fn fill(db: &TestDb) {
         "SELECT ensure_check_partitions(now() - interval '3 days', now());
          INSERT INTO monitor_checks (monitor_id, status, response_time_ms, checked_at)
             SELECT m.id, g % 50 <> 0, g % 400, now() - g * interval '5 minutes'
-            FROM monitors m, generate_series(0, 3 * 288 - 1) g;
+            FROM monitors m, generate_series(0, 3 * 288 - 1) g ORDER BY 4;
          INSERT INTO monitor_rollups SELECT m.id, h, 'us-east-1', 12, 12, 12, 480, 30, 50, '{{52,6},{57,6}}'
             FROM monitors m, generate_series(date_trunc('hour', now() - interval '30 days', 'UTC'),
                 date_trunc('hour', now() - interval '1 hour', 'UTC'), interval '1 hour') h;
