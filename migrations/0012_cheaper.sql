@@ -12,6 +12,10 @@ CREATE INDEX monitor_checks_time ON monitor_checks USING brin (checked_at)
 UPDATE rollup_backfill SET finished_at = now()
 WHERE finished_at IS NULL AND last_day IS NULL AND NOT EXISTS (SELECT FROM monitor_rollups);
 
+-- Whether `rollup_backfill` is finished, beside what else everybody may read who may ask for uptime.
+ALTER TABLE rollup_progress ADD COLUMN backfilled boolean NOT NULL DEFAULT false;
+UPDATE rollup_progress SET backfilled = true WHERE NOT EXISTS (SELECT FROM rollup_backfill WHERE finished_at IS NULL);
+
 DROP FUNCTION lamplighter_window_counts(uuid, timestamptz, timestamptz);
 
 -- Checks and good checks of these monitors in [from_at, to_at), equal to counting raw rows while they last: roll-ups of whole
@@ -46,8 +50,8 @@ BEGIN
         first_day := least(first_day + interval '1 day', last_hour);
     END IF;
     last_day := greatest(date_trunc('day', last_hour), first_day);
-    SELECT CASE WHEN EXISTS (SELECT FROM rollup_backfill WHERE finished_at IS NULL) THEN last_day
-            ELSE least(coalesce(date_trunc('day', p.hourly_from) + interval '1 day', first_day), last_day) END
+    SELECT CASE WHEN p.backfilled
+            THEN least(coalesce(date_trunc('day', p.hourly_from) + interval '1 day', first_day), last_day) ELSE last_day END
         INTO unsummed_to FROM rollup_progress p;
     whole := ARRAY(SELECT hour FROM rollup_dirty WHERE monitor_id IS NULL AND hour >= first_hour AND hour < last_hour);
     RETURN QUERY

@@ -44,6 +44,7 @@ BEGIN
     FROM monitor_checks WHERE checked_at < (SELECT closed_to FROM rollup_progress) GROUP BY 1, 2, 3;
     -- Hours without latency and days without a row: the backfill's work.
     UPDATE rollup_backfill SET finished_at = NULL;
+    UPDATE rollup_progress SET backfilled = false;
 END
 $$;
 ANALYZE monitor_checks, monitor_rollups;

@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::rollup::{SLICE, TURN, recompute};
 use super::{Problem, Store, finish};
 
-pub(super) const STATEMENTS: &[&str] = &[STATE, LAST_DAY, FOUND, PROGRESS, NEXT, CLOSED_TO];
+pub(super) const STATEMENTS: &[&str] = &[STATE, LAST_DAY, FOUND, PROGRESS, NEXT, FINISHED, CLOSED_TO];
 
 /// Monitors a transaction, each with a whole day: with a check a second, 1.4 million rows, some 4 s.
 const MONITORS: i64 = 16;
@@ -23,6 +23,8 @@ const FOUND: &str =
 const PROGRESS: &str = "UPDATE rollup_backfill SET done_to = $1";
 const NEXT: &str = "UPDATE rollup_backfill SET next_day = next_day - 1, done_to = NULL, \
     finished_at = CASE WHEN next_day <= last_day THEN now() END";
+/// From now on a day without a row has nothing to sum.
+const FINISHED: &str = "UPDATE rollup_progress SET backfilled = true";
 const CLOSED_TO: &str = "SELECT closed_to FROM rollup_progress";
 
 /// How far it is.
@@ -73,7 +75,10 @@ async fn some(conn: &mut PgConnection) -> Result<Filled, Problem> {
             sqlx::query(FOUND).bind(found).execute(&mut *conn).await?;
             match found {
                 Some(last_day) if last_day <= day => last_day,
-                _ => return Ok(Filled::Done),
+                _ => {
+                    sqlx::query(FINISHED).execute(conn).await?;
+                    return Ok(Filled::Done);
+                }
             }
         }
     };
@@ -86,10 +91,11 @@ async fn some(conn: &mut PgConnection) -> Result<Filled, Problem> {
     let pairs = ids.into_iter().flat_map(|id| hours.iter().map(move |hour| (id, *hour)));
     recompute(conn, pairs.collect()).await?;
     match last {
-        Some(last) => sqlx::query(PROGRESS).bind(last).execute(conn).await?,
-        None => sqlx::query(NEXT).execute(conn).await?,
+        Some(last) => sqlx::query(PROGRESS).bind(last).execute(&mut *conn).await?,
+        None => sqlx::query(NEXT).execute(&mut *conn).await?,
     };
     if last.is_none() && day <= last_day {
+        sqlx::query(FINISHED).execute(conn).await?;
         return Ok(Filled::Done);
     }
     Ok(Filled::Part(Backfill { day, last_day, permille: permille(first_day, day, last_day, last) }))

@@ -125,7 +125,8 @@ async fn a_database_of_before_is_recomputed_day_by_day() {
         "UPDATE monitor_rollups SET timed = NULL, sum_ms = NULL, min_ms = NULL, max_ms = NULL, latency = NULL;
          DELETE FROM monitor_rollups_daily;
          UPDATE rollup_backfill SET first_day = (now() AT TIME ZONE 'UTC')::date, next_day = (now() AT TIME ZONE 'UTC')::date,
-            last_day = NULL, done_to = NULL, finished_at = NULL",
+            last_day = NULL, done_to = NULL, finished_at = NULL;
+         UPDATE rollup_progress SET backfilled = false",
     )
     .await;
     assert_eq!(db.get::<i64>(WRONG).await, 0, "latency comes from raw rows until then");

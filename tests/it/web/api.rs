@@ -28,7 +28,7 @@ async fn pages(address: &str, token: &str, path: &str, limit: usize) -> Vec<Valu
     }
 }
 
-fn encoded(time: DateTime<Utc>) -> String {
+pub(super) fn encoded(time: DateTime<Utc>) -> String {
     time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
 }
 

@@ -88,11 +88,17 @@ async fn a_plan_that_is_reloaded_counts_at_once() {
         let checks = items(&get(&address, &token, "/api/v1/monitors/shop/checks?limit=1000").await).len();
         (latency["checks"].as_i64().unwrap(), uptime["checks"].as_i64().unwrap(), checks)
     };
-    assert_eq!(counts().await, (432, 432, 432));
+    let now = Utc::now();
+    let window = [TimeDelta::hours(36), TimeDelta::hours(12)].map(|back| super::api::encoded(now - back));
+    let path = format!("/api/v1/checks?from={}&to={}&limit=1000", window[0], window[1]);
+    let of_all = async || items(&get(&address, &token, &path).await).len();
+    assert_eq!((counts().await, of_all().await), ((432, 432, 432), 144));
     home.write(&on(&db.url, "[plans.system]\nretention = \"1d\"\n"));
     let answer = send(&address, &token, "POST", "/api/v1/reload", "").await;
     assert_eq!(answer.status, 200, "{answer:?}");
     assert_eq!(counts().await, (144, 144, 144));
+    // Half of that window, give or take the row at its edge.
+    assert!((71..=73).contains(&of_all().await));
     let latency = get(&address, &token, "/api/v1/monitors/shop/latency?days=30").await.json();
     // Its begin is of the statement that asked for the plan.
     let beyond = time(&latency["to"]) - time(&latency["from"]) - TimeDelta::days(1);
