@@ -115,7 +115,7 @@ async fn fill(house: &House, options: &Options) -> Result<()> {
                 CASE WHEN n % 61 = 0 THEN 'status_unexpected' END, at, 300, 4000, 9000, 40, 11000, 60 \
             FROM monitors m, LATERAL (SELECT n, now() - make_interval(days => $1::int + 1) + n * make_interval(secs => $2) AS at \
                 FROM generate_series(0, (86400 / $2)::int) n) t \
-            WHERE at < now() - make_interval(days => $1::int) ORDER BY m.id, at";
+            WHERE at < now() - make_interval(days => $1::int) ORDER BY at, m.id";
         let done = sqlx::query(sql).bind(day).bind(seconds as f64).execute(&mut *conn).await?;
         rows += done.rows_affected();
     }

@@ -347,6 +347,8 @@ fn spawn(
         "recovery_init_sync_method=syncfs",
         "max_connections=50",
         "shared_buffers=32MB",
+        // After each checkpoint every page is logged once as a whole: of a small system that is most of the log.
+        "wal_compression=on",
         "timezone=UTC",
         // Seven files, each overwritten after a week: the log is bounded.
         "logging_collector=on",
