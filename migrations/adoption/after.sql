@@ -6,6 +6,11 @@ DO $$
 DECLARE
     c record;
     columns text;
+    moved bigint := 0;
+    inserted bigint;
+    -- Of 4 MB with the usual size of a block.
+    pieces bigint := greatest(pg_relation_size(to_regclass('monitor_checks_adopted'))
+        / current_setting('block_size')::bigint / 512, 1);
     wanted text := 'monitor_id IS NOT NULL AND checked_at IS NOT NULL AND isfinite(checked_at) AND status IS NOT NULL'
         || ' AND EXISTS (SELECT FROM monitors m WHERE m.id = monitor_id)';
 BEGIN
@@ -29,9 +34,17 @@ BEGIN
     FROM pg_attribute a WHERE a.attrelid = 'monitor_checks_adopted'::regclass AND a.attnum > 0 AND NOT a.attisdropped
         AND a.attname NOT IN ('region', 'id');
     ALTER TABLE monitor_checks_adopted ADD COLUMN IF NOT EXISTS region varchar, ADD COLUMN IF NOT EXISTS id bigint;
-    EXECUTE format('INSERT INTO monitor_checks (id, region, %1$s)'
-        || ' SELECT coalesce(id, nextval(''monitor_checks_id_seq'')), coalesce(region, ''us-east-1''), %1$s'
-        || ' FROM monitor_checks_adopted WHERE %2$s', columns, wanted);
+    -- Piece by piece, the last without an end. The name of the session is what others see of a transaction that goes on.
+    FOR piece IN 1..pieces LOOP
+        EXECUTE format('INSERT INTO monitor_checks (id, region, %1$s)'
+            || ' SELECT coalesce(id, nextval(''monitor_checks_id_seq'')), coalesce(region, ''us-east-1''), %1$s'
+            || ' FROM monitor_checks_adopted WHERE %2$s AND ctid >= %3$L%4$s', columns, wanted,
+            format('(%s,0)', (piece - 1) * 512),
+            CASE WHEN piece < pieces THEN format(' AND ctid < %L', format('(%s,0)', piece * 512)) ELSE '' END);
+        GET DIAGNOSTICS inserted = ROW_COUNT;
+        moved := moved + inserted;
+        PERFORM set_config('application_name', format('lamplighter adopts %s %s/%s', moved, piece, pieces), true);
+    END LOOP;
     PERFORM setval('monitor_checks_id_seq', greatest((SELECT max(id) FROM monitor_checks), 1));
     EXECUTE format('DELETE FROM monitor_checks_adopted WHERE %s', wanted);
     IF NOT EXISTS (SELECT FROM monitor_checks_adopted) THEN

@@ -211,6 +211,8 @@ pub struct Histories {
     pub of: HashMap<MonitorId, History>,
     /// About the incidents, by id.
     pub notes: HashMap<i64, IncidentNote>,
+    /// About the maintenances whose definitions are still there, by id.
+    pub maintenances: HashMap<MaintenanceId, MaintenanceNote>,
 }
 
 /// What an explanation says of an incident.
@@ -220,6 +222,15 @@ pub struct IncidentNote {
     pub source: String,
     /// Name of the failure.
     pub cause: Option<String>,
+}
+
+/// What an explanation says of a maintenance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MaintenanceNote {
+    /// Key or name.
+    pub label: String,
+    /// Whose it is; the system user's are the file's.
+    pub owner: UserId,
 }
 
 /// Response times of good checks, in milliseconds; null without such checks.
@@ -313,14 +324,19 @@ pub struct LatencyFilter {
     pub region: Option<String>,
 }
 
-/// How a monitor is named in a path.
+/// How something with a uuid is named in a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum MonitorName {
+pub enum Named<Id> {
     /// By id.
-    Id(MonitorId),
+    Id(Id),
     /// By key: the file's, else the API's, else a row's.
     Key(String),
 }
+
+/// How a monitor is named in a path.
+pub type MonitorName = Named<MonitorId>;
+/// How a maintenance is.
+pub type MaintenanceName = Named<MaintenanceId>;
 
 /// Which monitors; they come by id.
 #[derive(Clone, Debug, Default)]
@@ -415,7 +431,7 @@ pub trait ReadStore: Send + Sync + 'static {
         limit: u16,
     ) -> Answer<'_, Page<MaintenanceView, MaintenanceId>>;
     /// One maintenance, also an archived one.
-    fn maintenance(&self, viewer: Viewer, id: MaintenanceId) -> Answer<'_, Option<MaintenanceView>>;
+    fn maintenance(&self, viewer: Viewer, name: MaintenanceName) -> Answer<'_, Option<MaintenanceView>>;
     /// Counts of one monitor that the caller has found visible.
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView>;
     /// Response times of one monitor that the caller has found visible.
@@ -439,12 +455,12 @@ pub trait ReadStore: Send + Sync + 'static {
     fn slo<'a>(&'a self, viewer: Viewer, id: &'a str) -> Answer<'a, Option<Value>>;
 }
 
-impl MonitorName {
+impl<Id: From<Uuid>> Named<Id> {
     /// A hyphenated uuid is an id, anything else a key.
     #[must_use]
     pub fn of(text: &str) -> Self {
         match Uuid::try_parse(text) {
-            Ok(id) if text.len() == 36 => Self::Id(MonitorId(id)),
+            Ok(id) if text.len() == 36 => Self::Id(id.into()),
             _ => Self::Key(text.to_owned()),
         }
     }

@@ -99,6 +99,15 @@ pub struct ReloadRequest {
     pub answer: oneshot::Sender<Reloaded>,
 }
 
+/// How many monitors plans limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limited {
+    /// Paused, beyond `max_monitors`.
+    pub paused: usize,
+    /// Running, and held to `min_interval`.
+    pub held: usize,
+}
+
 /// What the catalogue tells about itself.
 #[derive(Clone, Debug, Default)]
 pub struct CatalogReport {
@@ -124,6 +133,8 @@ pub struct CatalogReport {
     pub merged: bool,
     /// Rows that are no valid monitors.
     pub invalid: usize,
+    /// Rows that the plans of their users limit.
+    pub limited: Limited,
     /// Whether the file's monitors have been brought to the store once, or cannot be. Before that nobody knows which
     /// monitors have rows, and no result may be recorded.
     pub rows_known: bool,

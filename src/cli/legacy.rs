@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::{Environment, Exit, Stop, exit, load, migrate, small_runtime};
 use crate::daemon::start_stop;
 use crate::store::Store;
-use crate::store::legacy::{Copied, Step, TableReport, UpgradeError, UpgradeOptions, UpgradeReport};
+use crate::store::legacy::{Copied, Dropped, Step, TableReport, UpgradeError, UpgradeOptions, UpgradeReport};
 use crate::telemetry::escape;
 
 #[derive(Debug, Args)]
@@ -144,6 +144,9 @@ fn shown(report: &UpgradeReport) -> String {
     if let Some(copied) = &report.copied {
         show_copied(out, *copied);
     }
+    if let Some(dropped) = &report.dropped {
+        show_dropped(out, dropped, &report.legacy_schema);
+    }
     text
 }
 
@@ -191,12 +194,35 @@ fn show_copied(out: &mut String, copied: Copied) {
     );
 }
 
+fn show_dropped(out: &mut String, dropped: &Dropped, schema: &str) {
+    let (head, went) = match dropped.dry_run {
+        true => ("Dry run: nothing was dropped. --drop-legacy would drop", "would go as well"),
+        false => ("Dropped", "went as well"),
+    };
+    let _ = writeln!(out, "\n{head}");
+    for table in &dropped.tables {
+        let rows = if table.rows == 1 { "row" } else { "rows" };
+        let _ = write!(out, "  {schema}.{}: {} {rows}", escape(&table.table), table.rows);
+        let _ = match table.only_there {
+            0 => writeln!(out, ", all of them in the new table as well"),
+            only => writeln!(out, ", {only} of them in no new table"),
+        };
+    }
+    if dropped.tables.is_empty() {
+        let _ = writeln!(out, "  no table: none of the old ones is there");
+    }
+    let _ = match dropped.schema {
+        true => writeln!(out, "  the schema {schema} {went}"),
+        false => writeln!(out, "  the schema {schema} stays: it was there before, or something else is in it"),
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::store::legacy::OtherTable;
+    use crate::store::legacy::{DroppedTable, OtherTable};
 
     #[test]
     fn a_report_says_where_every_row_is() {
@@ -233,6 +259,28 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} is not in {text}");
         }
-        assert!(!text.contains('\u{1b}') && !text.contains("MISSING"));
+        assert!(!text.contains('\u{1b}') && !text.contains("MISSING") && !text.contains("ropped"));
+    }
+
+    #[test]
+    fn what_is_dropped_is_named_and_counted() {
+        let table = |table: &str, rows, only_there| DroppedTable { table: table.to_owned(), rows, only_there };
+        let tables = vec![table("users\u{1b}", 3, 1), table("monitors", 1, 0)];
+        let shown = |dropped: &Dropped| {
+            let mut text = String::new();
+            show_dropped(&mut text, dropped, "legacy");
+            text
+        };
+        let mut dropped = Dropped { dry_run: false, tables, schema: true };
+        assert_eq!(
+            shown(&dropped),
+            "\nDropped\n  legacy.users\\u{1b}: 3 rows, 1 of them in no new table\n  \
+             legacy.monitors: 1 row, all of them in the new table as well\n  the schema legacy went as well\n"
+        );
+        dropped = Dropped { dry_run: true, tables: Vec::new(), schema: false };
+        let text = shown(&dropped);
+        for part in ["nothing was dropped. --drop-legacy would drop", "no table", "legacy stays"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

@@ -13,7 +13,7 @@ use crate::settings::model::Settings;
 use crate::store::cluster::{self, Cluster, ClusterOptions, StateLock};
 use crate::store::{Found, Migrated, StartError, Store, StoreSettings};
 
-/// Between two looks at the size of the database.
+/// Between two looks at how far an adoption is.
 const LOOK: Duration = Duration::from_millis(500);
 
 /// Brings the schema up to date, or prints the SQL.
@@ -48,21 +48,21 @@ pub(super) fn run(dry_run: bool, config: Option<&Path>, environment: &Environmen
     })
 }
 
-/// Migrates; how far the copying of an adoption is, which is one transaction, is told by what the database has grown.
+/// Migrates; how far an adoption is, which is one transaction, is told by a question beside it.
 async fn shown(store: &Store) -> Result<Migrated, StartError> {
-    // When this fails, migrating says why.
-    let (before, checks) = store.sizes().await.unwrap_or_default();
-    let megabytes = |bytes: i64| u64::try_from(bytes / 1_000_000).unwrap_or(0);
-    let mut progress = Progress::new("moving checks into partitions", megabytes(checks), "MB");
+    let mut progress = None;
     let mut tick = tokio::time::interval(LOOK);
     let migrating = store.migrate();
     tokio::pin!(migrating);
     loop {
         tokio::select! {
             done = &mut migrating => return done,
-            _ = tick.tick(), if checks > 0 => {
-                if let Ok(size) = store.size().await {
-                    progress.at(megabytes(size - before));
+            _ = tick.tick() => {
+                if let Ok(Some(told)) = store.adopting().await {
+                    let what = "moving checks into partitions";
+                    let progress = progress.get_or_insert_with(|| Progress::new(what, told.about, "rows"));
+                    progress.set_total(told.about);
+                    progress.at(told.moved);
                 }
             }
         }

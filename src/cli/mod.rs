@@ -97,7 +97,7 @@ enum Command {
     },
     /// Print another program's configuration as ours (not built yet)
     Import(Later),
-    /// Print every monitor as configuration; or checks or incidents as CSV or NDJSON
+    /// Print monitors, maintenance and objectives as configuration; or checks or incidents as CSV or NDJSON
     Export(export::ExportArgs),
     /// API tokens
     Token {

@@ -84,7 +84,7 @@ struct Span {
     #[serde(default)]
     incidents: Vec<Incident>,
     #[serde(default)]
-    maintenances: Vec<String>,
+    maintenances: Vec<Planned>,
 }
 
 #[derive(Deserialize)]
@@ -92,6 +92,12 @@ struct Incident {
     id: i64,
     source: Option<String>,
     cause: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Planned {
+    maintenance: Option<String>,
+    maintenance_id: String,
 }
 
 /// What the daemon says when it does not answer.
@@ -210,7 +216,10 @@ fn explained(text: &mut String, figures: &Figures) {
             let cause = incident.cause.as_deref().map_or_else(String::new, |cause| format!(" {}", escape(cause)));
             format!("incident {}{source}{cause}", incident.id)
         };
-        let maintenance = |id: &String| format!("maintenance {}", escape(id));
+        let maintenance = |planned: &Planned| match &planned.maintenance {
+            Some(label) => format!("maintenance {} ({})", escape(label), escape(&planned.maintenance_id)),
+            None => format!("maintenance {}", escape(&planned.maintenance_id)),
+        };
         let mut why: Vec<String> = span.incidents.iter().map(incident).collect();
         why.extend(span.maintenances.iter().map(maintenance));
         why.extend(span.reason.iter().map(|reason| escape(reason).into_owned()));
@@ -258,7 +267,9 @@ mod tests {
                 "unobserved_seconds":90061.0,"incidents":2,"spans":[
                   {"from":"2026-11-01T00:00:00Z","to":"2026-11-01T00:00:10.5Z","seconds":10.5,"state":"unobserved","reason":"not_running"},
                   {"from":"2026-11-01T00:00:10.5Z","to":"2026-11-01T00:01:00Z","seconds":49.5,"state":"down",
-                   "incidents":[{"id":7,"source":"daemon","cause":"connect_refused"},{"id":9,"source":"man\nual","cause":null}]}],
+                   "incidents":[{"id":7,"source":"daemon","cause":"connect_refused"},{"id":9,"source":"man\nual","cause":null}]},
+                  {"from":"2026-11-01T00:01:00Z","to":"2026-11-01T00:02:00Z","seconds":60,"state":"maintenance",
+                   "maintenances":[{"maintenance":"patch-night","maintenance_id":"6d0c"},{"maintenance":null,"maintenance_id":"77e1"}]}],
                 "spans_omitted":3}}"#,
         )
         .unwrap();
@@ -269,12 +280,16 @@ mod tests {
         assert_eq!(lines[3], "24 h    99.98%  99.99%    13s   2          -            1d 1h 1m 1s");
         assert_eq!(lines[5], "from 2026-11-01 00:00:00.000 to 2026-11-02 00:00:00.000, UTC");
         assert_eq!(lines[6], "3 older spans are not shown: ask for a shorter window");
-        assert_eq!(lines[9], "2026-11-01 00:00:00.000  2026-11-01 00:00:10.500  11s     unobserved  not_running");
+        assert_eq!(lines[9], "2026-11-01 00:00:00.000  2026-11-01 00:00:10.500  11s     unobserved   not_running");
         assert!(
-            lines[10].ends_with("down        incident 7 (daemon) connect_refused, incident 9 (man\\u{a}ual)"),
+            lines[10].ends_with("down         incident 7 (daemon) connect_refused, incident 9 (man\\u{a}ual)"),
             "{shown}"
         );
-        assert_eq!(lines.len(), 11);
+        assert!(
+            lines[11].ends_with("1m      maintenance  maintenance patch-night (6d0c), maintenance 77e1"),
+            "{shown}"
+        );
+        assert_eq!(lines.len(), 12);
     }
 
     #[test]

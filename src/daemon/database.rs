@@ -27,7 +27,7 @@ use crate::journal::disk::DiskJournal;
 use crate::journal::{Journal as _, Unrecorded};
 use crate::model::{Gap, Record, StoreFault};
 use crate::shutdown::Shutdown;
-use crate::store::{Found, LEASE_SECONDS, Lease, StartError, Store};
+use crate::store::{Adopting, Found, LEASE_SECONDS, Lease, StartError, Store};
 
 /// `run` starts degraded when the store is not ready by then.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -38,6 +38,8 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How often the lease is renewed.
 const RENEW: Duration = Duration::from_secs(2);
 const LEASE: Duration = Duration::from_secs(LEASE_SECONDS as u64);
+/// How often it is told how far an adoption is.
+const TELL: Duration = Duration::from_secs(5);
 
 /// What the life loop is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +87,8 @@ pub(super) struct Keeper {
     /// A preparation that is under way. It goes on when nobody waits for it: an adoption may take long, and must not be
     /// cut off and begun again.
     preparing: Option<JoinHandle<Result<Found, StartError>>>,
+    /// When that was last told, or began.
+    told: Instant,
 }
 
 impl Keeper {
@@ -99,7 +103,8 @@ impl Keeper {
         journal: Arc<DiskJournal>,
     ) -> Self {
         let standing = Standing::Undecided;
-        Self { store, auto_migrate, holder, role, suspect, tell, standing, journal, preparing: None }
+        let told = Instant::now();
+        Self { store, auto_migrate, holder, role, suspect, tell, standing, journal, preparing: None, told }
     }
 
     /// Gets the lease, keeps it, loses it, and so on until shutdown.
@@ -137,6 +142,7 @@ impl Keeper {
     async fn prepare(&mut self) -> Result<Found, StartError> {
         let task = self.preparing.get_or_insert_with(|| {
             let (store, auto_migrate) = (self.store.clone(), self.auto_migrate);
+            self.told = Instant::now();
             tokio::spawn(async move { store.prepare(auto_migrate).await })
         });
         let ended = loop {
@@ -144,6 +150,11 @@ impl Keeper {
                 ended = &mut *task => break ended,
                 // It may take long, and is no standstill of ours.
                 () = sleep(RETRY) => self.role.beat(),
+            }
+            if self.told.elapsed() >= TELL {
+                self.told = Instant::now();
+                let waited_for = matches!(self.standing, Standing::Away(_)).then_some(&*self.role);
+                tell_adoption(&self.store, waited_for).await;
             }
         };
         self.preparing = None;
@@ -333,6 +344,19 @@ impl Keeper {
                 })),
             }
         }
+    }
+}
+
+/// Says how far an adoption is, which may take many minutes, also to those who ask whether the daemon is ready.
+async fn tell_adoption(store: &Store, role: Option<&SharedRole>) {
+    let Ok(Some(Adopting { moved, about })) = store.adopting().await else { return };
+    let text = match moved < about {
+        true => format!("adopting the database: {moved} of about {about} checks are moved into partitions"),
+        false => format!("adopting the database: all {moved} checks are moved into partitions, and rolled up now"),
+    };
+    log::info!("{text}");
+    if let Some(role) = role {
+        role.set(Role::Starting(text));
     }
 }
 

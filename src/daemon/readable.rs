@@ -9,7 +9,7 @@ use crate::access::Viewer;
 use crate::access::export::{Export, ExportError, ExportStore, Wanted};
 use crate::access::read::{
     Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, LatencyFilter, LatencyView,
-    MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page, ReadStore, UptimeView,
+    MaintenanceName, MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::access::token::{Grant, TokenHash, TokenStore};
 use crate::model::{MaintenanceId, MonitorId, StoreFault};
@@ -77,8 +77,8 @@ impl ReadStore for Readable {
         Box::pin(async move { self.store()?.maintenances(viewer, after, limit).await })
     }
 
-    fn maintenance(&self, viewer: Viewer, id: MaintenanceId) -> Answer<'_, Option<MaintenanceView>> {
-        Box::pin(async move { self.store()?.maintenance(viewer, id).await })
+    fn maintenance(&self, viewer: Viewer, name: MaintenanceName) -> Answer<'_, Option<MaintenanceView>> {
+        Box::pin(async move { self.store()?.maintenance(viewer, name).await })
     }
 
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {

@@ -17,7 +17,7 @@ use super::slos::SloBoard;
 use super::tasks::Restarts;
 use crate::access::Viewer;
 use crate::catalog::Reloaded;
-use crate::catalog::sync::{ReloadCount, ReloadRequest, SharedReport};
+use crate::catalog::sync::{Limited, ReloadCount, ReloadRequest, SharedReport};
 use crate::cli::counted;
 use crate::clock::Wall;
 use crate::journal::disk::DiskJournal;
@@ -93,6 +93,14 @@ fn history_notes(history: &HistoryView, notes: &mut Vec<Reason>) {
     }
 }
 
+/// What plans keep from running as its row says.
+fn limits_note(Limited { paused, held }: Limited) -> Option<Reason> {
+    let paused = (paused > 0).then(|| format!("{} paused beyond max_monitors", counted(paused, "monitor")));
+    let held = (held > 0).then(|| format!("{} held to min_interval", counted(held, "monitor")));
+    let parts: Vec<String> = paused.into_iter().chain(held).collect();
+    (!parts.is_empty()).then(|| reason("limited_by_plans", format!("{} of their users' plans", parts.join(", "))))
+}
+
 impl View {
     /// One line for who supervises the process: role, what is not ready, monitors.
     pub(super) fn status_line(&self) -> String {
@@ -149,6 +157,7 @@ impl View {
         if report.invalid > 0 {
             notes.push(reason("invalid_monitors", format!("{} rows, see monitors.invalid_reason", report.invalid)));
         }
+        notes.extend(limits_note(report.limited));
         let invalid = live.maintenance.get().invalid;
         if invalid > 0 {
             notes.push(reason("invalid_maintenances", format!("{invalid} rows, see maintenances.invalid_reason")));

@@ -86,6 +86,14 @@ enum Until {
     Local(NaiveDateTime),
 }
 
+/// Whether a rule can be read at all; what else is wrong with it only a start can tell.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn readable(rrule: &str) -> Result<(), String> {
+    Rule::parse(rrule).map(drop)
+}
+
 /// The instant of a local time; the module's documentation says what becomes of those that there are none or two of.
 #[must_use]
 pub fn instant(zone: Tz, local: NaiveDateTime) -> DateTime<Utc> {

@@ -25,7 +25,7 @@ const STREAK: RangeInclusive<i64> = 1..=100;
 const FLAP_CHANGES: RangeInclusive<i64> = 2..=100;
 const FLAP_TIME: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(7 * DAY);
 const MAX_NAME: usize = 255;
-const MAX_TAGS: usize = 32;
+pub(crate) const MAX_TAGS: usize = 32;
 const MAX_TAG: usize = 64;
 const MAX_DEPENDENCIES: usize = 32;
 /// RFC 5321, 4.5.3.1: a path is 256 octets with its brackets.
@@ -226,8 +226,18 @@ fn depends_on(reader: &mut TableReader<'_>) -> Vec<MonitorKey> {
     keys
 }
 
+/// Whether a file may have it as a `name`.
+pub(crate) fn is_name(name: &str) -> bool {
+    !name.trim().is_empty() && name.chars().count() <= MAX_NAME && !name.chars().any(char::is_control)
+}
+
+/// Whether a file may have it among `tags`.
+pub(crate) fn is_tag(tag: &str) -> bool {
+    !tag.is_empty() && tag.chars().count() <= MAX_TAG && tag.trim() == tag && !tag.chars().any(char::is_control)
+}
+
 pub(super) fn checked_name(reader: &TableReader<'_>, name: String) -> Option<Arc<str>> {
-    if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
+    if !is_name(&name) {
         let allowed = format!("must be 1 to {MAX_NAME} characters, none of them a control character");
         reader.error("name", "is not a name", allowed);
         return None;
@@ -247,10 +257,7 @@ fn checked_email(reader: &TableReader<'_>, email: String) -> Option<Arc<str>> {
 }
 
 pub(super) fn checked_tags(reader: &TableReader<'_>, tags: Vec<String>) -> Option<Arc<[Box<str>]>> {
-    let good_tag = |tag: &String| {
-        !tag.is_empty() && tag.chars().count() <= MAX_TAG && tag.trim() == tag && !tag.chars().any(char::is_control)
-    };
-    if tags.len() > MAX_TAGS || !tags.iter().all(good_tag) {
+    if tags.len() > MAX_TAGS || !tags.iter().all(|tag| is_tag(tag)) {
         let allowed = format!("at most {MAX_TAGS} tags of 1 to {MAX_TAG} characters, without spaces around them");
         reader.error("tags", "are not tags", allowed);
         return None;

@@ -66,10 +66,10 @@ pub(super) fn check_maintenances<'a>(tree: &Table, ids: impl Iterator<Item = &'a
     let ids: Vec<&str> = ids.collect();
     let known: HashSet<&str> = ids.iter().copied().collect();
     let mut unknown = 0;
-    for item in items {
+    for (table_index, item) in items.iter().enumerate() {
         let Value::Table(table) = &item.value else { continue };
         let Some(Value::Array(names)) = table.get("monitors").map(|entry| &entry.node.value) else { continue };
-        for name in names {
+        for (index, name) in names.iter().enumerate() {
             let Value::String(text) = &name.value else { continue };
             // What is no id was reported.
             if known.contains(&**text) || text.parse::<MonitorKey>().is_err() {
@@ -79,7 +79,7 @@ pub(super) fn check_maintenances<'a>(tree: &Table, ids: impl Iterator<Item = &'a
             let near = if unknown <= EXPLAINED { nearest(text, ids.iter().copied()) } else { None };
             findings.push(Diagnostic {
                 span: name.span,
-                key: "maintenance.monitors".to_owned(),
+                key: format!("maintenance[{table_index}].monitors[{index}]"),
                 what: format!("no monitor has the id {text:?}"),
                 allowed: near.map(|near| format!("did you mean {near:?}?")),
                 quote: Quote::Value,

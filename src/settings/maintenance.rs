@@ -72,9 +72,8 @@ fn one(table: &mut TableReader<'_>, id: Option<MonitorKey>) -> Option<FileMainte
     let duration = table.whole_seconds("duration", DURATION);
     let rrule = table.string("rrule");
     let excluded = table.boolean("exclude_from_uptime").unwrap_or(true);
-    let (key, zone, starts_at, duration) = (id?, zone?, starts_at?, duration?);
-    let recurrence = Recurrence::new(starts_at, i64::try_from(duration.as_secs()).ok()?, zone, rrule.as_deref());
-    let recurrence = recurrence.map_err(|(part, what)| table.error(part, what, None)).ok()?;
+    let recurrence = recurrence(table, starts_at.zip(zone), duration, rrule.as_deref());
+    let (key, zone, starts_at, duration, recurrence) = (id?, zone?, starts_at?, duration?, recurrence?);
     if table.findings().count() > before {
         return None;
     }
@@ -93,6 +92,30 @@ fn one(table: &mut TableReader<'_>, id: Option<MonitorKey>) -> Option<FileMainte
     })
 }
 
+/// When it is. A rule is looked at whatever else is missing, as far as that goes, so that all its faults are told at once.
+fn recurrence(
+    table: &TableReader<'_>,
+    start: Option<(DateTime<Utc>, Tz)>,
+    duration: Option<Duration>,
+    rrule: Option<&str>,
+) -> Option<Recurrence> {
+    let seconds = i64::try_from(duration.unwrap_or(*DURATION.start()).as_secs()).ok()?;
+    let fault = match start.map(|(at, zone)| Recurrence::new(at, seconds, zone, rrule)) {
+        Some(Ok(recurrence)) => return duration.map(|_| recurrence),
+        Some(Err((part, what))) => {
+            table.error(part, what, None);
+            Some(part)
+        }
+        None => None,
+    };
+    if fault != Some("rrule")
+        && let Some(Err(what)) = rrule.map(rule::readable)
+    {
+        table.error("rrule", what, None);
+    }
+    None
+}
+
 /// An empty list would mean everything.
 fn empty(table: &TableReader<'_>, key: &str) {
     table.error(key, "is empty", "leave it out to mean all monitors".to_owned());
@@ -107,10 +130,11 @@ fn monitors(table: &mut TableReader<'_>) -> Arc<[MonitorKey]> {
         table.error("monitors", "is too long", format!("at most {MOST_NAMED} ids"));
         return Arc::from([]);
     }
-    let keys = items.iter().filter_map(|item| {
-        let text = table.string_of("monitors", item)?;
+    let keys = items.iter().enumerate().filter_map(|(index, item)| {
+        let key = format!("monitors[{index}]");
+        let text = table.string_of(&key, item)?;
         let complain = |allowed: &str| {
-            table.error_at(item.span, "monitors", format!("{text:?} is no id"), format!("must be {allowed}"));
+            table.error_at(item.span, &key, format!("{text:?} is no id"), format!("must be {allowed}"));
         };
         text.parse::<MonitorKey>().map_err(complain).ok()
     });

@@ -4,7 +4,7 @@
 //! Above the registration table of probe kinds: `defaults`, `monitor`, `model`, `again`, `slo`, `maintenance`. Reading from disk: `file`.
 
 pub mod again;
-mod common;
+pub(crate) mod common;
 pub mod defaults;
 pub mod definition;
 pub mod diagnostic;

@@ -30,7 +30,13 @@ fn history(from: DateTime<Utc>, now: DateTime<Utc>, downs: &[(i64, i64)]) -> His
         Outage { id: i64::try_from(id).unwrap(), from: to - TimeDelta::seconds(*length), to }
     };
     History {
-        watches: vec![Watch { region: "r".into(), from, gaps: Vec::new(), gaps_of_all: Arc::default() }],
+        watches: vec![Watch {
+            region: "r".into(),
+            from,
+            shown_from: None,
+            gaps: Vec::new(),
+            gaps_of_all: Arc::default(),
+        }],
         outages: downs.iter().enumerate().map(outage).collect(),
         ..History::default()
     }

@@ -12,14 +12,14 @@ use uuid::Uuid;
 use super::read::{one_more, page, user};
 use super::{Problem, Store, clean, finish, within};
 use crate::access::Viewer;
-use crate::access::read::{MaintenanceView, Page};
+use crate::access::read::{MaintenanceName, MaintenanceView, Named, Page};
 use crate::maintenance::definition::{MOST_OF_USER, MaintenanceRow};
 use crate::maintenance::plan::Changes;
 use crate::maintenance::{FileRow, MaintenanceStore, Progress};
 use crate::model::{MaintenanceId, MonitorId, SYSTEM_USER, Source, Span, StoreFault, UserId};
 
 pub(super) const STATEMENTS: &[&str] =
-    &[IMPOSTORS, MERGE, ARCHIVE, LOAD, MARK, DONE_TO, RUNNING, WRITE, DELETE, PROGRESS, PAGE, ONE];
+    &[IMPOSTORS, MERGE, ARCHIVE, LOAD, ALL, MARK, DONE_TO, RUNNING, WRITE, DELETE, PROGRESS, PAGE, ONE, BY_KEY];
 
 /// Some thousand rows take a part of a second; the rest is for a busy server.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -76,6 +76,12 @@ const LOAD: &str = concat!(
         WHERE archived_at IS NULL AND source <> 'file') w \
     WHERE w.number <= $1 ORDER BY w.number, w.id LIMIT $2"
 );
+/// The file's as well, as the file's daemon last merged them.
+const ALL: &str = concat!(
+    "SELECT ",
+    columns!("10001"),
+    " FROM maintenances w WHERE archived_at IS NULL ORDER BY w.created_at, w.id LIMIT $1"
+);
 const MARK: &str = "UPDATE maintenances w SET invalid_reason = n.reason FROM unnest($1::uuid[], $2::text[]) AS n (id, reason) \
     WHERE w.id = n.id AND w.invalid_reason IS DISTINCT FROM n.reason";
 const DONE_TO: &str = "SELECT CASE WHEN done_to BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN done_to END \
@@ -105,6 +111,14 @@ const ONE: &str = concat!(
     "SELECT now() AS seen_at, ",
     columns!("1000"),
     " FROM maintenances w WHERE ($1::uuid IS NULL OR w.user_id = $1) AND w.id = $2"
+);
+/// The sources are named because the index begins with them.
+const BY_KEY: &str = concat!(
+    "SELECT now() AS seen_at, ",
+    columns!("1000"),
+    " FROM maintenances w WHERE ($1::uuid IS NULL OR w.user_id = $1) \
+        AND w.source = ANY(ARRAY['file', 'api', 'database']) AND w.key = $2 \
+     ORDER BY array_position(ARRAY['file', 'api', 'database'], w.source::text) LIMIT 1"
 );
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, StoreFault>>;
@@ -173,6 +187,19 @@ impl MaintenanceStore for Store {
 }
 
 impl Store {
+    /// Every maintenance that is not archived, whoever wrote it, oldest first; the count is bounded.
+    ///
+    /// # Errors
+    /// [`StoreFault`] as every call.
+    pub async fn all_maintenances(&self) -> Result<Vec<MaintenanceRow>, StoreFault> {
+        within(DEADLINE, async {
+            let rows = sqlx::query(ALL).bind(MOST_ROWS).fetch_all(&self.pool).await?;
+            let rows = rows.iter().map(maintenance_row).collect::<Result<Vec<_>, _>>()?;
+            Ok::<_, Problem>(rows)
+        })
+        .await
+    }
+
     pub(super) async fn read_maintenances(
         &self,
         viewer: Viewer,
@@ -186,9 +213,13 @@ impl Store {
     pub(super) async fn read_maintenance(
         &self,
         viewer: Viewer,
-        id: MaintenanceId,
+        name: MaintenanceName,
     ) -> Result<Option<MaintenanceView>, Problem> {
-        let row = sqlx::query(ONE).bind(user(viewer)).bind(id.0).fetch_optional(&self.reading).await?;
+        let row = match name {
+            Named::Id(id) => sqlx::query(ONE).bind(user(viewer)).bind(id.0),
+            Named::Key(key) => sqlx::query(BY_KEY).bind(user(viewer)).bind(key),
+        };
+        let row = row.fetch_optional(&self.reading).await?;
         Ok(row.as_ref().map(view).transpose()?)
     }
 

@@ -8,7 +8,7 @@ use super::fault::{Meaning, describe, meaning, sqlstate};
 use super::{ACQUIRE_TIMEOUT, StartError, Store, quoted, within};
 use crate::model::StoreFault;
 
-pub(super) const STATEMENTS: &[&str] = &[WAIT, LOCK, PATIENCE, SCHEMA_EXISTS, SIZES, SIZE];
+pub(super) const STATEMENTS: &[&str] = &[WAIT, LOCK, PATIENCE, SCHEMA_EXISTS, ADOPTING];
 
 /// The table that says which migrations were applied; its own name, because other programs use the usual one.
 pub(super) const TABLE: &str = "lamplighter_migrations";
@@ -26,11 +26,9 @@ const PATIENCE: &str = "SELECT set_config('statement_timeout', '0', true), set_c
     set_config('idle_in_transaction_session_timeout', '0', true)";
 pub(super) const SCHEMA_EXISTS: &str = "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)";
 
-/// Of the database, and of a plain table of checks that is going to be adopted.
-const SIZES: &str =
-    "SELECT pg_database_size(current_database()), coalesce(pg_total_relation_size(to_regclass('monitor_checks')), 0)";
-/// Takes no lock, so it answers in the middle of an adoption.
-const SIZE: &str = "SELECT pg_database_size(current_database())";
+/// What an adoption calls its session, as `adoption/after.sql` sets it. Takes no lock, so it answers in the middle of one.
+const ADOPTING: &str = "SELECT application_name FROM pg_stat_activity \
+    WHERE datname = current_database() AND application_name LIKE 'lamplighter adopts %' LIMIT 1";
 
 /// What migrating did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,6 +37,26 @@ pub struct Migrated {
     pub found: Found,
     /// How many migrations were applied.
     pub applied: usize,
+}
+
+/// How far an adoption is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Adopting {
+    /// Checks that are in their partitions.
+    pub moved: u64,
+    /// About so many there are, as far as those tell; equal: all are moved, and rolled up now.
+    pub about: u64,
+}
+
+impl Adopting {
+    /// `lamplighter adopts 120000 3/70`: rows moved, pieces of the old table done and in all.
+    fn of_name(name: &str) -> Option<Self> {
+        let (moved, pieces) = name.strip_prefix("lamplighter adopts ")?.split_once(' ')?;
+        let (done, all) = pieces.split_once('/')?;
+        let (moved, done, all): (u64, u64, u64) = (moved.parse().ok()?, done.parse().ok()?, all.parse().ok()?);
+        let about = u128::from(moved) * u128::from(all) / u128::from(done.max(1));
+        Some(Self { moved, about: u64::try_from(about).unwrap_or(u64::MAX) })
+    }
 }
 
 pub(super) fn known_versions() -> Vec<i64> {
@@ -73,24 +91,16 @@ impl Store {
         Ok(Migrated { found, applied: pending })
     }
 
-    /// Sizes before an adoption, in bytes: of the database, and of the checks that it will copy (0: none).
+    /// How far the adoption that goes on in another transaction is; none: none copies checks now.
     ///
     /// # Errors
     /// [`StoreFault`] as every call.
-    pub async fn sizes(&self) -> Result<(i64, i64), StoreFault> {
-        within(ACQUIRE_TIMEOUT, async { sqlx::query_as(SIZES).fetch_one(&self.reading).await.map_err(super::fault_of) })
-            .await
-    }
-
-    /// Size of the database, in bytes; in the middle of an adoption it tells how much is copied.
-    ///
-    /// # Errors
-    /// [`StoreFault`] as every call.
-    pub async fn size(&self) -> Result<i64, StoreFault> {
-        within(ACQUIRE_TIMEOUT, async {
-            sqlx::query_scalar(SIZE).fetch_one(&self.reading).await.map_err(super::fault_of)
+    pub async fn adopting(&self) -> Result<Option<Adopting>, StoreFault> {
+        let name: Option<String> = within(ACQUIRE_TIMEOUT, async {
+            sqlx::query_scalar(ADOPTING).fetch_optional(&self.reading).await.map_err(super::fault_of)
         })
-        .await
+        .await?;
+        Ok(name.as_deref().and_then(Adopting::of_name))
     }
 
     async fn apply(&self, conn: &mut PgConnection, found: &Found) -> Result<(), StartError> {
@@ -169,5 +179,21 @@ fn refused(error: sqlx::Error) -> StartError {
     match sqlstate(&error).as_deref() {
         Some(code) if meaning(code) == Meaning::Refused => StartError::Migration(describe(&error)),
         _ => StartError::of(&error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_session_says_how_far_an_adoption_is() {
+        let of = |name: &str| Adopting::of_name(name).map(|told| (told.moved, told.about));
+        assert_eq!(of("lamplighter adopts 120000 3/70"), Some((120_000, 2_800_000)));
+        assert_eq!(of("lamplighter adopts 9 1/1"), Some((9, 9)));
+        assert_eq!(of("lamplighter adopts 5 0/0"), Some((5, 0)));
+        for other in ["lamplighter", "lamplighter adopts ", "lamplighter adopts 5", "lamplighter adopts x 1/2"] {
+            assert_eq!(of(other), None, "{other}");
+        }
     }
 }

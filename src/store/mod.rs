@@ -46,7 +46,7 @@ pub use backfill::Backfill;
 pub use classify::Found;
 pub use doctor::{Examined, Ours, Room};
 pub use lease::{LEASE_SECONDS, Lease};
-pub use migrate::Migrated;
+pub use migrate::{Adopting, Migrated};
 pub use retention::{Dropped, Kept, PruneCursor};
 pub use rollup::RolledUp;
 pub use slo::{SloMonitor, SloRow};

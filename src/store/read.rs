@@ -13,7 +13,7 @@ use super::{Problem, Store, within};
 use crate::access::Viewer;
 use crate::access::read::{
     Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, LatencyFilter, LatencyView,
-    MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page, ReadStore, UptimeView,
+    MaintenanceName, MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
 use crate::model::{MaintenanceId, MonitorId, Source, Status, StoreFault, UserId};
 use crate::uptime::Window;
@@ -252,8 +252,8 @@ impl ReadStore for Store {
         Box::pin(within(DEADLINE, self.read_maintenances(viewer, after, limit)))
     }
 
-    fn maintenance(&self, viewer: Viewer, id: MaintenanceId) -> Answer<'_, Option<MaintenanceView>> {
-        Box::pin(within(DEADLINE, self.read_maintenance(viewer, id)))
+    fn maintenance(&self, viewer: Viewer, name: MaintenanceName) -> Answer<'_, Option<MaintenanceView>> {
+        Box::pin(within(DEADLINE, self.read_maintenance(viewer, name)))
     }
 
     fn uptime_of<'a>(&'a self, monitor: &'a MonitorView, days: i32) -> Answer<'a, UptimeView> {

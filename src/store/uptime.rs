@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::read::DEADLINE;
 use super::{Problem, Store, within};
-use crate::access::read::{Histories, IncidentNote};
-use crate::model::{GapReason, MonitorId, StoreFault, Unobserved};
+use crate::access::read::{Histories, IncidentNote, MaintenanceNote};
+use crate::model::{GapReason, MaintenanceId, MonitorId, StoreFault, Unobserved, UserId};
 use crate::uptime::{History, Maintenance, Outage, Unseen, Watch, Window};
 
 pub(super) const STATEMENTS: &[&str] = &[HISTORY];
@@ -21,39 +21,42 @@ const MOST_ROWS: i64 = 200_000;
 
 /// One statement, so one snapshot. Every time is cut to the window, whatever others wrote. Each arm finds by an index what ends
 /// after the window's beginning. A region whose daemon let its lease run out has not watched since: the gap for that is
-/// written when it comes back. What a plan does not show was not observed, so no incident of then counts.
+/// written when it comes back. What a plan does not show counts as not observed, so no incident of then does.
 const HISTORY: &str = "SELECT part.* FROM ( \
-    SELECT 'watch' AS what, s.monitor_id, greatest(s.observed_from, p.incidents_from, now() - make_interval(secs => shown.seconds), $2) AS from_at, \
+    SELECT 'watch' AS what, s.monitor_id, greatest(s.observed_from, p.incidents_from, $2) AS from_at, \
         greatest($2, least($3, CASE WHEN l.scope IS NULL THEN s.last_checked \
             WHEN l.expires_at <= clock_timestamp() THEN l.renewed_at ELSE $3 END)) AS to_at, \
         s.region AS label, NULL::bigint AS id, NULL::uuid AS uid, s.state->>'unobserved' AS more, \
-        greatest($2, least($3, m.archived_at)) AS archived_at \
+        greatest($2, least($3, m.archived_at)) AS archived_at, \
+        now() - make_interval(secs => shown.seconds) AS shown_from \
     FROM monitor_state s JOIN monitors m ON m.id = s.monitor_id CROSS JOIN rollup_progress p \
     LEFT JOIN daemon_lease l ON l.scope = s.region \
     LEFT JOIN users o ON o.id = m.user_id \
     LEFT JOIN unnest($5::text[], $6::float8[]) AS shown (plan, seconds) ON shown.plan = o.plan \
     WHERE s.monitor_id = ANY($1) AND s.observed_from IS NOT NULL \
-        AND greatest(s.observed_from, p.incidents_from, now() - make_interval(secs => shown.seconds)) < $3 \
+        AND greatest(s.observed_from, p.incidents_from) < $3 \
     UNION ALL \
     SELECT 'incident', i.monitor_id, greatest(i.started_at, $2), least(i.resolved_at, $3), i.source, i.id, NULL, \
-        left(i.cause, 100), NULL \
+        left(i.cause, 100), NULL, NULL \
     FROM incidents i WHERE i.monitor_id = ANY($1) AND i.resolved_at > $2 AND i.started_at < $3 \
         AND coalesce(lower(i.severity), '') NOT IN ('info', 'none') \
     UNION ALL \
     SELECT 'incident', i.monitor_id, greatest(i.started_at, $2), CASE WHEN i.status = 'resolved' \
-            THEN least(greatest(i.started_at, i.updated_at, $2), $3) ELSE $3 END, i.source, i.id, NULL, left(i.cause, 100), NULL \
+            THEN least(greatest(i.started_at, i.updated_at, $2), $3) ELSE $3 END, i.source, i.id, NULL, left(i.cause, 100), NULL, NULL \
     FROM incidents i WHERE i.monitor_id = ANY($1) AND i.resolved_at IS NULL AND i.started_at < $3 \
         AND coalesce(lower(i.severity), '') NOT IN ('info', 'none') \
     UNION ALL \
-    SELECT 'gap', g.monitor_id, greatest(g.from_at, $2), least(g.to_at, $3), g.region, NULL, NULL, g.reason, NULL \
+    SELECT 'gap', g.monitor_id, greatest(g.from_at, $2), least(g.to_at, $3), g.region, NULL, NULL, g.reason, NULL, NULL \
     FROM monitor_gaps g WHERE g.monitor_id = ANY($1) AND g.to_at > $2 AND g.from_at < $3 \
     UNION ALL \
-    SELECT 'gap', NULL, greatest(g.from_at, $2), least(g.to_at, $3), g.region, NULL, NULL, g.reason, NULL \
+    SELECT 'gap', NULL, greatest(g.from_at, $2), least(g.to_at, $3), g.region, NULL, NULL, g.reason, NULL, NULL \
     FROM monitor_gaps g WHERE g.monitor_id IS NULL AND g.to_at > $2 AND g.from_at < $3 \
         AND g.region = ANY(ARRAY(SELECT DISTINCT s.region FROM monitor_state s WHERE s.monitor_id = ANY($1))) \
     UNION ALL \
-    SELECT 'maintenance', p.monitor_id, greatest(p.from_at, $2), least(p.to_at, $3), NULL, NULL, p.maintenance_id, NULL, NULL \
-    FROM maintenance_spans p WHERE p.monitor_id = ANY($1) AND p.from_at < $3 AND p.to_at > $2 AND p.excluded \
+    SELECT 'maintenance', p.monitor_id, greatest(p.from_at, $2), least(p.to_at, $3), w.user_id::text, NULL, p.maintenance_id, \
+        left(coalesce(w.key, w.name), 500), NULL, NULL \
+    FROM maintenance_spans p LEFT JOIN maintenances w ON w.id = p.maintenance_id \
+    WHERE p.monitor_id = ANY($1) AND p.from_at < $3 AND p.to_at > $2 AND p.excluded \
     ) part LIMIT $4::bigint";
 
 impl Store {
@@ -103,6 +106,7 @@ struct Gathered {
     gaps: HashMap<(MonitorId, String), Vec<Unseen>>,
     of_all: HashMap<String, Vec<Unseen>>,
     notes: HashMap<i64, IncidentNote>,
+    maintenances: HashMap<MaintenanceId, MaintenanceNote>,
 }
 
 impl Gathered {
@@ -124,7 +128,8 @@ impl Gathered {
                 let mut gaps = vec![(to, window.to, GapReason::NotRunning)];
                 gaps.extend(paused.map(|paused| (paused.since, window.to, paused.reason)));
                 gaps.extend(archived.map(|at| (at, window.to, GapReason::Paused)));
-                let watch = Watch { region: label.into(), from, gaps, gaps_of_all: Arc::default() };
+                let shown_from: Option<DateTime<Utc>> = row.try_get("shown_from")?;
+                let watch = Watch { region: label.into(), from, shown_from, gaps, gaps_of_all: Arc::default() };
                 self.of.entry(monitor).or_default().watches.push(watch);
             }
             "incident" => {
@@ -134,6 +139,9 @@ impl Gathered {
             }
             "maintenance" => {
                 let id: Uuid = row.try_get("uid")?;
+                if let (Ok(owner), Some(label)) = (label.parse().map(UserId), more) {
+                    self.maintenances.entry(MaintenanceId(id)).or_insert(MaintenanceNote { label, owner });
+                }
                 self.of.entry(monitor).or_default().maintenance.push(Maintenance { id, from, to });
             }
             _ => self.gaps.entry((monitor, label)).or_default().push((from, to, reason(more.as_deref()))),
@@ -152,7 +160,7 @@ impl Gathered {
                 watch.gaps.extend(self.gaps.remove(&(*id, region)).into_iter().flatten());
             }
         }
-        Histories { of: self.of, notes: self.notes }
+        Histories { of: self.of, notes: self.notes, maintenances: self.maintenances }
     }
 }
 

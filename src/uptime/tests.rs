@@ -18,7 +18,7 @@ fn watch(from: i64, gaps: &[(i64, i64, GapReason)]) -> Watch {
     let gaps = gaps.iter().map(|(from, to, reason)| (at(*from), at(*to), *reason));
     // Whose a gap is makes no difference.
     let (gaps, of_all) = gaps.partition::<Vec<_>, _>(|(_, to, _): &Unseen| to.timestamp_micros() % 2 == 0);
-    Watch { region: "r".into(), from: at(from), gaps, gaps_of_all: of_all.into() }
+    Watch { region: "r".into(), from: at(from), shown_from: None, gaps, gaps_of_all: of_all.into() }
 }
 
 fn outage(id: i64, from: i64, to: i64) -> Outage {
@@ -94,6 +94,43 @@ fn a_moment_is_observed_when_any_region_observed_it() {
 }
 
 #[test]
+fn what_the_plan_hides_is_told_as_that_and_hides_all_else() {
+    use GapReason::{NotRunning, Paused};
+    let shown_from = |watch: Watch, from: i64| Watch { shown_from: Some(at(from)), ..watch };
+    let history = |from: i64, shown: i64| History {
+        watches: vec![shown_from(watch(from, &[(15, 25, Paused), (35, 45, NotRunning)]), shown)],
+        outages: vec![outage(1, 20, 50)],
+        maintenance: vec![maintenance(1, 12, 14)],
+    };
+    let told = |history: &History| shown(&Timeline::of(window(0, 60), history));
+    assert_eq!(
+        told(&history(10, 40)),
+        [
+            "0-10 before_first_check",
+            "10-12 not_shown",
+            "12-14 maintenance [1]",
+            "14-40 not_shown",
+            "40-45 not_running",
+            "45-50 down [1]",
+            "50-60 up"
+        ]
+    );
+    // All of it, and nothing of it: the monitor is younger than what is shown.
+    assert_eq!(told(&history(-5, 99)), ["0-12 not_shown", "12-14 maintenance [1]", "14-60 not_shown"]);
+    assert_eq!(
+        told(&history(52, 40)),
+        ["0-12 before_first_check", "12-14 maintenance [1]", "14-52 before_first_check", "52-60 up"]
+    );
+    // A region that has not begun does not know better.
+    let mut both = history(10, 40);
+    both.watches.push(shown_from(watch(46, &[]), 40));
+    assert_eq!(told(&both)[1], "10-12 not_shown");
+    let figures = Timeline::of(window(0, 60), &history(10, 40)).figures();
+    let reasons: Vec<_> = figures.reasons().map(|(blind, micros)| (blind.name(), micros)).collect();
+    assert_eq!(reasons, [("not_shown", 28), ("not_running", 5), ("before_first_check", 10)]);
+}
+
+#[test]
 fn what_is_shown_is_never_better_than_what_was() {
     let figures = |up, down| {
         let history = History { watches: vec![watch(0, &[])], outages: vec![outage(1, 0, down)], ..History::default() };
@@ -155,16 +192,17 @@ fn histories() -> impl Strategy<Value = History> {
     let spans = || (-10..LENGTH + 10, 0..30_i64);
     let reason = prop::sample::select(vec![GapReason::Paused, GapReason::NotRunning, GapReason::Internal]);
     let gaps = prop::collection::vec((spans(), reason), 0..5);
-    let watches = prop::collection::vec((-10..LENGTH + 10, gaps), 0..3);
+    let shown_from = prop::option::weighted(0.3, -10..LENGTH + 10);
+    let watches = prop::collection::vec((-10..LENGTH + 10, shown_from, gaps), 0..3);
     let outages = prop::collection::vec((1..6_i64, spans()), 0..6);
     let maintenance = prop::collection::vec((1..4_u128, spans()), 0..3);
     (watches, outages, maintenance).prop_map(|(watches, outages, spans)| History {
         watches: watches
             .into_iter()
-            .map(|(from, gaps)| {
+            .map(|(from, shown_from, gaps)| {
                 let gaps: Vec<_> =
                     gaps.into_iter().map(|((from, length), reason)| (from, from + length, reason)).collect();
-                watch(from, &gaps)
+                Watch { shown_from: shown_from.map(at), ..watch(from, &gaps) }
             })
             .collect(),
         outages: outages.into_iter().map(|(id, (from, length))| outage(id, from, from + length)).collect(),
@@ -192,6 +230,9 @@ fn plain(history: &History, moment: i64) -> What {
     let blind = |watch: &Watch| {
         if moment < watch.from {
             return Some(Blind::NotYet);
+        }
+        if watch.shown_from.is_some_and(|shown_from| moment < shown_from) {
+            return Some(Blind::NotShown);
         }
         let gaps = watch.gaps.iter().chain(&*watch.gaps_of_all).filter(|(from, to, _)| within(*from, *to));
         gaps.map(|(.., reason)| Blind::Gap(*reason)).min_by_key(|blind| blind.rank())
@@ -387,5 +428,8 @@ fn the_documentation_has_every_reason() {
     let told: Vec<_> = list.split('`').skip(1).step_by(2).collect();
     let gaps = Blind::ALL.iter().filter(|blind| matches!(blind, Blind::Gap(_))).map(|blind| blind.name());
     assert_eq!(told, gaps.collect::<Vec<_>>());
-    assert_eq!(GapReason::ALL.len() + 1, Blind::ALL.len());
+    assert_eq!(GapReason::ALL.len() + 2, Blind::ALL.len());
+    for blind in Blind::ALL {
+        assert!(text.contains(&format!("`{}`", blind.name())), "{}", blind.name());
+    }
 }

@@ -19,6 +19,8 @@ pub struct Watch {
     pub region: Box<str>,
     /// The first check.
     pub from: DateTime<Utc>,
+    /// The plan of the monitor's owner shows nothing from before; none: it shows all there is.
+    pub shown_from: Option<DateTime<Utc>>,
     /// What it did not observe of the monitor since. They may overlap.
     pub gaps: Vec<Unseen>,
     /// What it did not observe of any monitor, shared by all of them.
@@ -66,12 +68,16 @@ pub struct History {
 pub enum Blind {
     /// Before the first check.
     NotYet,
+    /// Before what the owner's plan shows, whatever was.
+    NotShown,
     /// A gap.
     Gap(GapReason),
 }
 
-/// Of several reasons at one moment the first counts: what was meant first, then what concerned all monitors.
-const REASONS: [Blind; 14] = [
+/// Of several reasons at one moment the first counts: what hides all others, what was meant, then what concerned all
+/// monitors.
+const REASONS: [Blind; 15] = [
+    Blind::NotShown,
     Blind::Gap(GapReason::Paused),
     Blind::Gap(GapReason::Invalid),
     Blind::Gap(GapReason::NotRunning),
@@ -93,11 +99,12 @@ impl Blind {
     /// Every reason, the one that counts first.
     pub const ALL: &'static [Self] = &REASONS;
 
-    /// `before_first_check`, or the name of the gap's reason.
+    /// `before_first_check`, `not_shown`, or the name of the gap's reason.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
             Self::NotYet => "before_first_check",
+            Self::NotShown => "not_shown",
             Self::Gap(reason) => reason.name(),
         }
     }
@@ -141,7 +148,7 @@ pub struct Timeline {
 #[derive(Clone, Copy)]
 enum Turn {
     Watch(usize),
-    Gap(usize, usize, bool),
+    Blind(usize, usize, bool),
     Outage(usize, bool),
     Maintenance(usize, bool),
 }
@@ -219,9 +226,12 @@ fn turns(window: Window, history: &History) -> Vec<(DateTime<Utc>, Turn)> {
         span(maintenance.from, maintenance.to, &|begins| Turn::Maintenance(index, begins));
     }
     for (index, watch) in history.watches.iter().enumerate() {
-        for (from, to, reason) in watch.gaps.iter().chain(&*watch.gaps_of_all) {
-            let rank = Blind::Gap(*reason).rank();
-            span(*from, *to, &|begins| Turn::Gap(index, rank, begins));
+        let gaps = watch.gaps.iter().chain(&*watch.gaps_of_all);
+        let gaps = gaps.map(|(from, to, reason)| (*from, *to, Blind::Gap(*reason)));
+        let hidden = watch.shown_from.map(|shown_from| (watch.from, shown_from, Blind::NotShown));
+        for (from, to, blind) in gaps.chain(hidden) {
+            let rank = blind.rank();
+            span(from, to, &|begins| Turn::Blind(index, rank, begins));
         }
     }
     let watches = history.watches.iter().enumerate().filter(|(_, watch)| watch.from < window.to);
@@ -233,8 +243,8 @@ fn turns(window: Window, history: &History) -> Vec<(DateTime<Utc>, Turn)> {
 #[derive(Clone, Default)]
 struct Region {
     begun: bool,
-    /// Gaps that run, by the rank of their reason.
-    gaps: [u32; REASONS.len()],
+    /// What hides it, by the rank of the reason.
+    blinds: [u32; REASONS.len()],
 }
 
 impl Region {
@@ -243,7 +253,7 @@ impl Region {
         if !self.begun {
             return Some(Blind::NotYet.rank());
         }
-        self.gaps.iter().position(|running| *running > 0)
+        self.blinds.iter().position(|running| *running > 0)
     }
 }
 
@@ -277,8 +287,8 @@ impl<'a> Now<'a> {
                     region.begun = true;
                 }
             }
-            Turn::Gap(index, rank, begins) => {
-                let running = self.regions.get_mut(index).and_then(|region| region.gaps.get_mut(rank));
+            Turn::Blind(index, rank, begins) => {
+                let running = self.regions.get_mut(index).and_then(|region| region.blinds.get_mut(rank));
                 if let Some(running) = running {
                     // Whatever turns at one moment is told in any order, and added up before anybody looks.
                     *running = if begins { running.wrapping_add(1) } else { running.wrapping_sub(1) };

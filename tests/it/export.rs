@@ -317,22 +317,41 @@ async fn exports_over_http_are_bounded_and_never_look_whole_when_they_are_not() 
 }
 
 #[tokio::test]
-async fn monitors_are_exported_as_a_file_that_watches_the_same() {
+async fn the_configuration_is_exported_as_a_file_that_watches_the_same() {
     let db = TestDb::new().await;
     db.sql(
         "INSERT INTO users (email) VALUES ('a@example.com'); \
          INSERT INTO monitors (user_id, name, url, interval_seconds, spec, tags, is_active) SELECT id, 'Shop (EU)', \
             'https://127.0.0.1:1/?token=geheim-1', 60, '{\"auth\": {\"bearer\": \"geheim-2\"}, \"expect\": {\"status\": [\"2xx\"]}}', \
             '{prod}', false FROM users WHERE email = 'a@example.com'; \
-         INSERT INTO monitors (user_id, name, url) SELECT id, 'bad', 'gopher://x' FROM users WHERE email = 'a@example.com'",
+         INSERT INTO monitors (user_id, name, url) SELECT id, 'bad', 'gopher://x' FROM users WHERE email = 'a@example.com'; \
+         INSERT INTO maintenances (user_id, source, key, name, starts_at, duration_seconds, rrule, timezone) SELECT id, 'database', \
+            NULL, 'Patch ${NIGHT}', '2026-11-29 01:00+00', 5400, 'FREQ=WEEKLY', 'Europe/Berlin' FROM users WHERE email = 'a@example.com'; \
+         INSERT INTO maintenances (user_id, name, starts_at, duration_seconds) SELECT id, 'wrong', now(), 0 FROM users",
     )
     .await;
-    let home = Home::new(&on(&db.url, ""));
+    let slo = "[[slo]]\nid = \"prod\"\ntags = [\"prod\"]\nobjective = 99.95\nwindow = \"calendar_month\"\n";
+    let home = Home::new(&on(&db.url, slo));
     let output = run(&home, &["export"]).await;
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert!(output.status.success() && err(&output).contains("not exported") && err(&output).contains("2 secrets"));
     assert!(!text.contains("geheim") && text.contains("owner = \"a@example.com\""), "{text}");
-    assert!(text.contains("# such as maintenance, slo and retention, are not in it."), "{text}");
+    assert!(
+        text.contains("# Other tables of the configuration, such as retention and plans, are not in it."),
+        "{text}"
+    );
+    for lines in [
+        "[[maintenance]]\nid = \"patch-night\"\nname = \"Patch $${NIGHT}\"\nstarts_at = \"2026-11-29T02:00:00+01:00\"\n\
+         duration = \"1h30m\"\nrrule = \"FREQ=WEEKLY\"\ntimezone = \"Europe/Berlin\"\n",
+        "[[slo]]\nid = \"prod\"\ntags = [\"prod\"]\nobjective = 99.95\nwindow = \"calendar_month\"\n",
+    ] {
+        assert!(text.contains(lines), "{lines}: {text}");
+    }
+    let wrong = format!(
+        "not exported: maintenance {}",
+        db.get::<uuid::Uuid>("SELECT id FROM maintenances WHERE name = 'wrong'").await
+    );
+    assert!(err(&output).contains(&wrong), "{}", err(&output));
     let file = home.path().join("exported.toml");
     std::fs::write(&file, &text).unwrap();
     let mut check = home.command(&["check-config", file.to_str().unwrap()]);
@@ -344,7 +363,15 @@ async fn monitors_are_exported_as_a_file_that_watches_the_same() {
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((json["monitor"][0]["id"].as_str(), json["secrets"].as_array().unwrap().len()), (Some("shop-eu"), 2));
     assert_eq!(
-        run(&home, &["export", "--source", "file"]).await.stdout.iter().filter(|byte| **byte == b'[').count(),
-        0
+        (json["maintenance"][0]["duration"].as_str(), json["slo"][0]["objective"].as_f64()),
+        (Some("1h30m"), Some(99.95))
     );
+    // Of the file is the objective only, and of the database everything else.
+    let tables = async |source: &str| {
+        let text = run(&home, &["export", "--source", source]).await.stdout;
+        let text = String::from_utf8(text).unwrap();
+        text.lines().filter(|line| line.starts_with("[[")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(tables("file").await, ["[[slo]]"]);
+    assert_eq!(tables("database").await, ["[[monitor]]", "[[maintenance]]"]);
 }

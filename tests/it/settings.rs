@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 
+use lamplighter::probe::kinds::KINDS;
+use lamplighter::settings::diagnostic::SourceText;
 use lamplighter::settings::file::{self, Presence, Sources};
-use lamplighter::settings::model::{Environment, Settings};
+use lamplighter::settings::model::{self, Environment, Settings};
 
 use crate::support::daemon::PROGRAM;
 
@@ -212,4 +214,33 @@ fn check_config_counts_and_exits() {
     assert_eq!(run(&[file], None), (78, text));
     assert_eq!(run(&[file, "--plan"], None).0, 78);
     assert_eq!(run(&[], Some(file)).0, 78);
+}
+
+/// URLs are shown, stored and logged as they are written: whoever sees a monitor sees its url. So no kind takes one with a
+/// password, of the file or of a row.
+#[test]
+fn no_kind_takes_a_password_in_a_url() {
+    const PASSWORD: &str = "hunter2hunter2";
+    let variable = |_: &str| Some("a-value".to_owned());
+    let environment = Environment { variable: &variable, credentials: None };
+    let mut seen = 0;
+    // A command line is the file's alone, and has no user.
+    for kind in KINDS.iter().filter(|kind| kind.name != "exec") {
+        for scheme in kind.schemes {
+            let written = kind.example.lines().find(|line| line.starts_with("url = ")).unwrap();
+            let url = written.strip_prefix("url = ").unwrap().trim_matches('"');
+            let place = url.split_once("://").map_or("h.example", |(_, place)| place);
+            let place = place.rsplit_once('@').map_or(place, |(_, place)| place);
+            for form in [format!("{scheme}://u:{PASSWORD}@{place}"), format!("{scheme}:u:{PASSWORD}@{place}")] {
+                let table = kind.example.replace(written, &format!("url = \"{form}\"")).replace("\n[", "\n[monitor.");
+                let text = format!("[[monitor]]\n{table}");
+                let read = model::read(&[SourceText::new("c.toml", text)], Path::new("/"), environment, &[]);
+                let refusal = read.map(|_| ()).unwrap_err().to_string();
+                assert!(refusal.contains("monitor.url: "), "{form}: {refusal}");
+                assert!(!refusal.contains(PASSWORD), "{form}: {refusal}");
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 50, "{seen}");
 }

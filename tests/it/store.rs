@@ -1,6 +1,6 @@
 //! The store against a real Postgres.
 
-mod adoption;
+pub mod adoption;
 mod catalog;
 mod cluster;
 mod history;

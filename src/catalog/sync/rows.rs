@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::FileSource;
+use super::{FileSource, Limited};
 use crate::catalog::limits::{self, Owners, Plans};
 use crate::catalog::merge::{self, Ids, RowOutcome, Seals};
 use crate::catalog::{Entry, Mark, MonitorRow};
@@ -175,6 +175,16 @@ impl Rows {
     pub(super) fn invalid(&self) -> usize {
         let foreign = self.of_file.keys().filter(|id| !self.owned.contains(id)).count();
         self.others.values().filter(|(_, outcome)| outcome.result.is_err()).count() + foreign
+    }
+
+    /// How many run less than their rows say.
+    pub(super) fn limited(&self) -> Limited {
+        let mut limited = Limited::default();
+        for (restriction, _) in self.others.values().filter_map(|(_, outcome)| outcome.restricted.as_ref()) {
+            let count = if restriction.paused.is_some() { &mut limited.paused } else { &mut limited.held };
+            *count += 1;
+        }
+        limited
     }
 
     /// Compares with the revisions as they are now. `stored` are the file's monitors that have rows by the last merge: one

@@ -153,8 +153,8 @@ impl<S: CatalogStore> Follower<S> {
         if !std::mem::take(&mut self.due.mark) {
             return None;
         }
-        let invalid = self.rows.invalid();
-        self.links.report.edit(|report| report.invalid = invalid);
+        let (invalid, limited) = (self.rows.invalid(), self.rows.limited());
+        self.links.report.edit(|report| (report.invalid, report.limited) = (invalid, limited));
         let marks = self.rows.marks();
         if marks.is_empty() {
             return None;

@@ -1,27 +1,28 @@
-//! `lamplighter export`: every monitor as `[[monitor]]`, such that `check-config` accepts it and the same is watched.
+//! `lamplighter export`: every monitor as `[[monitor]]`, with `[[maintenance]]` and `[[slo]]`, such that `check-config` accepts
+//! it and the same is watched.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::{Map, Value};
-use uuid::Uuid;
 
+use super::beside::{self, Beside, Monitors};
+use super::ids::{Ids, Wanting};
 use super::secrets::{Replaced, Secrets};
 use super::{ConfigurationFormat, ExportArgs, SourceName, toml};
 use crate::catalog::{CatalogStore as _, MonitorRow};
 use crate::cli::{Environment, Exit, Stop, counted, exit, load, migrate, small_runtime};
-use crate::model::{MonitorId, MonitorKey, SYSTEM_USER, Source, UserId};
+use crate::maintenance::definition::MaintenanceRow;
+use crate::model::{MonitorId, SYSTEM_USER, Source, UserId};
 use crate::settings::defaults::Defaults;
 use crate::settings::{duration, monitor};
+use crate::slo::Objective;
 use crate::telemetry::escape;
-
-/// Characters of an id that is made of a name.
-const ID_MOST: usize = 48;
 
 pub(super) fn run(arguments: &ExportArgs, config: Option<&Path>, environment: &Environment) -> Result<Exit, Stop> {
     let settings = load(config, environment)?;
-    let (rows, emails) = small_runtime()?.block_on(async {
+    let (rows, maintenances, emails) = small_runtime()?.block_on(async {
         let store = migrate::readable(&settings, environment).await?;
         let away = |fault: crate::model::StoreFault| Stop::new(Exit::Unavailable, fault.to_string());
         let mut rows = store.load(None).await.map_err(away)?;
@@ -31,16 +32,23 @@ pub(super) fn run(arguments: &ExportArgs, config: Option<&Path>, environment: &E
             SourceName::Api => Source::Api,
         });
         rows.retain(|row| wanted.is_none_or(|wanted| row.source == wanted));
+        let mut maintenances = store.all_maintenances().await.map_err(away)?;
+        maintenances.retain(|row| wanted.is_none_or(|wanted| row.source == wanted));
         let owners: HashSet<UserId> = rows.iter().map(|row| row.user_id).collect();
         let emails = store.emails(&owners.into_iter().collect::<Vec<_>>()).await.map_err(away)?;
         store.close().await;
-        Ok::<_, Stop>((rows, emails))
+        Ok::<_, Stop>((rows, maintenances, emails))
     })?;
-    let exported = Exported::of(rows, &emails, &settings.defaults);
+    let slos: &[Objective] = match arguments.source {
+        None | Some(SourceName::File) => &settings.slos,
+        Some(_) => &[],
+    };
+    let exported = Exported::of(All { rows, maintenances, slos }, &emails, &settings.defaults);
     for line in &exported.left_out {
         exit::complain_plainly(&format!("not exported: {line}"));
     }
-    for note in exported.monitors.iter().flat_map(|one| &one.notes) {
+    let beside = exported.maintenances.iter().chain(&exported.slos).flat_map(|one| &one.notes);
+    for note in exported.monitors.iter().flat_map(|one| &one.notes).chain(beside) {
         exit::complain_plainly(note);
     }
     let variables: Vec<&Replaced> = exported.monitors.iter().flat_map(|one| &one.secrets).collect();
@@ -55,10 +63,19 @@ pub(super) fn run(arguments: &ExportArgs, config: Option<&Path>, environment: &E
     Ok(Exit::Ok)
 }
 
-/// Every monitor, in the words of a file.
+/// What there is.
+struct All<'a> {
+    rows: Vec<MonitorRow>,
+    maintenances: Vec<MaintenanceRow>,
+    slos: &'a [Objective],
+}
+
+/// The same in the words of a file.
 struct Exported {
     monitors: Vec<One>,
-    /// Rows that are no monitors, and why.
+    maintenances: Vec<Beside>,
+    slos: Vec<Beside>,
+    /// What a file cannot have, and why.
     left_out: Vec<String>,
 }
 
@@ -72,7 +89,8 @@ struct One {
 }
 
 impl Exported {
-    fn of(mut rows: Vec<MonitorRow>, emails: &HashMap<UserId, String>, defaults: &Defaults) -> Self {
+    fn of(all: All<'_>, emails: &HashMap<UserId, String>, defaults: &Defaults) -> Self {
+        let All { mut rows, maintenances, slos } = all;
         // The file's ids are its own; others give way to them.
         rows.sort_by_key(|row| (source_order(row.source), row.key.clone(), row.name.clone(), row.id));
         let mut left_out = Vec::new();
@@ -83,15 +101,21 @@ impl Exported {
                 Err(why) => left_out.push(format!("{} {:?}: {}", row.id, escape(&row.name), escape(&why))),
             }
         }
-        let ids = Ids::of(good.iter().map(|(row, _)| row));
-        let monitors = good.into_iter().map(|(row, spec)| one(&row, spec, &ids, emails)).collect();
-        Self { monitors, left_out }
+        let (rows, specs): (Vec<MonitorRow>, Vec<_>) = good.into_iter().unzip();
+        let wanting = rows.iter().map(|row| Wanting { row: row.id.0, key: row.key.as_deref(), name: &row.name });
+        let ids = Ids::of(wanting, "monitor");
+        let monitors = Monitors { rows: &rows, ids: &ids };
+        let (maintenances, not_planned) = beside::maintenances(maintenances, &monitors);
+        let (slos, not_aimed_at) = beside::objectives(slos, &monitors);
+        left_out.extend(not_planned.into_iter().chain(not_aimed_at));
+        let monitors = rows.iter().zip(specs).map(|(row, spec)| one(row, spec, &ids, emails)).collect();
+        Self { monitors, maintenances, slos, left_out }
     }
 
     fn toml(&self) -> String {
         let mut text = String::from(
-            "# Monitors, exported by `lamplighter export`. Other tables of the configuration,\n\
-             # such as maintenance, slo and retention, are not in it.\n",
+            "# Monitors, maintenance windows and objectives, exported by `lamplighter export`.\n\
+             # Other tables of the configuration, such as retention and plans, are not in it.\n",
         );
         if self.monitors.iter().any(|one| one.source == Source::File) {
             text.push_str("# Relative paths start from the folder of the file that they stand in.\n");
@@ -104,7 +128,16 @@ impl Exported {
             for Replaced { variable, place, .. } in &one.secrets {
                 let _ = writeln!(text, "# ${{{variable}}}: set it to {}, as it stands in the row", escape(place));
             }
-            toml::monitor(&one.keys, &mut text);
+            toml::table("monitor", &one.keys, &mut text);
+        }
+        for (list, tables) in [("maintenance", &self.maintenances), ("slo", &self.slos)] {
+            for one in tables {
+                let _ = writeln!(text, "\n# {}", one.origin);
+                for note in &one.notes {
+                    let _ = writeln!(text, "# {note}");
+                }
+                toml::table(list, &one.keys, &mut text);
+            }
         }
         text
     }
@@ -116,7 +149,13 @@ impl Exported {
             .iter()
             .flat_map(|one| &one.secrets)
             .map(|Replaced { variable, place, .. }| serde_json::json!({ "variable": variable, "place": place }));
-        let all = serde_json::json!({ "monitor": monitors, "secrets": variables.collect::<Vec<_>>() });
+        let keys = |tables: &[Beside]| tables.iter().map(|one| Value::Object(one.keys.clone())).collect::<Vec<_>>();
+        let all = serde_json::json!({
+            "monitor": monitors,
+            "maintenance": keys(&self.maintenances),
+            "slo": keys(&self.slos),
+            "secrets": variables.collect::<Vec<_>>(),
+        });
         format!("{all:#}\n")
     }
 }
@@ -138,64 +177,8 @@ fn spec_of(row: &MonitorRow, defaults: &Defaults) -> Result<Map<String, Value>, 
     Ok(monitor::row_spec(row, definition.kind, defaults))
 }
 
-/// Which row gets which id.
-struct Ids {
-    by_row: HashMap<MonitorId, String>,
-    /// What rows call each other by.
-    by_key: HashMap<String, String>,
-}
-
-impl Ids {
-    fn of<'a>(rows: impl Iterator<Item = &'a MonitorRow> + Clone) -> Self {
-        let (mut ids, mut taken) = (Self { by_row: HashMap::new(), by_key: HashMap::new() }, HashSet::new());
-        let valid = |row: &MonitorRow| row.key.clone().filter(|key| key.parse::<MonitorKey>().is_ok());
-        // Keys first, so that no name takes one away.
-        for row in rows.clone() {
-            if let Some(key) = valid(row).filter(|key| taken.insert(key.clone())) {
-                ids.by_key.insert(key.clone(), key.clone());
-                ids.by_row.insert(row.id, key);
-            }
-        }
-        for row in rows {
-            ids.by_row.entry(row.id).or_insert_with(|| {
-                let slug = slug(row.key.as_deref().unwrap_or(&row.name));
-                let short = row.id.0.simple().to_string();
-                let candidates = [slug.clone(), format!("{slug}-{}", short.get(..8).unwrap_or_default())];
-                candidates.into_iter().find(|id| taken.insert(id.clone())).unwrap_or_else(|| {
-                    taken.insert(short.clone());
-                    short
-                })
-            });
-        }
-        ids
-    }
-
-    /// The id of what a row names by key or uuid.
-    fn named(&self, name: &str) -> Option<&String> {
-        let by_row = || Uuid::try_parse(name).ok().and_then(|id| self.by_row.get(&MonitorId(id)));
-        self.by_key.get(name).or_else(by_row)
-    }
-}
-
-/// `Web shop (EU)` as `web-shop-eu`.
-fn slug(name: &str) -> String {
-    let mut slug = String::new();
-    for char in name.chars().flat_map(char::to_lowercase) {
-        if char.is_ascii_lowercase() || char.is_ascii_digit() {
-            slug.push(char);
-        } else if !slug.is_empty() && !slug.ends_with('-') {
-            slug.push('-');
-        }
-        if slug.len() >= ID_MOST {
-            break;
-        }
-    }
-    let slug = slug.trim_end_matches('-');
-    if slug.is_empty() { "monitor".to_owned() } else { slug.to_owned() }
-}
-
 fn one(row: &MonitorRow, mut spec: Map<String, Value>, ids: &Ids, emails: &HashMap<UserId, String>) -> One {
-    let id = ids.by_row.get(&row.id).cloned().unwrap_or_default();
+    let id = ids.of_row(row.id.0).cloned().unwrap_or_default();
     let mut secrets = Secrets::of(&id);
     let mut notes = Vec::new();
     for list in ["depends_on", "members"] {

@@ -1,4 +1,4 @@
-//! `lamplighter export`: monitors as configuration; checks and incidents as CSV or NDJSON.
+//! `lamplighter export`: monitors, maintenance and objectives as configuration; checks and incidents as CSV or NDJSON.
 
 use std::path::Path;
 
@@ -6,7 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{Environment, Exit, Stop};
 
+mod beside;
 mod configuration;
+mod ids;
 mod moment;
 mod rows;
 mod secrets;
@@ -18,10 +20,10 @@ mod toml;
 pub(super) struct ExportArgs {
     #[command(subcommand)]
     what: Option<What>,
-    /// Of monitors: how they are written
+    /// Of the configuration: how it is written
     #[arg(long, value_enum, default_value_t = ConfigurationFormat::Toml)]
     format: ConfigurationFormat,
-    /// Of monitors: only those of this source [default: all that are not archived]
+    /// Of the configuration: only what is of this source [default: all that is not archived]
     #[arg(long, value_enum)]
     source: Option<SourceName>,
 }
@@ -36,7 +38,7 @@ enum What {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ConfigurationFormat {
-    /// `[[monitor]]` tables that `check-config` accepts
+    /// `[[monitor]]`, `[[maintenance]]` and `[[slo]]` tables that `check-config` accepts
     Toml,
     /// The same keys as one JSON object
     Json,

@@ -1,16 +1,16 @@
-//! JSON values as TOML: what a spec holds, written the way a person would write `[[monitor]]`.
+//! JSON values as TOML: what a spec holds, written the way a person would write `[[monitor]]` and its like.
 
 use std::fmt::Write as _;
 
 use serde_json::{Map, Value};
 
-/// One `[[monitor]]` with these keys. `expect` becomes a table of its own, because it is what people edit.
-pub(super) fn monitor(keys: &Map<String, Value>, out: &mut String) {
-    out.push_str("[[monitor]]\n");
+/// One `[[list]]` with these keys. `expect` becomes a table of its own, because it is what people edit.
+pub(super) fn table(list: &str, keys: &Map<String, Value>, out: &mut String) {
+    let _ = writeln!(out, "[[{list}]]");
     let is_table = |name: &str, value: &Value| name == "expect" && value.is_object();
     entries(keys.iter().filter(|(name, value)| !is_table(name, value)), out);
     for (name, value) in keys.iter().filter(|(name, value)| is_table(name, value)) {
-        let _ = writeln!(out, "[monitor.{name}]");
+        let _ = writeln!(out, "[{list}.{name}]");
         entries(value.as_object().into_iter().flatten(), out);
     }
 }
@@ -150,7 +150,7 @@ mod tests {
             keys.insert("one".to_owned(), one);
             keys.insert("expect".to_owned(), expect);
             let mut text = String::new();
-            monitor(&keys, &mut text);
+            table("monitor", &keys, &mut text);
             prop_assert_eq!(sorted(&parsed(&text)["monitor"][0]), sorted(&Value::Object(keys)));
         }
     }

@@ -268,6 +268,9 @@ pub(super) fn configuration(out: &mut Exposition, view: &View, live: Option<&Liv
     out.single("lamplighter_config_restart_needed", Gauge, help, report.needs_restart.len());
     let help = "Rows of monitors that are no valid monitors (invalid_reason says why).";
     out.single("lamplighter_monitors_invalid", Gauge, help, report.invalid);
+    let limits = [("max_monitors", report.limited.paused as f64), ("min_interval", report.limited.held as f64)];
+    let help = "Rows of monitors that plans of their users limit, by the limit.";
+    each(out, ("lamplighter_monitors_limited", Gauge, help), "limit", limits);
 }
 
 /// Under the names that every client library gives them.

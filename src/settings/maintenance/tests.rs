@@ -76,9 +76,10 @@ fn every_mistake_is_told_at_its_place() {
         (&format!("{good}tags = []"), "c.toml:11:8: maintenance[0].tags: is empty"),
         (
             &format!("{good}monitors = [\"shop\", \"gatewy\"]"),
-            "c.toml:11:21: maintenance.monitors: no monitor has the id \"gatewy\", did you mean \"gateway\"?",
+            "c.toml:11:21: maintenance[0].monitors[1]: no monitor has the id \"gatewy\", did you mean \"gateway\"?",
         ),
-        (&format!("{good}monitors = [\"A b\"]"), "c.toml:11:13: maintenance[0].monitors: \"A b\" is no id"),
+        (&format!("{good}monitors = [\"A b\"]"), "c.toml:11:13: maintenance[0].monitors[0]: \"A b\" is no id"),
+        (&format!("{good}monitors = [\"shop\", 7]"), "c.toml:11:21: maintenance[0].monitors[1]: found an integer"),
         (
             &format!("{good}monitor = [\"shop\"]"),
             "c.toml:11:1: maintenance[0].monitor: unknown key, did you mean \"monitors\"?",
@@ -90,6 +91,42 @@ fn every_mistake_is_told_at_its_place() {
         let found = found(table);
         assert!(found.len() == 1 && found[0].starts_with(said), "{table}: {found:?}");
     }
+    // Whatever is wrong with one part hides nothing of another.
+    let (at, rule) = ("starts_at = 2026-11-29T02:00:00\n", "rrule = \"FREQ=SECONDLY\"\n");
+    let never = "rrule = \"FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30\"\n";
+    for (table, said) in [
+        (
+            format!("{at}duration = \"0s\"\n{rule}"),
+            ["10:12: maintenance[0].duration", "11:9: maintenance[0].rrule: FREQ"],
+        ),
+        (
+            format!("{at}duration = \"0s\"\n{never}"),
+            ["10:12: maintenance[0].duration", "11:9: maintenance[0].rrule: never"],
+        ),
+        (format!("{at}{rule}"), ["7:1: maintenance[0].duration: is missing", "10:9: maintenance[0].rrule: FREQ"]),
+        (
+            format!("duration = \"2h\"\n{rule}"),
+            ["7:1: maintenance[0].starts_at: is missing", "10:9: maintenance[0].rrule: FREQ"],
+        ),
+        (
+            format!("starts_at = 1999-01-01T00:00:00\nduration = \"2h\"\n{rule}"),
+            ["9:13: maintenance[0].starts_at: must be in the years", "11:9: maintenance[0].rrule: FREQ"],
+        ),
+        (
+            format!("{good}timezone = \"Berlin\"\n{rule}"),
+            ["11:12: maintenance[0].timezone: unknown time zone", "12:9: maintenance[0].rrule: FREQ"],
+        ),
+    ] {
+        let found = found(&table);
+        assert_eq!(found.len(), 2, "{table}: {found:?}");
+        for said in said {
+            assert!(found.iter().any(|found| found.starts_with(&format!("c.toml:{said}"))), "{table}: {found:?}");
+        }
+    }
+    let all = found(
+        "name = \"\"\ntags = [\"\"]\nmonitors = [\"nobody\", \"A b\"]\nduration = \"0s\"\nrrule = \"x\"\nthing = 1",
+    );
+    assert!(all.len() >= 7, "{all:?}");
     let several = found("starts_at = 7\nduration = 8\nrrule = 9\nname = \"\"");
     assert_eq!(several.len(), 4, "{several:?}");
     assert_eq!(heads("[maintenance]\nid = \"w\"\n").len(), 1);

@@ -9,6 +9,7 @@ mod begin;
 mod catch_up;
 mod convert;
 mod copy;
+mod dropping;
 mod load;
 mod plan;
 mod report;
@@ -21,6 +22,7 @@ use std::time::Duration;
 
 use sqlx::Connection as _;
 
+pub use dropping::{Dropped, DroppedTable};
 pub use report::{ColumnReport, Copied, OtherTable, TableReport, UpgradeReport};
 
 use super::classify::{Found, classify};
@@ -39,6 +41,7 @@ pub const BEGUN_STATEMENTS: &[&[&str]] = &[
     catch_up::BEGUN_STATEMENTS,
     switch::BEGUN_STATEMENTS,
     report::BEGUN_STATEMENTS,
+    dropping::BEGUN_STATEMENTS,
 ];
 #[doc(hidden)]
 pub const COPY_STATEMENTS: &[&str] = copy::COPY_STATEMENTS;
@@ -170,11 +173,20 @@ impl Store {
     ) -> Result<UpgradeReport, UpgradeError> {
         if let Some(state) = session.state().await? {
             same_options(&state, options)?;
-            if let Some(report) = stored(&state)? {
+            if let Some(mut report) = stored(&state)? {
+                if options.drop_legacy {
+                    report.dropped = Some(session.drop_legacy(&report, state.legacy_made, true).await?);
+                }
                 return Ok(report);
+            }
+            if options.drop_legacy {
+                return Err(not_finished());
             }
             let planned = session.planned(&state).await?;
             return session.report(&planned, &state).await;
+        }
+        if options.drop_legacy {
+            return Err(nothing_to_drop());
         }
         must_be_legacy(&classify(session.conn, &self.schema).await.map_err(UpgradeError::Start)?)?;
         let shape = session.check(options).await?;
@@ -218,10 +230,7 @@ impl Store {
         };
         same_options(&state, options)?;
         if options.drop_legacy && !state.finished {
-            // Not in one go: somebody looks at the report first.
-            return Err(UpgradeError::Nothing(
-                "the upgrade is not finished: run it without --drop-legacy, and look at its report first".to_owned(),
-            ));
+            return Err(not_finished());
         }
         if !state.switched {
             session.renew().await?;
@@ -233,9 +242,7 @@ impl Store {
     /// None: it is no old database, but one whose reports can be copied.
     async fn begin(&self, session: &mut Session<'_>, options: &UpgradeOptions) -> Result<Option<State>, UpgradeError> {
         if options.drop_legacy {
-            return Err(UpgradeError::Nothing(
-                "no upgrade was finished here, or its old tables are dropped already".to_owned(),
-            ));
+            return Err(nothing_to_drop());
         }
         let found = classify(session.conn, &self.schema).await.map_err(UpgradeError::Start)?;
         if options.copy_reports && found == (Found::Ours { pending: 0 }) {
@@ -286,8 +293,7 @@ impl Store {
         }
         session.finish(&report).await?;
         if options.drop_legacy {
-            let tables: Vec<String> = report.tables.iter().map(|table| table.table.clone()).collect();
-            session.drop_legacy(&tables, state.legacy_made).await?;
+            report.dropped = Some(session.drop_legacy(&report, state.legacy_made, false).await?);
         }
         Ok(report)
     }
@@ -330,6 +336,17 @@ fn must_be_legacy(found: &Found) -> Result<(), UpgradeError> {
         }
         other => Err(UpgradeError::Start(other.as_error().unwrap_or(StartError::Legacy))),
     }
+}
+
+/// Not in one go: somebody looks at the report first.
+fn not_finished() -> UpgradeError {
+    UpgradeError::Nothing(
+        "the upgrade is not finished: run it without --drop-legacy, and look at its report first".to_owned(),
+    )
+}
+
+fn nothing_to_drop() -> UpgradeError {
+    UpgradeError::Nothing("no upgrade was finished here, or its old tables are dropped already".to_owned())
 }
 
 fn same_options(state: &State, options: &UpgradeOptions) -> Result<(), UpgradeError> {

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 use sqlx::AssertSqlSafe;
 
 use super::UpgradeError;
+use super::dropping::Dropped;
 use super::plan::TablePlan;
 use super::session::{LEGACY, Planned, Session, State};
 use super::switch::Follower;
 
 pub(in crate::store) const BEGUN_STATEMENTS: &[&str] = &[FINISH, THERE];
 
-const THERE: &str = "SELECT to_regclass($1) IS NOT NULL";
+pub(super) const THERE: &str = "SELECT to_regclass($1) IS NOT NULL";
 const FINISH: &str = "UPDATE lamplighter_upgrade.state SET finished_at = coalesce(finished_at, now()), report = $1";
 
 /// What an upgrade does, or did.
@@ -33,6 +34,9 @@ pub struct UpgradeReport {
     /// With `--copy-reports`: what became of the reports.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied: Option<Copied>,
+    /// With `--drop-legacy`: what went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dropped: Option<Dropped>,
 }
 
 /// One old table. `rows` is the sum of `moved`, `kept` and `missing`.

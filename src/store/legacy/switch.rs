@@ -1,12 +1,11 @@
 //! The switch: one short transaction after which the new tables stand where the old ones stood. Writers wait while the last
 //! changes are applied; readers wait only for the last step, well under a second, or it is undone and tried again.
 
-use sqlx::postgres::PgDatabaseError;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use tokio::time::sleep;
 
 use super::catch_up::{Round, round};
-use super::session::{LEGACY, Planned, Session};
+use super::session::{Planned, Session};
 use super::shape::Part;
 use super::{LOCK_MS, PAUSE, Step, TRIES, UpgradeError, Watch, is_busy};
 
@@ -25,7 +24,7 @@ const BLOCKERS: &str = "SELECT DISTINCT format('pid %s (%s, %s, since %s)', a.pi
         coalesce(nullif(a.application_name, ''), 'no name'), date_trunc('second', now() - a.xact_start)) \
     FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN lamplighter_upgrade.tables t ON true \
     JOIN lamplighter_upgrade.state s ON true \
-    WHERE l.relation = to_regclass(format('%I.%I', s.schema_name, t.name)) AND l.granted AND a.pid <> pg_backend_pid() LIMIT 10";
+    WHERE l.relation = to_regclass(format('%I.%I', CASE WHEN s.switched_at IS NULL THEN s.schema_name ELSE 'legacy' END, t.name)) AND l.granted AND a.pid <> pg_backend_pid() LIMIT 10";
 const FOLLOWERS: &str = "SELECT id, name, child, shown FROM lamplighter_upgrade.followers ORDER BY child, name";
 const FOLLOW: &str = "SELECT lamplighter_upgrade.follow($1)";
 
@@ -200,39 +199,4 @@ async fn attempt_in(conn: &mut PgConnection, planned: &Planned) -> Result<Attemp
         Err(error) if is_busy(&error) => Ok(Attempt::Busy),
         Err(error) => Err(error.into()),
     }
-}
-
-impl Session<'_> {
-    /// Removes the old tables; what others hang on them is told instead.
-    pub(super) async fn drop_legacy(&mut self, tables: &[String], made: bool) -> Result<(), UpgradeError> {
-        let followers = self.followers().await?;
-        if !followers.is_empty() {
-            let names: Vec<String> = followers.iter().map(|f| format!("{} of {}", f.name, f.child)).collect();
-            return Err(UpgradeError::Problems(vec![format!(
-                "foreign keys still point at the old tables: {}; drop them first",
-                names.join(", ")
-            )]));
-        }
-        let names: Vec<String> = tables.iter().map(|name| Self::name(LEGACY, name)).collect();
-        let mut sql = format!("DROP TABLE IF EXISTS {}; ", names.join(", "));
-        if made {
-            // What went there because its name was in the way is not ours to drop.
-            sql += "DO $$ BEGIN DROP SCHEMA legacy; EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$; ";
-        }
-        sql += "DROP SCHEMA lamplighter_upgrade CASCADE";
-        match self.insist(&sql).await {
-            Err(UpgradeError::Sql(error)) => Err(dependents(&error).unwrap_or(UpgradeError::Sql(error))),
-            other => other,
-        }
-    }
-}
-
-/// What others hang on the old tables, as the server tells it.
-fn dependents(error: &sqlx::Error) -> Option<UpgradeError> {
-    let error = error.as_database_error()?.try_downcast_ref::<PgDatabaseError>()?;
-    let detail = error.detail().filter(|_| error.code() == "2BP01")?;
-    Some(UpgradeError::Problems(vec![format!(
-        "the old tables cannot go, nothing was dropped: {}",
-        detail.replace('\n', "; ")
-    )]))
 }

@@ -4,7 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::{part, viewer};
-use crate::access::read::MaintenanceView;
+use crate::access::read::{MaintenanceName, MaintenanceView};
 use crate::maintenance::definition::{self, MaintenanceRow};
 use crate::model::MaintenanceId;
 use crate::web::query::{cursor_of_monitor, monitor_of_cursor};
@@ -61,8 +61,8 @@ pub(in crate::web) async fn list(call: Call) -> Answer {
 
 pub(in crate::web) async fn one(call: Call) -> Answer {
     let missing = || Problem::not_found("there is no such maintenance");
-    let id = call.captures.first().and_then(|text| text.parse().ok()).map(MaintenanceId).ok_or_else(missing)?;
-    let view = call.site.reads.maintenance(viewer(&call), id).await?.ok_or_else(missing)?;
+    let name = MaintenanceName::of(call.captures.first().map_or("", String::as_str));
+    let view = call.site.reads.maintenance(viewer(&call), name).await?.ok_or_else(missing)?;
     let shown = shown(vec![view]).await?;
     tagged(shown.first().ok_or_else(missing)?, &call.parts.headers)
 }

@@ -9,8 +9,9 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::{monitor, part, viewer};
+use crate::access::Viewer;
 use crate::access::read::{Histories, IncidentNote, UptimeView};
-use crate::model::MonitorId;
+use crate::model::{MaintenanceId, MonitorId};
 use crate::uptime::{Figures, History, Month, Timeline, What, Window, percent_text};
 use crate::web::query::{cursor_of_monitor, monitor_of_cursor};
 use crate::web::reply::{Problem, tagged};
@@ -127,7 +128,7 @@ struct SpanView {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     incidents: Vec<IncidentOf>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    maintenances: Vec<Uuid>,
+    maintenances: Vec<MaintenanceOf>,
 }
 
 #[derive(Serialize)]
@@ -135,6 +136,13 @@ struct IncidentOf {
     id: i64,
     source: Option<String>,
     cause: Option<String>,
+}
+
+#[derive(Serialize)]
+struct MaintenanceOf {
+    /// Key or name; null when the definition is gone, or not the caller's to see.
+    maintenance: Option<String>,
+    maintenance_id: Uuid,
 }
 
 fn seconds(micros: i64) -> f64 {
@@ -161,13 +169,17 @@ impl TimeWeighted {
         }
     }
 
-    fn explained(mut self, timeline: &Timeline, histories: &Histories) -> Self {
+    fn explained(mut self, timeline: &Timeline, histories: &Histories, viewer: Viewer) -> Self {
         let spans = timeline.spans();
         let omitted = spans.len().saturating_sub(SPANS_MOST);
         let note = |id: &i64| {
             let note: Option<&IncidentNote> = histories.notes.get(id);
             let cause = note.and_then(|note| note.cause.clone());
             IncidentOf { id: *id, source: note.map(|note| note.source.clone()), cause }
+        };
+        let planned = |id: &Uuid| {
+            let note = histories.maintenances.get(&MaintenanceId(*id)).filter(|note| viewer.sees(note.owner));
+            MaintenanceOf { maintenance: note.map(|note| note.label.clone()), maintenance_id: *id }
         };
         let view = |span: &crate::uptime::Span| {
             let (state, reason) = match &span.what {
@@ -183,7 +195,10 @@ impl TimeWeighted {
                 state,
                 reason,
                 incidents: if let What::Down(ids) = &span.what { ids.iter().map(note).collect() } else { Vec::new() },
-                maintenances: if let What::Maintenance(ids) = &span.what { ids.to_vec() } else { Vec::new() },
+                maintenances: match &span.what {
+                    What::Maintenance(ids) => ids.iter().map(planned).collect(),
+                    _ => Vec::new(),
+                },
             }
         };
         self.spans = Some(spans.iter().skip(omitted).map(view).collect());
@@ -231,7 +246,7 @@ pub(in crate::web) async fn of_one(call: Call) -> Answer {
     let timeline = timeline(&histories, monitor.id, window);
     let mut time_weighted = TimeWeighted::of(window, &timeline);
     if explain {
-        time_weighted = time_weighted.explained(&timeline, &histories);
+        time_weighted = time_weighted.explained(&timeline, &histories, viewer(&call));
     }
     tagged(&Uptime::new(view, asked, time_weighted), &call.parts.headers)
 }

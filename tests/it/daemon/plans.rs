@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{MOST, monitor, on, wait_incident, wait_sql};
-use crate::support::daemon::Home;
+use crate::support::daemon::{Home, ask};
 use crate::support::postgres::TestDb;
 use crate::support::target::{Target, until};
 
@@ -22,6 +22,12 @@ async fn rows(db: &TestDb, target: &Target, names: &[&str]) {
         ))
         .await;
     }
+}
+
+/// What `/readyz` notes of limits.
+fn note(body: &serde_json::Value) -> Option<&str> {
+    let notes = body["notes"].as_array()?;
+    notes.iter().find(|note| note["code"] == "limited_by_plans")?["detail"].as_str()
 }
 
 /// Waits until exactly these are shown as paused by their plan, oldest first.
@@ -55,6 +61,13 @@ async fn the_newest_beyond_the_limit_are_paused_until_there_is_room_or_another_p
     daemon.wait_status("ann-1", "paused").await;
     let hits = target.hits("/ann-1");
     assert_eq!(db.get::<i64>("SELECT count(*) FROM monitors WHERE invalid_reason IS NOT NULL").await, 1);
+    let noted = "1 monitor paused beyond max_monitors of their users' plans";
+    daemon.wait_ready("it is noted", |status, body| status == 200 && note(body) == Some(noted)).await;
+    let metrics = ask(tokio::net::UnixStream::connect(home.socket()).await.unwrap(), "GET", "/metrics").await.body;
+    for (limit, count) in [("max_monitors", 1), ("min_interval", 0)] {
+        let line = format!("lamplighter_monitors_limited{{limit=\"{limit}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{line}: {metrics}");
+    }
 
     // An older one that somebody archives makes room at once.
     db.sql("UPDATE monitors SET archived_at = now() WHERE name = 'ann-3'").await;

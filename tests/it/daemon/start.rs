@@ -115,3 +115,23 @@ async fn the_admin_socket_is_private_and_ends_with_the_daemon() {
     assert_eq!(daemon.stop().await.code(), Some(0));
     assert!(!home.socket().exists());
 }
+
+/// An adoption may take many minutes: the log and `/readyz` say how far it is.
+#[tokio::test]
+async fn an_adoption_that_takes_long_is_told() {
+    let db = TestDb::empty().await;
+    let held = crate::store::adoption::held_after_moving(&db).await;
+    let home = Home::new(&on(&db.url, ""));
+    let daemon = home.start();
+    let told = "adopting the database: all 200000 checks are moved into partitions, and rolled up now";
+    daemon
+        .wait_ready("it says how far it is", |status, body| {
+            let reasons = body["reasons"].as_array().unwrap();
+            status == 503 && reasons.iter().any(|reason| reason["detail"] == told)
+        })
+        .await;
+    assert!(daemon.log().contains(told), "{}", daemon.log());
+    drop(held);
+    daemon.wait_ready("it is ready", |status, _| status == 200).await;
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 200_000);
+}

@@ -64,8 +64,22 @@ async fn the_daemon_watches_what_was_upgraded() {
     assert_eq!(daemon.stop().await.code(), Some(0));
     assert!(target.hits("/x") > 0);
 
-    let dropped = home.output(&["migrate", "legacy", "--drop-legacy"]);
-    assert_eq!(dropped.status.code(), Some(0), "{}", String::from_utf8_lossy(&dropped.stderr));
+    // A dry run of the drop says what would go, and all of it is still there.
+    let told = |arguments: &[&str]| {
+        let output = home.output(&[&["migrate", "legacy", "--drop-legacy"], arguments].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let would = told(&["--dry-run"]);
+    for words in ["nothing was dropped", "  legacy.status_reports: 25000 rows, all", "the schema legacy would go"] {
+        assert!(would.contains(words), "{words:?} is not in {would}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&told(&["--dry-run", "--json"])).unwrap();
+    assert!(json["dropped"]["dry_run"] == true && json["dropped"]["tables"][1]["rows"] == 50, "{json}");
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM legacy.status_reports").await, 25_000);
+    assert!(db.get::<bool>("SELECT to_regclass('lamplighter_upgrade.state') IS NOT NULL").await);
+    let went = told(&[]);
+    assert!(went.contains("Dropped\n  legacy.") && went.contains("the schema legacy went as well"), "{went}");
     assert!(db.get::<bool>("SELECT to_regnamespace('legacy') IS NULL").await);
     let again = home.output(&["migrate", "legacy"]);
     assert_eq!(again.status.code(), Some(78));
@@ -81,6 +95,9 @@ async fn bad_arguments_and_other_databases() {
     assert!(String::from_utf8_lossy(&zone.stderr).contains("Europe/Berlin"));
     let early = home.output(&["migrate", "legacy", "--drop-legacy"]);
     assert_eq!(early.status.code(), Some(78));
+    let early = home.output(&["migrate", "legacy", "--drop-legacy", "--dry-run"]);
+    assert_eq!(early.status.code(), Some(78));
+    assert!(String::from_utf8_lossy(&early.stderr).contains("no upgrade was finished here"));
     // The flag of `migrate` is the same one.
     let dry = home.output(&["migrate", "--dry-run", "legacy"]);
     assert_eq!(dry.status.code(), Some(0), "{}", String::from_utf8_lossy(&dry.stderr));

@@ -342,8 +342,18 @@ async fn tables_of_others_stay_and_their_keys_follow() {
     let drop_legacy = UpgradeOptions { drop_legacy: true, ..UpgradeOptions::default() };
     let error = upgrade(&db, &drop_legacy).await.unwrap_err();
     assert!(error.to_string().contains("overview depends on table"), "{error}");
+    // A dry run finds that as well.
+    let dry_run = async || store_at(&db.url, "us-east-1", "public").upgrade_dry_run(&drop_legacy, &mut |_| ()).await;
+    let error = dry_run().await.unwrap_err();
+    assert!(error.to_string().contains("overview depends on table"), "{error}");
     db.sql("DROP VIEW public.overview").await;
-    upgrade(&db, &drop_legacy).await.unwrap();
+    let would = dry_run().await.unwrap().dropped.unwrap();
+    let went = upgrade(&db, &drop_legacy).await.unwrap().dropped.unwrap();
+    assert_eq!((would.dry_run, went.dry_run, went.schema), (true, false, false), "what was in the way stays there");
+    assert_eq!(would, lamplighter::store::legacy::Dropped { dry_run: true, ..went.clone() });
+    let rows = went.tables.iter().map(|table| (table.rows, table.only_there));
+    let told = report.tables.iter().map(|table| (table.rows, table.kept.values().sum()));
+    assert_eq!(rows.collect::<Vec<_>>(), told.collect::<Vec<(i64, i64)>>());
     assert_eq!(
         db.get::<i64>("SELECT count(*) FROM pg_class WHERE relnamespace = to_regnamespace('legacy') AND relkind = 'r'")
             .await,

@@ -1,8 +1,9 @@
 //! Whose database is it, and taking over one that another tool made.
 
-use lamplighter::store::{Found, StartError};
+use lamplighter::store::{Adopting, Found, StartError};
 
 use crate::support::postgres::{TestDb, store_at};
+use crate::support::target::until;
 
 const LEGACY: &str = include_str!("../data/legacy.sql");
 const UUID: &str = include_str!("../data/uuid.sql");
@@ -89,6 +90,46 @@ async fn the_uuid_schema_is_adopted_with_every_row() {
     twin.sql(&plan).await;
     let twin_count: i64 = twin.get("SELECT count(*) FROM monitor_checks").await;
     assert_eq!(twin_count, 200_000);
+}
+
+/// Holds an adoption of [`UUID`] when all of its checks are moved, until the connection that is returned is dropped.
+pub async fn held_after_moving(db: &TestDb) -> sqlx::pool::PoolConnection<sqlx::Postgres> {
+    db.sql(UUID).await;
+    db.sql(
+        "UPDATE monitors SET is_active = false;
+         CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS
+            $$ BEGIN PERFORM pg_advisory_xact_lock(42); RETURN NULL; END $$;
+         CREATE TRIGGER hold BEFORE DELETE ON monitor_checks FOR EACH STATEMENT EXECUTE FUNCTION hold()",
+    )
+    .await;
+    let mut conn = db.pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(42)").execute(&mut *conn).await.unwrap();
+    conn.close_on_drop();
+    conn
+}
+
+#[tokio::test]
+async fn others_see_how_far_an_adoption_is() {
+    let db = TestDb::empty().await;
+    let held = held_after_moving(&db).await;
+    let store = store_at(&db.url, "us-east-1", "public");
+    assert_eq!(store.adopting().await.unwrap(), None);
+    let adopting = tokio::spawn({
+        let store = store.clone();
+        async move { store.prepare(true).await }
+    });
+    let told = until("all are moved", std::time::Duration::from_secs(60), async || {
+        store.adopting().await.unwrap().filter(|told| told.moved == told.about)
+    })
+    .await;
+    assert_eq!(told, Adopting { moved: 200_000, about: 200_000 });
+    let pieces = "SELECT substring(application_name FROM '/(.*)')::integer FROM pg_stat_activity \
+        WHERE datname = current_database() AND application_name LIKE 'lamplighter adopts %'";
+    assert!(db.get::<i32>(pieces).await > 1, "it is moved in more than one piece");
+    drop(held);
+    assert_eq!(adopting.await.unwrap().unwrap(), Found::Adoptable);
+    assert_eq!(store.adopting().await.unwrap(), None);
+    assert_eq!(db.get::<i64>("SELECT count(*) FROM monitor_checks").await, 200_000);
 }
 
 /// The lists of columns in `adoption/before.sql` and in the migrations must not drift apart.

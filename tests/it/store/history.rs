@@ -177,8 +177,9 @@ async fn raw_days_go_when_they_are_rolled_up_and_too_old() {
 
     // The window begins at a whole hour now, and no earlier than asked for.
     let from = (now() - TimeDelta::days(7)).duration_trunc(TimeDelta::hours(1)).unwrap() + TimeDelta::hours(1);
-    let lost: i64 =
-        db.get(&format!("SELECT {before} - checks FROM lamplighter_counts(ARRAY['{id}'::uuid], '{from}', 'infinity')")).await;
+    let lost: i64 = db
+        .get(&format!("SELECT {before} - checks FROM lamplighter_counts(ARRAY['{id}'::uuid], '{from}', 'infinity')"))
+        .await;
     assert_eq!(db.get::<i64>(&counted(7)).await, before - lost);
     assert!((0..7).contains(&lost), "{lost}");
     let latency: i64 =
@@ -297,7 +298,7 @@ async fn exported(store: &Store, id: MonitorId) -> usize {
     count
 }
 
-/// Time from before the plan is unobserved, with an incident in it; objectives see it.
+/// Time from before the plan is not shown, with an incident in it; objectives see it.
 async fn time_is_shown_as_checks_are(db: &TestDb, store: &Store, id: MonitorId) {
     db.sql(&format!(
         "INSERT INTO monitor_state (monitor_id, region, status, state, observed_from, last_checked)
@@ -311,10 +312,24 @@ async fn time_is_shown_as_checks_are(db: &TestDb, store: &Store, id: MonitorId) 
     let figures = |histories: Histories| {
         let figures = Timeline::of(window, &histories.of[&id]).figures();
         let hours = |micros: i64| (micros as f64 / 3.6e9).round() as i64;
-        (hours(figures.down), hours(figures.unobserved()))
+        let reasons: Vec<_> = figures.reasons().map(|(blind, micros)| (blind.name(), hours(micros))).collect();
+        (hours(figures.down), reasons)
     };
-    assert_eq!(figures(store.histories(&[id], window).await.unwrap().unwrap()), (12, 48));
-    assert_eq!(figures(store.whole_histories(&[id], window).await.unwrap().unwrap()), (60, 0));
+    let shown = store.histories(&[id], window).await.unwrap().unwrap();
+    assert_eq!(figures(shown), (12, vec![("not_shown", 48)]));
+    assert_eq!(figures(store.whole_histories(&[id], window).await.unwrap().unwrap()), (60, vec![]));
+    // A window that the plan hides as a whole, and a monitor that is younger than what is shown.
+    let old = Window::new(window.from, window.from + TimeDelta::hours(30));
+    let blind = async |window| {
+        let histories = store.histories(&[id], window).await.unwrap().unwrap();
+        let timeline = Timeline::of(window, &histories.of[&id]);
+        timeline.figures().reasons().map(|(blind, _)| blind.name()).collect::<Vec<_>>()
+    };
+    assert_eq!(blind(old).await, ["not_shown"]);
+    db.sql("UPDATE monitor_state SET observed_from = now() - interval '3 days'").await;
+    assert_eq!(blind(window).await, ["not_shown", "before_first_check"]);
+    db.sql("UPDATE monitor_state SET observed_from = now() - interval '1 day'").await;
+    assert_eq!(blind(window).await, ["before_first_check"]);
 }
 
 #[tokio::test]

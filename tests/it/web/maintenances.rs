@@ -54,6 +54,10 @@ async fn definitions_are_shown_with_their_windows_to_their_user() {
     let hidden = format!("/api/v1/maintenances/{}", patch["id"].as_str().unwrap());
     assert_eq!(get(&address, &of_a, &hidden).await.status, 404);
     assert_eq!(get(&address, &of_a, "/api/v1/maintenances/patch").await.status, 404);
+    let by_key = get(&address, &admin, "/api/v1/maintenances/patch").await.json();
+    assert_eq!(by_key["id"], patch["id"], "{by_key}");
+    assert_eq!(get(&address, &admin, "/api/v1/maintenances/patc").await.status, 404);
+    explained(&db, &address, own, (&admin, &of_a), patch["id"].as_str().unwrap()).await;
     let first = get(&address, &admin, "/api/v1/maintenances?limit=1").await.json();
     let next = format!("/api/v1/maintenances?limit=10&cursor={}", first["next"].as_str().unwrap());
     assert_eq!(items(&get(&address, &admin, &next).await).len(), 3);
@@ -79,4 +83,32 @@ async fn definitions_are_shown_with_their_windows_to_their_user() {
     .await;
     let shown = get(&address, &of_a, &format!("/api/v1/monitors/{own}")).await.json();
     assert_eq!((&shown["status"], &shown["status_beneath"]), (&"maintenance".into(), &"degraded".into()), "{shown}");
+}
+
+/// Spans of uptime name their maintenances, to those who may see them.
+async fn explained(db: &TestDb, address: &str, own: uuid::Uuid, (admin, of_a): (&str, &str), patch: &str) {
+    let gone = uuid::Uuid::new_v4();
+    db.sql(&format!(
+        "INSERT INTO maintenance_spans (maintenance_id, monitor_id, from_at, to_at, excluded) VALUES
+            ('{patch}', '{own}', now() - interval '5 hours', now() - interval '4 hours', true),
+            ('{gone}', '{own}', now() - interval '3 hours', now() - interval '2 hours', true)"
+    ))
+    .await;
+    let planned = async |token: &str| {
+        let path = format!("/api/v1/monitors/{own}/uptime?days=1&explain=true");
+        let answer = get(address, token, &path).await.json();
+        let spans = answer["time_weighted"]["spans"].as_array().unwrap().clone();
+        let each = spans.iter().filter_map(|span| span["maintenances"].as_array()).flatten();
+        each.map(|one| (one["maintenance"].clone(), one["maintenance_id"].clone())).collect::<Vec<_>>()
+    };
+    let own_one = "now of a@example.com";
+    let told = crate::support::target::until("its own runs", std::time::Duration::from_secs(20), async || {
+        Some(planned(of_a).await).filter(|told| told.iter().any(|(label, _)| label == own_one))
+    })
+    .await;
+    let ids = |id: &str| Value::from(id);
+    assert_eq!(told[..2], [(Value::Null, ids(patch)), (Value::Null, ids(&gone.to_string()))]);
+    let told = planned(admin).await;
+    assert_eq!(told[..2], [("patch".into(), ids(patch)), (Value::Null, ids(&gone.to_string()))]);
+    assert_eq!((told.len(), &told[2].0), (3, &own_one.into()));
 }

@@ -48,6 +48,7 @@ async fn the_newest_beyond_the_limit_are_paused_with_a_reason_until_there_is_roo
     assert!(reason.starts_with("paused: the plan 'free' has max_monitors = 2"), "{reason}");
     assert_eq!(world.store.get(id(2)).unwrap().invalid_reason, None);
     assert_eq!(world.report.get().invalid, 0, "it is no invalid row");
+    assert_eq!(world.report.get().limited, Limited { paused: 1, held: 2 });
 
     // Neither the minute nor what others do changes anything.
     let marks = world.store.calls("mark");

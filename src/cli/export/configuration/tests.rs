@@ -3,8 +3,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::*;
+use crate::model::MonitorKey;
 use crate::settings::definition::Definition;
 use crate::settings::diagnostic::SourceText;
 use crate::settings::model;
@@ -34,6 +36,10 @@ fn row(n: u128, url: &str, spec: Value) -> MonitorRow {
         last_checked: None,
         created_at: None,
     }
+}
+
+fn exported(rows: Vec<MonitorRow>, emails: &HashMap<UserId, String>) -> Exported {
+    Exported::of(All { rows, maintenances: Vec::new(), slos: &[] }, emails, &Defaults::default())
 }
 
 /// Reads what was exported as `check-config` does, with the variables set that it asks for.
@@ -130,7 +136,7 @@ proptest! {
             })
             .filter(|row| monitor::read_row(row, &Defaults::default()).is_ok())
             .collect();
-        let exported = Exported::of(rows.clone(), &HashMap::new(), &Defaults::default());
+        let exported = exported(rows.clone(), &HashMap::new());
         prop_assert_eq!(exported.monitors.len(), rows.len());
         let back = read_back(&exported);
         for (definition, one) in back.iter().zip(&exported.monitors) {
@@ -151,7 +157,7 @@ fn ids_are_unique_and_names_of_others_follow_them() {
         row(5, "group:", json!({ "members": ["gateway", uid(4).to_string()] })),
         row(6, "gopher://x", json!({})),
     ];
-    let exported = Exported::of(rows, &HashMap::new(), &Defaults::default());
+    let exported = exported(rows, &HashMap::new());
     assert_eq!(exported.left_out.len(), 1, "{:?}", exported.left_out);
     let back = read_back(&exported);
     let by = |n: u128| exported.monitors.iter().position(|one| one.row.0 == uid(n)).unwrap();
@@ -170,7 +176,7 @@ fn a_row_of_the_file_keeps_its_references() {
     let rows =
         vec![MonitorRow { source: Source::File, key: Some("shop".to_owned()), ..row(1, "https://${HOST}/", spec) }];
     let owner = HashMap::from([(SYSTEM_USER, "a@example.com".to_owned())]);
-    let text = Exported::of(rows, &owner, &Defaults::default()).toml();
+    let text = exported(rows, &owner).toml();
     assert!(text.contains("password = { file = \"p\" }") && text.contains("body = \"${BODY}\""), "{text}");
     assert!(text.contains("owner = \"a@example.com\"") && text.contains("url = \"https://${HOST}/\""), "{text}");
     assert!(!text.contains("set it to"), "{text}");
