@@ -2,6 +2,7 @@
 //! an installed service run in `tests/systemd`.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -58,7 +59,9 @@ async fn readme() -> Result<(), String> {
     home.write(&first_configuration(address, &target.url("/before")));
     std::os::unix::fs::symlink("config.toml", home.path().join("lamplighter.toml")).unwrap();
     daemon.wait_status("my-site", "up").await;
-    play("readme", &home, &[("ADDRESS", address), ("TARGET", target.url("").trim_end_matches('/'))]).await
+    // Free now, and at an address that no other test listens on.
+    let nobody = TcpListener::bind("127.80.0.1:0").unwrap().local_addr().unwrap().to_string();
+    play("readme", &home, &[("ADDRESS", address), ("TARGET", &target.url("")), ("NOBODY", &nobody)]).await
 }
 
 async fn api() -> Result<(), String> {

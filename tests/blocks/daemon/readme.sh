@@ -1,17 +1,15 @@
 #!/usr/bin/env bash
 # The first five minutes, in the second terminal: beside a daemon on its private database, with the quick start's file.
 #
-# In a folder of its own. PROGRAM is the program, ADDRESS where its pages are, TARGET a web server.
+# In a folder of its own. PROGRAM is the program, ADDRESS where its pages are, TARGET a web server, NOBODY a port that is free.
 # shellcheck disable=SC2016 # a block is named by its own text
 # shellcheck source=tests/blocks/scene.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../scene.sh"
 
 mkdir -p target/release
 ln -s "$PROGRAM" target/release/lamplighter
-# Of this run only, and nobody else's port.
-port=127.$((RANDOM % 254 + 1)).$((RANDOM % 256)).$((RANDOM % 254 + 1)):8000
 stands 127.0.0.1:8780 "$ADDRESS"
-stands 127.0.0.1:8000 "$port"
+stands 127.0.0.1:8000 "$NOBODY"
 # Nobody is asked over the internet.
 stands https://example.com/ "$TARGET/by-sql"
 

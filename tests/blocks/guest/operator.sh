@@ -14,7 +14,7 @@ ready() { curl -fsS -o /dev/null http://127.0.0.1:8780/readyz; }
 status_is() { { lamplighter status || true; } | grep -qE "^$1 +$2"; }
 journal_of() { journalctl -o cat "LAMPLIGHTER_MONITOR=$1" | grep -q .; }
 count() { psql -qAtX "$(lamplighter db url)" -c "SELECT count(*) FROM $1"; }
-# unit NAME PAGE TEXT: the lines of a block, as `systemctl edit` or an editor puts them into place.
+# drop_in NAME: takes in lines of the unit, as `systemctl edit` does, and restarts it.
 drop_in() {
     mkdir -p /etc/systemd/system/lamplighter.service.d
     cat >"/etc/systemd/system/lamplighter.service.d/$1.conf"
@@ -155,6 +155,12 @@ systemd-analyze verify lamplighter-backup.service lamplighter-backup.timer
 systemctl daemon-reload
 systemctl enable -q --now lamplighter-backup.timer
 systemctl start lamplighter-backup.service
+lamplighter db verify /var/backups/lamplighter/[1-7].backup
+rm /var/backups/lamplighter/[1-7].backup
+# As cron takes it: five fields, then a command in which \% is a %.
+text docs/backup.md '15 3 * * *' >schedule
+read -r _ _ _ _ _ job <schedule
+runuser -u lamplighter -- env -i HOME=/nonexistent LOGNAME=lamplighter PATH=/usr/bin:/bin /bin/sh -c "${job//\\%/%}"
 lamplighter db verify /var/backups/lamplighter/[1-7].backup
 
 # --- On a server of the operator's: by its socket, with what the private database held
