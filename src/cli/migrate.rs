@@ -77,6 +77,7 @@ pub(super) fn embedded(settings: &Settings, environment: &Environment) -> Result
         bin_dir: environment.path("PG_BINDIR"),
         path: environment.path("PATH").map(Into::into),
         run_as: Some(settings.database.cluster_user.clone()),
+        as_owner: true,
         ..ClusterOptions::default()
     };
     Cluster::start(&lock, &options).map_err(|error| cluster_stop(&error))

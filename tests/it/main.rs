@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, missing_docs, unreachable_pub, reason = "a test is not a library")]
 
 mod backup;
+mod blocks;
 mod bounds;
 mod brokers;
 mod cli;

@@ -1,7 +1,8 @@
 //! Who Postgres runs as: ourselves, or, because it refuses root, another user.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{MetadataExt as _, fchown};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -23,14 +24,23 @@ pub(super) struct Account {
 }
 
 impl Account {
-    /// As root: `run_as`, else `postgres`. Otherwise ourselves.
-    pub(super) fn choose(run_as: Option<&str>) -> Result<Self, ClusterError> {
+    /// As root: the owner of this folder, if one is given and it is not root's; else `run_as`, else `postgres`. Otherwise
+    /// ourselves.
+    pub(super) fn choose(owner_of: Option<&Path>, run_as: Option<&str>) -> Result<Self, ClusterError> {
         let passwd = limited::read(Path::new("/etc/passwd"), PASSWD_LIMIT).unwrap_or_default();
         let me = rustix::process::geteuid().as_raw();
         if me != 0 {
             let gid = rustix::process::getegid().as_raw();
             let name = entries(&passwd).find(|e| e.uid == me).map_or_else(|| me.to_string(), |e| e.name);
             return Ok(Self { name, uid: me, gid, switch: false });
+        }
+        if let Some(folder) = owner_of {
+            let found = fs::metadata(folder).map_err(|e| ClusterError::state(folder, e))?;
+            if found.uid() != 0 {
+                let name = entries(&passwd).find(|e| e.uid == found.uid()).map(|e| e.name);
+                let name = name.unwrap_or_else(|| found.uid().to_string());
+                return Ok(Self { name, uid: found.uid(), gid: found.gid(), switch: true });
+            }
         }
         let wanted = run_as.unwrap_or("postgres");
         entries(&passwd)
@@ -50,6 +60,19 @@ impl Account {
         if self.switch {
             command.uid(self.uid).gid(self.gid);
         }
+    }
+
+    /// A new file of this user's, in place of one that may be there. Links in its folders are not followed: we may be root.
+    pub(super) fn new_file(&self, path: &Path) -> io::Result<File> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = File::create_new(path)?;
+        if self.switch {
+            fchown(&file, Some(self.uid), Some(self.gid))?;
+        }
+        Ok(file)
     }
 
     /// Whether the user may pass every folder down to this one: as the mode bits say, without access lists.

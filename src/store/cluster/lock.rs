@@ -2,10 +2,10 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, fchown};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 
 use super::ClusterError;
 use crate::settings::limited;
@@ -33,6 +33,8 @@ impl StateLock {
             .create(true)
             .truncate(false)
             .mode(0o600)
+            // The directory may be somebody else's than root's, who must not be led elsewhere by it.
+            .custom_flags(OFlags::NOFOLLOW.bits().cast_signed())
             .open(&path)
             .map_err(fail)?;
         if let Err(error) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -42,6 +44,7 @@ impl StateLock {
             let pid = limited::read(&path, 64).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0);
             return Err(ClusterError::Running { pid, dir });
         }
+        leave_to_owner(&file, &dir).map_err(fail)?;
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(fail)?;
         Ok(Self { dir, _file: file })
     }
@@ -51,4 +54,13 @@ impl StateLock {
     pub fn dir(&self) -> &Path {
         &self.dir
     }
+}
+
+/// What root makes in the directory of a service belongs to the service, which could not lock it otherwise.
+fn leave_to_owner(file: &File, dir: &Path) -> std::io::Result<()> {
+    let (owner, found) = (fs::metadata(dir)?, file.metadata()?);
+    if !rustix::process::geteuid().is_root() || found.uid() == owner.uid() || found.nlink() != 1 {
+        return Ok(());
+    }
+    fchown(file, Some(owner.uid()), Some(owner.gid()))
 }

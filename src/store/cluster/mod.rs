@@ -134,6 +134,9 @@ pub struct ClusterOptions {
     pub path: Option<OsString>,
     /// The user that Postgres runs as when we are root; none: `postgres`.
     pub run_as: Option<String>,
+    /// As root, Postgres runs as the owner of the state directory if that is another user: what a command of root's
+    /// does there, the service of that user goes on with.
+    pub as_owner: bool,
     /// The program that knows [`SUBCOMMAND`]: this one, `/proc/self/exe`.
     pub launcher: PathBuf,
     /// Set while [`Cluster::start`] waits: it stops what it started and fails with [`ClusterError::GivenUp`].
@@ -146,6 +149,7 @@ impl Default for ClusterOptions {
             bin_dir: None,
             path: None,
             run_as: None,
+            as_owner: false,
             launcher: PathBuf::from("/proc/self/exe"),
             given_up: Arc::default(),
         }
@@ -203,7 +207,8 @@ impl Cluster {
     /// # Errors
     /// Every [`ClusterError`] but `Running`.
     pub fn start(lock: &StateLock, options: &ClusterOptions) -> Result<Self, ClusterError> {
-        let account = Account::choose(options.run_as.as_deref())?;
+        let owner_of = options.as_owner.then(|| lock.dir());
+        let account = Account::choose(owner_of, options.run_as.as_deref())?;
         let layout = Layout::of(lock.dir());
         account.check_reach(lock.dir())?;
         make_folder(&layout.folder, &account)?;
@@ -334,7 +339,7 @@ fn spawn(
 ) -> Result<Child, ClusterError> {
     // By descriptor, because the user that runs Postgres may not be able to walk to our own binary.
     let launcher = File::open(&options.launcher).map_err(|e| ClusterError::state(&options.launcher, e))?;
-    let stderr = File::create(log).map_err(|e| ClusterError::state(log, e))?;
+    let stderr = account.new_file(log).map_err(|e| ClusterError::state(log, e))?;
     let mut command = Command::new(format!("/proc/self/fd/{}", launcher.as_raw_fd()));
     command.arg(SUBCOMMAND).arg(std::process::id().to_string()).arg(binaries.postgres());
     command.arg("-D").arg(&layout.data);

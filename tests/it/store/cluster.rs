@@ -169,6 +169,43 @@ fn what_is_missing_is_named() {
     }
 }
 
+/// A command of root's on the state directory of a service, and the service after it.
+#[test]
+fn as_root_a_command_leaves_all_to_the_owner_of_the_directory() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (dir, nobody) = (state_dir(), 65534);
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    chown(dir.path(), Some(nobody), Some(nobody)).unwrap();
+    let lock = StateLock::acquire(dir.path()).unwrap();
+    let error = Cluster::start(&lock, &cluster_options()).unwrap_err();
+    assert!(matches!(&error, ClusterError::OutOfReach { path, .. } if path == dir.path()), "{error}");
+    let as_owner = ClusterOptions { as_owner: true, ..cluster_options() };
+    let cluster = Cluster::start(&lock, &as_owner).unwrap();
+    run(cluster.url().expose(), "CREATE TABLE kept (n bigint)").unwrap();
+    drop(cluster);
+    for name in ["lock", "postgres", "postgres/start.log", "postgres/data", "postgres/data/PG_VERSION"] {
+        assert_eq!(std::fs::metadata(dir.path().join(name)).unwrap().uid(), nobody, "{name}");
+    }
+
+    // The owner may have put links there: they lead root nowhere.
+    let elsewhere = dir.path().join("elsewhere");
+    std::fs::write(&elsewhere, "root's").unwrap();
+    let log = dir.path().join("postgres/start.log");
+    std::fs::remove_file(&log).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &log).unwrap();
+    drop(Cluster::start(&lock, &as_owner).unwrap());
+    drop(lock);
+    std::fs::remove_file(dir.path().join("lock")).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, dir.path().join("lock")).unwrap();
+    let error = StateLock::acquire(dir.path()).unwrap_err();
+    assert_eq!(error.exit_code(), 73, "{error}");
+    assert_eq!(std::fs::read_to_string(&elsewhere).unwrap(), "root's");
+    assert_eq!(std::fs::metadata(&elsewhere).unwrap().uid(), 0);
+}
+
 #[test]
 fn data_of_another_major_version_are_refused() {
     let dir = state_dir();
