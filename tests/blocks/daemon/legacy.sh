@@ -9,7 +9,7 @@
 database=$(lamplighter db url)
 query() { psql -qAtX -v ON_ERROR_STOP=1 "$database" -c "$1"; }
 
-block docs/upgrading-legacy.md 'legacy --dry-run'
+block docs/upgrading-legacy.md 'lamplighter migrate legacy --dry-run'
 shows 'nothing was changed'
 block docs/upgrading-legacy.md 'lamplighter migrate legacy'
 [[ $(query 'SELECT count(*) FROM monitors') == "$(query 'SELECT count(*) FROM legacy.monitors')" ]]
