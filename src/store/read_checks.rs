@@ -181,7 +181,8 @@ impl Store {
     /// From then on no plan hides anything, for the next minute.
     fn shown_to_all_from(&self, now: DateTime<Utc>) -> DateTime<Utc> {
         let (_, seconds) = self.shown_by_plan();
-        let least = seconds.into_iter().min_by(f64::total_cmp).and_then(|least| Duration::try_from_secs_f64(least).ok());
+        let least =
+            seconds.into_iter().min_by(f64::total_cmp).and_then(|least| Duration::try_from_secs_f64(least).ok());
         let least = least.and_then(|least| TimeDelta::from_std(least).ok());
         let from = least.and_then(|least| now.checked_sub_signed(least)?.checked_add_signed(TimeDelta::minutes(1)));
         from.unwrap_or(DateTime::<Utc>::MIN_UTC)

@@ -53,7 +53,10 @@ const HOT: &[Hot] = &[
     read(OF_EACH, &["T", "now()", "now()", "1", "NULL", "NULL", "NULL", "101", "NULL", "'{}'", "'{}'"]),
     read(OF_EACH, &["T", "now()", "now()", "1", "false", "NULL", "NULL", "101", "SYSTEM", "'{free}'", "'{86400}'"]),
     read(OF_ALL, &["T", "T::timestamptz + interval '1 second'", "now()", "1", "NULL", "NULL", "NULL", "101"]),
-    read(OF_ALL, &["T", "T::timestamptz + interval '8 minutes'", "now()", "1", "false", "NULL", "'connect_refused'", "101"]),
+    read(
+        OF_ALL,
+        &["T", "T::timestamptz + interval '8 minutes'", "now()", "1", "false", "NULL", "'connect_refused'", "101"],
+    ),
     read(INCIDENTS, &["NULL", "NULL", "NULL", "NULL", "NULL", "NULL", "NULL", "101"]),
     read(INCIDENTS, &["SYSTEM", "NULL", "NULL", "NULL", "NULL", "T", "1", "101"]),
     read(INCIDENTS, &["NULL", "NULL", "M", "T", "now()", "NULL", "NULL", "101"]),
