@@ -43,6 +43,7 @@ stands() { scene_names[$1]=$2; }
 
 take() {
     local line name
+    scene_at="$1 '$2'" scene_text=''
     line=$(cd "$scene_root" && find_block "$1" "$2") || wrong "$line"
     scene_at=$1:$line
     scene_text=$(fences "$scene_root/$1" '' "$line")

@@ -10,6 +10,7 @@ database=$(lamplighter db url)
 query() { psql -qAtX -v ON_ERROR_STOP=1 "$database" -c "$1"; }
 is() { [[ $(query "$1") == "$2" ]]; }
 refused() { [[ $(curl -sS -o answer -w '%{http_code}' -H "Authorization: Bearer $1" "http://$ADDRESS/api/v1/monitors") == 401 ]]; }
+exported() { [[ $(head -1 checks.csv) == id,monitor_id,monitor,checked_at,* && $(wc -l <checks.csv) -gt 3 ]] || wrong 'checks.csv has no checks'; }
 # sql PAGE TEXT: the block, as one who pastes it into psql.
 sql() {
     take "$1" "$2"
@@ -63,17 +64,17 @@ shows '^ +100\.?0*$'
 
 # --- docs/export.md
 block docs/export.md 'export checks --from 30d'
-[[ $(head -1 checks.csv) == id,monitor_id,monitor,checked_at,* && $(wc -l <checks.csv) -gt 3 ]]
+exported
 gzip -t november.ndjson.gz
 rm checks.csv
 block docs/export.md 'api/v1/export/checks'
-[[ $(wc -l <checks.csv) -gt 3 ]]
+exported
 block docs/export.md 'lamplighter export --source database'
 LAMPLIGHTER_BACKUP__TOKEN=u0Jm3oYt9Qe4Kx7w lamplighter check-config monitors.toml >"$scene_folder/said" 2>&1
 
 # --- docs/maintenance.md
 sql docs/maintenance.md 'INSERT INTO maintenances'
-is "SELECT string_agg(name || (archived_at IS NULL), ' ' ORDER BY name) FROM maintenances" 'Backuptrue Hot fixfalse'
+is "SELECT string_agg(name || (archived_at IS NULL), ' ' ORDER BY name) FROM maintenances" 'Backuptrue Hot fixfalse' || wrong 'the windows are others'
 
 # --- docs/checks.md
 mkdir bin
@@ -95,7 +96,7 @@ shows 'active|idle'
 query "CREATE ROLE shop_$$"
 stands 'TO shop;' "TO shop_$$;"
 sql docs/postgres.md 'GRANT SELECT'
-is "SELECT has_table_privilege('shop_$$', 'monitors', 'INSERT')" t
+is "SELECT has_table_privilege('shop_$$', 'monitors', 'INSERT')" t || wrong 'the role may not write monitors'
 query "DROP OWNED BY shop_$$; DROP ROLE shop_$$"
 
 finish

@@ -12,7 +12,7 @@ echo 'APT::Get::Assume-Yes "true";' >/etc/apt/apt.conf.d/90yes
 serves() { curl -fsS -o /dev/null http://127.0.0.1:8780/healthz; }
 ready() { curl -fsS -o /dev/null http://127.0.0.1:8780/readyz; }
 status_is() { { lamplighter status || true; } | grep -qE "^$1 +$2"; }
-journal_of() { journalctl -o cat "LAMPLIGHTER_MONITOR=$1" | grep -q .; }
+journal_of() { [[ -n $(journalctl -q -o cat "LAMPLIGHTER_MONITOR=$1") ]]; }
 count() { psql -qAtX "$(lamplighter db url)" -c "SELECT count(*) FROM $1"; }
 # drop_in NAME: takes in lines of the unit, as `systemctl edit` does, and restarts it.
 drop_in() {
@@ -85,13 +85,13 @@ block docs/tuning.md 'prlimit --nofile'
 # A container may have less than its unit asks for.
 limit=$(sed -n 's/^process_max_fds //p' "$scene_folder/said")
 shows "^NOFILE .* $limit +$limit"
-[[ $(systemctl show -P LimitNOFILE lamplighter) == 262144 ]]
+[[ $(systemctl show -P LimitNOFILE lamplighter) == 262144 ]] || wrong 'the unit did not take LimitNOFILE'
 text docs/tuning.md 'MALLOC_ARENA_MAX' | drop_in memory
-grep -qz '^MALLOC_ARENA_MAX=2' "/proc/$(systemctl show -P MainPID lamplighter)/environ"
+grep -qz '^MALLOC_ARENA_MAX=2' "/proc/$(systemctl show -P MainPID lamplighter)/environ" || wrong 'the daemon was not given it'
 block docs/tuning.md 'ip_local_port_range net.ipv4.tcp_tw_reuse'
 text docs/tuning.md 'ip_local_port_range = ' >/etc/sysctl.d/50-ports.conf
 sysctl -q -p /etc/sysctl.d/50-ports.conf
-[[ $(sysctl -n net.ipv4.ip_local_port_range) == 15000*60999 ]]
+[[ $(sysctl -n net.ipv4.ip_local_port_range) == 15000*60999 ]] || wrong 'the range is another one'
 until_true 20 'names are looked up' metrics 'monitor_phase_duration_seconds.*phase="dns"'
 block docs/tuning.md 'phase="dns"'
 shows 'monitor="shop"'
@@ -134,7 +134,7 @@ until_true 30 'pings work by a capability' status_is ping up
 # --- Behind a socket of systemd
 block docs/install.md 'systemctl enable --now lamplighter.socket'
 until_true 30 'it serves by the socket' ready
-journalctl -u lamplighter -o cat | grep -q '(a socket of systemd)'
+[[ $(journalctl -u lamplighter -o cat) == *'(a socket of systemd)'* ]] || wrong 'the journal says nothing of the socket'
 systemctl disable -q --now lamplighter.socket
 systemctl restart lamplighter
 until_true 30 'it serves by itself' ready
@@ -169,7 +169,7 @@ block docs/install.md 'createdb -O lamplighter lamplighter'
 text docs/install.md 'host=/run/postgresql' >>/etc/lamplighter/config.toml
 block docs/backup.md 'db restore /var/backups/lamplighter/move.backup'
 until_true 30 'it runs on the server' ready
-[[ $(lamplighter db url 2>/dev/null) == *host=/run/postgresql ]]
+[[ $(lamplighter db url 2>/dev/null) == *host=/run/postgresql ]] || wrong 'it is on another database'
 moved=$(runuser -u lamplighter -- psql -qAtX -c 'SELECT count(*) FROM incidents' 'postgres:///lamplighter?host=/run/postgresql')
 ((moved >= rows)) || wrong 'the history was not moved'
 
@@ -187,7 +187,7 @@ systemctl start lamplighter
 until_true 30 'it logs in by the credential' ready
 block docs/install.md 'systemd-run --pipe'
 shows 'valid: 3 monitors'
-! journalctl -o cat | grep -q canary-of-ours || wrong 'the password is in the journal'
+[[ $(journalctl -o cat) != *canary-of-ours* ]] || wrong 'the password is in the journal'
 
 # --- Removed
 block docs/install.md 'apt purge lamplighter'

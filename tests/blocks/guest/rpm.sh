@@ -4,6 +4,6 @@
 . "$(dirname -- "${BASH_SOURCE[0]}")/../scene.sh"
 
 block docs/install.md 'rm -r /var/lib/lamplighter'
-[[ ! -e /var/lib/lamplighter && ! -e /etc/lamplighter ]]
+[[ ! -e /var/lib/lamplighter && ! -e /etc/lamplighter ]] || wrong 'something is left'
 
 finish
