@@ -2,9 +2,6 @@
 # shellcheck disable=SC2154 # root, work, guest and base_work are set by who sources this
 # Sourced by tests/systemd: the tarball, from its list of files to a service that an operator set up by docs/install.md.
 
-# shellcheck source=tests/blocks/find.sh
-. "$root/tests/blocks/find.sh"
-
 # What somebody who unpacks it looks for.
 holds_everything() {
     local name
@@ -52,16 +49,12 @@ refuses_newer() {
 
 # shellcheck disable=SC2329 # called by tests/systemd by its name
 try_tarball() {
-    local commands
     holds_everything "$base_work"/new/*.tar.gz
     tar -xzOf "$(echo "$base_work"/new/*.tar.gz)" --wildcards '*/lamplighter.cdx.json' >"$work/parts.json"
     lists_parts "$work/parts.json"
     refuses_newer
     boot "$base_work"/new/*.tar.gz
-    commands=$(cd "$root" && at=$(find_block docs/install.md 'systemd-sysusers lamplighter.conf') &&
-        fences docs/install.md '' "$at") || fail "docs/install.md does not say how to install the tarball"
-    package sh -ec "cd /opt
-$commands"
+    scene tarball
     until_true 60 "by the page's commands, the service is active" is_property ActiveState active
     until_true 20 "it serves its pages" listens
     find_database

@@ -108,12 +108,32 @@ async fn blocks_run_beside_a_daemon() {
     let (readme, api, legacy, configurations) = tokio::join!(readme(), api(), legacy(), alone("configurations", ""));
     let failed: Vec<_> = [readme, api, legacy, configurations].into_iter().filter_map(Result::err).collect();
     assert!(failed.is_empty(), "{}", failed.join("\n"));
-    let mut played: Vec<_> = fs::read_dir(root().join("tests/blocks/daemon"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+}
+
+/// The names of a folder's scenes.
+fn scenes(folder: &str) -> Vec<String> {
+    let entries = fs::read_dir(root().join("tests/blocks").join(folder)).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap().strip_suffix(".sh").unwrap().to_owned())
         .collect();
-    played.sort();
-    assert_eq!(played, ["api.sh", "configurations.sh", "legacy.sh", "readme.sh"]);
+    names.sort();
+    names
+}
+
+/// A block that belongs to a scene that nobody plays would run nowhere.
+#[test]
+fn every_scene_is_played() {
+    assert_eq!(scenes("daemon"), ["api", "configurations", "legacy", "readme"], "those of the test above");
+    let players =
+        ["tests/systemd", "tests/systemd-tarball.sh"].map(|name| fs::read_to_string(root().join(name)).unwrap());
+    for name in scenes("guest") {
+        let call = format!("scene {name}");
+        let played = players.iter().flat_map(|text| text.lines()).any(|line| line.trim() == call);
+        assert!(
+            played,
+            "tests/blocks/guest/{name}.sh is played by neither of tests/systemd and tests/systemd-tarball.sh"
+        );
+    }
 }
 
 fn assigned(tree: &Path) -> Output {
