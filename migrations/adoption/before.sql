@@ -8,6 +8,8 @@ DO $$
 DECLARE
     c record;
 BEGIN
+    -- What others see of it; adoption/after.sql goes on with it.
+    PERFORM set_config('application_name', 'lamplighter adopts 0 0/1', true);
     FOR c IN
         SELECT table_name, column_name FROM information_schema.columns
         WHERE table_schema = current_schema() AND data_type = 'timestamp without time zone'

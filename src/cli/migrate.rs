@@ -58,7 +58,9 @@ async fn shown(store: &Store) -> Result<Migrated, StartError> {
         tokio::select! {
             done = &mut migrating => return done,
             _ = tick.tick() => {
-                if let Ok(Some(told)) = store.adopting().await {
+                if let Ok(Some(told)) = store.adopting().await
+                    && told.moved > 0
+                {
                     let what = "moving checks into partitions";
                     let progress = progress.get_or_insert_with(|| Progress::new(what, told.about, "rows"));
                     progress.set_total(told.about);

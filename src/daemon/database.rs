@@ -350,9 +350,12 @@ impl Keeper {
 /// Says how far an adoption is, which may take many minutes, also to those who ask whether the daemon is ready.
 async fn tell_adoption(store: &Store, role: Option<&SharedRole>) {
     let Ok(Some(Adopting { moved, about })) = store.adopting().await else { return };
-    let text = match moved < about {
-        true => format!("adopting the database: {moved} of about {about} checks are moved into partitions"),
-        false => format!("adopting the database: all {moved} checks are moved into partitions, and rolled up now"),
+    let text = match moved {
+        0 => "adopting the database: its tables get what they lack".to_owned(),
+        _ if moved < about => {
+            format!("adopting the database: {moved} of about {about} checks are moved into partitions")
+        }
+        _ => format!("adopting the database: all {moved} checks are moved into partitions, and rolled up now"),
     };
     log::info!("{text}");
     if let Some(role) = role {

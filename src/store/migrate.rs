@@ -44,7 +44,8 @@ pub struct Migrated {
 pub struct Adopting {
     /// Checks that are in their partitions.
     pub moved: u64,
-    /// About so many there are, as far as those tell; equal: all are moved, and rolled up now.
+    /// About so many there are, as far as those tell. None yet: its tables get what they lack; equal: all are moved, and
+    /// rolled up now.
     pub about: u64,
 }
 
@@ -191,6 +192,7 @@ mod tests {
         let of = |name: &str| Adopting::of_name(name).map(|told| (told.moved, told.about));
         assert_eq!(of("lamplighter adopts 120000 3/70"), Some((120_000, 2_800_000)));
         assert_eq!(of("lamplighter adopts 9 1/1"), Some((9, 9)));
+        assert_eq!(of("lamplighter adopts 0 0/1"), Some((0, 0)));
         assert_eq!(of("lamplighter adopts 5 0/0"), Some((5, 0)));
         for other in ["lamplighter", "lamplighter adopts ", "lamplighter adopts 5", "lamplighter adopts x 1/2"] {
             assert_eq!(of(other), None, "{other}");

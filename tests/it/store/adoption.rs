@@ -114,12 +114,19 @@ async fn others_see_how_far_an_adoption_is() {
     let held = held_after_moving(&db).await;
     let store = store_at(&db.url, "us-east-1", "public");
     assert_eq!(store.adopting().await.unwrap(), None);
+    // A reader keeps it from changing the first table.
+    let mut reader = db.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE users IN ACCESS SHARE MODE").execute(&mut *reader).await.unwrap();
     let adopting = tokio::spawn({
         let store = store.clone();
         async move { store.prepare(true).await }
     });
+    let told =
+        until("it has begun", std::time::Duration::from_secs(60), async || store.adopting().await.unwrap()).await;
+    assert_eq!(told, Adopting { moved: 0, about: 0 });
+    reader.commit().await.unwrap();
     let told = until("all are moved", std::time::Duration::from_secs(60), async || {
-        store.adopting().await.unwrap().filter(|told| told.moved == told.about)
+        store.adopting().await.unwrap().filter(|told| told.moved > 0 && told.moved == told.about)
     })
     .await;
     assert_eq!(told, Adopting { moved: 200_000, about: 200_000 });
