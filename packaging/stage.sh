@@ -107,6 +107,11 @@ run_program() {
     fi
 }
 
+# The versions of glibc's symbols that the program asks for, the newest last. Those without a number are newer than any here.
+wanted_glibc() {
+    LC_ALL=C readelf --version-info --wide "$program" | sed -n 's/.*Name: \(GLIBC_[^ ]*\) .*/\1/p' | sort -Vu
+}
+
 # stage FOLDER: the tree of files, as a package of any kind has it. Unit, sysusers and tmpfiles are each kind's own matter.
 stage() {
     local tree=$1 doc=$1/usr/share/doc/$package folder page name strip=strip
