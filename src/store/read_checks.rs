@@ -4,7 +4,7 @@
 //! Of one monitor: the key backwards, day by day, until the page is full.
 //!
 //! Of all monitors, newest first: the window is read in slices of time from its end, and slices grow until the page is full.
-//! Who sees everything has each slice read by pages. For whom some rows are hidden, by owner or by the plan of their owner,
+//! Who sees everything or many monitors has each slice read by pages. For whom there are few, or where a plan hides rows,
 //! each monitor is asked by the key. A page that takes too long ends with what was found so far, and says from where to go
 //! on.
 
@@ -22,7 +22,7 @@ use crate::access::Viewer;
 use crate::access::read::{Before, CheckFilter, CheckView, MonitorView, Page, PhasesView};
 use crate::model::{MonitorId, Verdict};
 
-pub(super) const STATEMENTS: &[&str] = &[OF_ONE, OF_EACH, OF_ALL, NOW];
+pub(super) const STATEMENTS: &[&str] = &[OF_ONE, OF_EACH, OF_ALL, BEGIN];
 
 macro_rules! checks {
     ($before:literal, $after:literal) => {
@@ -53,12 +53,14 @@ const OF_EACH: &str = checks!(
 /// Names are looked up for the rows of the page only.
 const OF_ALL: &str = checks!(
     "SELECT c.*, left(coalesce(m.key, m.name), 500) AS monitor FROM (",
-    " ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint) c JOIN monitors m ON m.id = c.monitor_id \
+    " AND ($9::uuid IS NULL OR EXISTS (SELECT FROM monitors o WHERE o.id = c.monitor_id AND o.user_id = $9)) \
+     ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint) c JOIN monitors m ON m.id = c.monitor_id \
      ORDER BY c.checked_at DESC, c.id DESC LIMIT $8::bigint"
 );
 
-/// The clock that plans are applied by.
-const NOW: &str = "SELECT now()";
+/// The clock that plans are applied by, and whether this user has so many monitors that pages are read.
+const BEGIN: &str =
+    "SELECT now(), (SELECT count(*) > 200 FROM (SELECT FROM monitors WHERE user_id = $1 LIMIT 201) own)";
 
 /// How a window is cut: the length of its last slice, and how much longer each is than the one after it.
 struct Pace {
@@ -150,9 +152,11 @@ impl Store {
     ) -> Result<Page<CheckView, Before>, Problem> {
         let range = Range::of(filter);
         let began = Instant::now();
-        let now: DateTime<Utc> = sqlx::query_scalar(NOW).fetch_one(&self.reading).await?;
+        let (now, many): (DateTime<Utc>, bool) =
+            sqlx::query_as(BEGIN).bind(user(viewer)).fetch_one(&self.reading).await?;
         let shown_from = self.shown_to_all_from(now);
-        let pace = if viewer == Viewer::Everything { BY_PAGES } else { BY_MONITOR };
+        let by_pages = many || viewer == Viewer::Everything;
+        let pace = if by_pages { BY_PAGES } else { BY_MONITOR };
         let (mut end, mut length) = (range.to, pace.first);
         let mut found: Vec<CheckView> = Vec::new();
         while end > range.from {
@@ -164,8 +168,8 @@ impl Store {
             let start = if end > now { now } else { end - length };
             let start = start.max(range.from);
             let room = range.limit.saturating_sub(u16::try_from(found.len()).unwrap_or(u16::MAX));
-            let all = viewer == Viewer::Everything && start >= shown_from;
-            let mut part = self.slice((!all).then_some(viewer), &range, (start, end), room).await?;
+            let by_pages = by_pages && start >= shown_from;
+            let mut part = self.slice(viewer, by_pages, &range, (start, end), room).await?;
             found.append(&mut part.rows);
             if part.next.is_some() {
                 return Ok(Page { rows: found, next: part.next });
@@ -188,21 +192,21 @@ impl Store {
         from.unwrap_or(DateTime::<Utc>::MIN_UTC)
     }
 
-    /// For a viewer whose rows are asked for by monitor, or all of them. Without room it still tells whether there is more.
+    /// Without room it still tells whether there is more.
     async fn slice(
         &self,
-        viewer: Option<Viewer>,
+        viewer: Viewer,
+        by_pages: bool,
         range: &Range,
         (start, end): (DateTime<Utc>, DateTime<Utc>),
         room: u16,
     ) -> Result<Page<CheckView, Before>, Problem> {
-        let rows = match viewer {
-            None => range.bind(OF_ALL, (start, end), room),
-            Some(viewer) => {
-                let (plans, seconds) = self.shown_by_plan();
-                range.bind(OF_EACH, (start, end), room).bind(user(viewer)).bind(plans).bind(seconds)
-            }
-        };
+        let statement = if by_pages { OF_ALL } else { OF_EACH };
+        let mut rows = range.bind(statement, (start, end), room).bind(user(viewer));
+        if !by_pages {
+            let (plans, seconds) = self.shown_by_plan();
+            rows = rows.bind(plans).bind(seconds);
+        }
         let rows = rows.fetch_all(&self.reading).await?;
         let mut page = page(&rows, room, |row| check(row, row.try_get("monitor")?), place)?;
         if room == 0 && !rows.is_empty() {
