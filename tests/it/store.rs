@@ -2,6 +2,7 @@
 
 pub mod adoption;
 mod catalog;
+mod checks;
 mod cluster;
 mod history;
 mod hot;
