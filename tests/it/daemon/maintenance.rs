@@ -280,7 +280,7 @@ async fn a_window_of_a_row_begins_and_ends_while_postgres_is_away() {
     daemon.wait_status("shop", "up").await;
     let insert = format!(
         "INSERT INTO maintenances (user_id, name, starts_at, duration_seconds) \
-         VALUES ('{SYSTEM_USER}', 'away', date_trunc('second', now()) + interval '8 seconds', 8) RETURNING starts_at"
+         VALUES ('{SYSTEM_USER}', 'away', date_trunc('second', now()) + interval '20 seconds', 8) RETURNING starts_at"
     );
     let starts_at: DateTime<Utc> = server.get(&insert).await;
     until("the daemon knows it", MOST, async || {
