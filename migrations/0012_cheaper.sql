@@ -1,10 +1,10 @@
 -- Why: uptime of many monitors in one statement, at a fraction of what as many calls cost; checks of a span of time without
 -- asking for each monitor; no second computing of roll-ups in a database that never had older ones.
 -- What older code sees: calculate_uptime_percentage answers as before; lamplighter_window_counts is gone.
--- The index reads each partition once, about a second for five million rows, while nothing can be written.
+-- The index reads each partition once, while nothing can be written.
 
 -- Rows come in the order of their time, so a range of pages says by its first and last time whether it is worth reading:
--- some 100 bytes for 32 pages, where a second index of rows would cost as much again for every row.
+-- some tens of bytes for 32 pages, where a second index of rows would cost as much again for every row.
 CREATE INDEX monitor_checks_time ON monitor_checks USING brin (checked_at)
     WITH (pages_per_range = 32, autosummarize = on);
 
@@ -20,8 +20,7 @@ DROP FUNCTION lamplighter_window_counts(uuid, timestamptz, timestamptz);
 
 -- Checks and good checks of these monitors in [from_at, to_at), equal to counting raw rows while they last: roll-ups of whole
 -- clean days and hours, raw rows of the rest. Where raw rows are gone the window begins at a whole hour, where hours are gone
--- at a whole day. A row for each id, in no order; an id may be
--- named once. STABLE: all its statements see one snapshot.
+-- at a whole day. A row for each id, in no order; an id may be named once. STABLE: all its statements see one snapshot.
 CREATE FUNCTION lamplighter_counts(ids uuid[], from_at timestamptz, to_at timestamptz)
 RETURNS TABLE (monitor_id uuid, checks bigint, good bigint)
 LANGUAGE plpgsql STABLE PARALLEL SAFE

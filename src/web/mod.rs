@@ -74,8 +74,8 @@ pub trait Admin: Send + Sync + 'static {
     fn now(&self) -> DateTime<Utc>;
     /// For `/readyz`.
     fn readiness(&self) -> Readiness;
-    /// For `status`: the running daemon's view as JSON text, of the monitors that are seen. Takes a tenth of a second when
-    /// there are a hundred thousand of them.
+    /// For `status`: the running daemon's view as JSON text, of the monitors that are seen. May take a part of a second
+    /// when there are very many.
     fn overview(&self, viewer: Viewer) -> Vec<u8>;
     /// For `/metrics`: the whole text, with series of the monitors that are seen.
     fn metrics(&self, format: Format, viewer: Viewer) -> String;

@@ -88,6 +88,8 @@ impl Session<'_> {
 
 /// With little patience: readers of the old tables queue behind it.
 async fn drop_in(conn: &mut PgConnection, old: &[Old<'_>], made: bool) -> Result<Dropped, sqlx::Error> {
+    // First of all: counting waits for locks as well.
+    conn.execute(AssertSqlSafe(format!("SET LOCAL lock_timeout = '{LOCK_MS}ms'"))).await?;
     let mut dropped = Dropped::default();
     let mut names = Vec::new();
     for table in old {
@@ -101,7 +103,7 @@ async fn drop_in(conn: &mut PgConnection, old: &[Old<'_>], made: bool) -> Result
         dropped.tables.push(DroppedTable { table: table.name.to_owned(), rows, only_there: table.only_there });
         names.push(name);
     }
-    let mut sql = format!("SET LOCAL lock_timeout = '{LOCK_MS}ms'; ");
+    let mut sql = String::new();
     if !names.is_empty() {
         sql += &format!("DROP TABLE {}; ", names.join(", "));
     }
