@@ -121,6 +121,8 @@ async fn fill(house: &House, options: &Options) -> Result<()> {
     }
     // This connection goes back to a pool of ours.
     sqlx::query("SET session_replication_role = origin").execute(&mut *conn).await?;
+    // As the recorder does; a page of checks begins there.
+    sqlx::query("UPDATE monitors SET last_checked = now()").execute(&house.pool).await?;
     let bytes = house.bytes("monitor_checks").await?;
     let took = began.elapsed().as_secs_f64();
     println!(

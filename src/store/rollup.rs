@@ -82,7 +82,7 @@ const FORGET: &str = "DELETE FROM monitor_rollups r USING unnest($1::uuid[], $2:
 const ROLL: &str = "INSERT INTO monitor_rollups \
         (monitor_id, hour, region, checks, good, timed, sum_ms, min_ms, max_ms, latency) \
     SELECT monitor_id, at, region, checks, good, timed, sum_ms, min_ms, max_ms, latency \
-    FROM lamplighter_roll($1::uuid[], $2::timestamptz[], $3::timestamptz[]) ON CONFLICT DO NOTHING";
+    FROM lamplighter_roll($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4, $5) ON CONFLICT DO NOTHING";
 /// Days that lost hours to retention stay as they are.
 const FORGET_DAYS: &str = "DELETE FROM monitor_rollups_daily d \
     USING unnest($1::uuid[], $2::date[]) AS n (id, day), rollup_progress p \
@@ -267,7 +267,14 @@ pub(super) async fn recompute(conn: &mut PgConnection, pairs: Vec<(Uuid, DateTim
     let (ids, hours): (Vec<_>, Vec<_>) = mine.into_iter().unzip();
     let ends: Vec<DateTime<Utc>> = hours.iter().map(|hour: &DateTime<Utc>| *hour + TimeDelta::hours(1)).collect();
     sqlx::query(FORGET).bind(&ids).bind(&hours).execute(&mut *conn).await?;
-    sqlx::query(ROLL).bind(&ids).bind(&hours).bind(&ends).execute(&mut *conn).await?;
+    sqlx::query(ROLL)
+        .bind(&ids)
+        .bind(&hours)
+        .bind(&ends)
+        .bind(hours.iter().min())
+        .bind(ends.iter().max())
+        .execute(&mut *conn)
+        .await?;
     let (ids, days): (Vec<_>, Vec<_>) = days.into_iter().unzip();
     sqlx::query(FORGET_DAYS).bind(&ids).bind(&days).execute(&mut *conn).await?;
     sqlx::query(SUM_DAYS).bind(&ids).bind(&days).execute(conn).await?;

@@ -1,12 +1,12 @@
-//! Checks of all monitors, newest first: by pages for who sees many, by the key for who sees few, and the same rows.
+//! Checks, newest first: of all monitors by pages for who sees many, by the key for who sees few, and the same rows; of one.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
 use lamplighter::access::Viewer;
-use lamplighter::access::read::{Before, CheckFilter, ReadStore as _};
-use lamplighter::model::{Keeping, Plan, UserId};
+use lamplighter::access::read::{Before, CheckFilter, MonitorName, ReadStore as _};
+use lamplighter::model::{Keeping, Plan, UserId, Verdict};
 use lamplighter::store::Store;
 use uuid::Uuid;
 
@@ -72,6 +72,49 @@ async fn whoever_asks_is_shown_his_rows_whichever_way_they_are_read() {
             wanted.sort_unstable();
             found.sort_unstable();
             assert!(found == wanted, "{viewer:?}, with a plan: {hidden}: {} rows of {}", found.len(), wanted.len());
+        }
+    }
+}
+
+/// Pages of one monitor are read in two parts; when it was checked last says where the first begins.
+#[tokio::test]
+async fn checks_of_one_monitor_are_all_shown_wherever_its_last_check_is() {
+    let db = TestDb::new().await;
+    let store = db.store().await;
+    let id = monitors(&db, 1).await[0];
+    db.sql(&format!(
+        "SELECT ensure_check_partitions(now() - interval '8 days', now() + interval '1 day');
+         INSERT INTO monitor_checks (monitor_id, status, response_time_ms, checked_at)
+            SELECT '{id}', g % 7 <> 0, 5, now() - g * interval '5 hours' FROM generate_series(-2, 34) g ORDER BY 4"
+    ))
+    .await;
+    let all: Vec<i64> = db.get("SELECT array_agg(id ORDER BY checked_at DESC) FROM monitor_checks").await;
+    let down: Vec<i64> =
+        db.get("SELECT array_agg(id ORDER BY checked_at DESC) FROM monitor_checks WHERE NOT status").await;
+    // Never, now, before some rows, before and after all: each with pages that end at the edge between the parts.
+    for last in
+        ["NULL", "now()", "now() - interval '3 days'", "now() - interval '30 days'", "now() + interval '30 days'"]
+    {
+        db.sql(&format!("UPDATE monitors SET last_checked = {last}")).await;
+        let name = MonitorName::Id(id);
+        let view = store.monitor(Viewer::Everything, name).await.unwrap().unwrap();
+        for limit in [1, 9, 10, 11, 12, 37, 500] {
+            for (verdict, wanted) in [(None, &all), (Some(Verdict::Down), &down)] {
+                let (mut found, mut before) = (Vec::new(), None);
+                for _ in 0..100 {
+                    let page = store
+                        .checks_of(&view, CheckFilter { before, limit, verdict, ..CheckFilter::default() })
+                        .await
+                        .unwrap();
+                    assert!(page.rows.len() <= usize::from(limit));
+                    found.extend(page.rows.iter().map(|row| row.id));
+                    before = page.next;
+                    if before.is_none() {
+                        break;
+                    }
+                }
+                assert_eq!(&found, wanted, "{last}, {limit} a page, {verdict:?}");
+            }
         }
     }
 }

@@ -99,7 +99,10 @@ const HOT: &[Hot] = &[
     write("UPDATE monitors m SET status = coalesce", &["MS", "'{up}'", "TS", "'{1}'", "'{NULL}'"]),
     // Roll-ups and retention.
     write("DELETE FROM monitor_rollups r USING unnest", &["MS", "TS"]),
-    write("FROM lamplighter_roll($1::uuid[]", &["MS", "TS", "ARRAY[T::timestamptz + interval '1 hour']"]),
+    write(
+        "FROM lamplighter_roll($1::uuid[]",
+        &["MS", "TS", "ARRAY[T::timestamptz + interval '1 hour']", "T", "T::timestamptz + interval '1 hour'"],
+    ),
     write("DELETE FROM monitor_rollups_daily d USING unnest", &["MS", "DS"]),
     write("INSERT INTO monitor_rollups_daily", &["MS", "DS"]),
     write("SELECT min((first.hour", &[]),
