@@ -1,5 +1,5 @@
--- Why: response times of a window, and the roll-up of an hour, got ready for every partition of monitor_checks to read a few,
--- and hours were looked through for those without latency where none are left.
+-- Why: response times of a window, and the roll-up of an hour, got ready for every partition of monitor_checks to read a few;
+-- hours were looked through for those without latency where none are left; and shares were counted in numeric.
 -- What older code sees: lamplighter_roll asks for the bounds of its pieces; all else answers as before.
 
 DROP FUNCTION lamplighter_roll(uuid[], timestamptz[], timestamptz[]);
@@ -142,5 +142,65 @@ BEGIN
         WHERE r.hour <> ALL (raw_hours)
     ) p
     WHERE only_region IS NULL OR p.region = only_region;
+END
+$$;
+
+-- As before, but that shares are counted in float8, which is exact for numbers of checks and costs a part of what numeric does.
+-- Response times of good checks in [from_at, to_at): from roll-ups and raw rows, less than 7 % off, in milliseconds. With
+-- `step` 'hour' or 'day' (of UTC) one row for each that had checks, else one row.
+CREATE OR REPLACE FUNCTION calculate_latency(
+    monitor_id uuid, from_at timestamptz, to_at timestamptz, step text DEFAULT NULL, region varchar DEFAULT NULL)
+RETURNS TABLE (at timestamptz, checks bigint, good bigint, timed bigint, avg_ms float8, min_ms integer, max_ms integer,
+    p50_ms float8, p95_ms float8, p99_ms float8)
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET timezone = 'UTC'
+SET plan_cache_mode = 'force_generic_plan'
+SET search_path FROM CURRENT
+AS $$
+#variable_conflict use_column
+BEGIN
+    IF step IS NOT NULL AND step NOT IN ('hour', 'day') THEN
+        RAISE EXCEPTION 'calculate_latency: step may be hour, day or null, not %', step
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN QUERY
+    WITH part AS MATERIALIZED (
+        SELECT CASE WHEN step IS NULL THEN $2 ELSE date_trunc(step, p.at) END AS at,
+            p.checks, p.good, p.timed, p.sum_ms, p.min_ms, p.max_ms, p.latency
+        FROM lamplighter_parts($1, $2, $3, step IS NOT DISTINCT FROM 'hour', $5) p
+    ), whole AS (
+        SELECT part.at, sum(part.checks)::bigint AS checks, sum(part.good)::bigint AS good, sum(part.timed)::bigint AS timed,
+            sum(part.sum_ms) AS sum_ms, min(part.min_ms) AS min_ms, max(part.max_ms) AS max_ms
+        FROM part GROUP BY part.at
+    ), bucket AS (
+        SELECT part.at, b.bucket, sum(b.checks)::float8 AS checks
+        FROM part, LATERAL lamplighter_buckets(part.latency) b GROUP BY part.at, b.bucket
+    ), ranked AS (
+        SELECT b.at, b.bucket, b.checks, sum(b.checks) OVER (PARTITION BY b.at ORDER BY b.bucket) AS upto,
+            sum(b.checks) OVER (PARTITION BY b.at) AS total
+        FROM bucket b
+    ), share AS (
+        -- The check of this rank lies in the bucket; where in it, its rank among the bucket's checks says.
+        SELECT r.at, s.share, lamplighter_bucket_least(r.bucket)
+            + (lamplighter_bucket_most(r.bucket) - lamplighter_bucket_least(r.bucket))
+                * ((s.rank - (r.upto - r.checks) - 0.5) / r.checks) AS ms
+        FROM ranked r
+        CROSS JOIN LATERAL (SELECT q AS share, greatest(ceil(r.total * q / 100), 1) AS rank
+            FROM unnest(ARRAY[50, 95, 99]::float8[]) q) s
+        WHERE s.rank <= r.upto AND s.rank > r.upto - r.checks
+    ), figures AS (
+        SELECT s.at, max(s.ms) FILTER (WHERE s.share = 50) AS p50, max(s.ms) FILTER (WHERE s.share = 95) AS p95,
+            max(s.ms) FILTER (WHERE s.share = 99) AS p99
+        FROM share s GROUP BY s.at
+    )
+    SELECT w.at, w.checks, w.good, w.timed, (w.sum_ms / nullif(w.timed, 0))::float8, w.min_ms, w.max_ms,
+        least(greatest(f.p50, w.min_ms), w.max_ms), least(greatest(f.p95, w.min_ms), w.max_ms),
+        least(greatest(f.p99, w.min_ms), w.max_ms)
+    FROM whole w LEFT JOIN figures f ON f.at = w.at
+    ORDER BY w.at;
+    IF step IS NULL AND NOT FOUND THEN
+        RETURN QUERY SELECT $2, 0::bigint, 0::bigint, 0::bigint, NULL::float8, NULL::integer, NULL::integer, NULL::float8,
+            NULL::float8, NULL::float8;
+    END IF;
 END
 $$;

@@ -12,6 +12,7 @@ use std::process::ExitCode;
 mod history;
 mod house;
 mod recording;
+mod yardstick;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 

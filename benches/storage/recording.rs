@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use uuid::Uuid;
 
 use super::house::House;
-use super::{Options, Result};
+use super::{Options, Result, yardstick};
 
 /// Never full: thinning is not what recording costs.
 const JOURNAL_BYTES: u64 = 4 << 30;
@@ -23,16 +23,24 @@ const TURN: Duration = Duration::from_millis(50);
 const STATE_EVERY: u32 = 10;
 
 /// What the server has cost until now.
-struct Spent {
+#[derive(Default)]
+pub(crate) struct Spent {
     server_ms: f64,
     wal: f64,
     pages: i64,
 }
 
 impl Spent {
-    async fn so_far(house: &House) -> Result<Self> {
+    pub(crate) async fn so_far(house: &House) -> Result<Self> {
         let (wal, pages) = house.wal().await?;
         Ok(Self { server_ms: house.server_ms(), wal, pages })
+    }
+
+    /// Takes in what was spent between two moments.
+    pub(crate) fn add(&mut self, after: &Self, before: &Self) {
+        self.server_ms += after.server_ms - before.server_ms;
+        self.wal += after.wal - before.wal;
+        self.pages += after.pages - before.pages;
     }
 
     fn print(&self, before: &Self, what: &str, checks: u64, bytes: f64) {
@@ -101,7 +109,11 @@ pub(crate) async fn measure(house: &House, options: &Options) -> Result<()> {
     let roll_bytes = rollup_bytes(house).await? - rolled_before;
     rolled.print(&recorded, "its roll-up, at a check a minute", checks, roll_bytes);
     rolled.print(&before, "both", checks, raw + roll_bytes);
-    println!("\n{recomputed} pairs of monitor and hour were computed\n");
+    let (bare, bytes) = yardstick::measure(house).await?;
+    bare.print(&Spent::default(), "the same rows by a bare `COPY`, with key and foreign key", checks, bytes);
+    let times = (recorded.server_ms - before.server_ms) / bare.server_ms;
+    println!("\nrecorded for {times:.2} times the server CPU of a bare COPY");
+    println!("{recomputed} pairs of monitor and hour were computed\n");
     Ok(())
 }
 
