@@ -27,6 +27,7 @@ use crate::settings::definition::{Definition, Located};
 mod follower;
 mod memory;
 mod publish;
+mod questions;
 mod reading;
 mod rows;
 mod talk;

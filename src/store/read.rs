@@ -6,19 +6,23 @@ use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use url::Url;
 use uuid::Uuid;
 
+use self::rows::{incident, monitor, uptime};
+use self::statements::{BY_ID, BY_KEY, INCIDENT, INCIDENTS, LABELS, MONITORS, UPTIME, UPTIME_OF};
 use super::{Problem, Store, within};
 use crate::access::Viewer;
 use crate::access::read::{
     Before, CheckFilter, CheckView, Histories, IncidentFilter, IncidentView, LatencyFilter, LatencyView,
     MaintenanceName, MaintenanceView, MonitorFilter, MonitorName, MonitorView, Page, ReadStore, UptimeView,
 };
-use crate::model::{MaintenanceId, MonitorId, Source, Status, StoreFault, UserId};
+use crate::model::{MaintenanceId, MonitorId, Source, Status, StoreFault};
 use crate::uptime::Window;
 
-pub(super) const STATEMENTS: &[&str] = &[MONITORS, BY_ID, BY_KEY, INCIDENTS, INCIDENT, UPTIME_OF, UPTIME, LABELS];
+mod rows;
+mod statements;
+
+pub(super) use statements::STATEMENTS;
 
 /// Beyond the usual. Plans are made anew for each call, because parameters that are null or a user's make all the
 /// difference; and the server itself keeps this connection from writing.
@@ -27,153 +31,6 @@ pub(super) const SETUP: &str =
 
 /// Waiting for a connection and the statement's own time-out fit into it.
 pub(super) const DEADLINE: Duration = Duration::from_secs(9);
-
-/// Others may write any time, and decoding one beyond chrono's range (or 'infinity') panics: such a time is not shown.
-macro_rules! sane {
-    ($column:literal, $name:literal) => {
-        concat!(
-            "CASE WHEN ",
-            $column,
-            " BETWEEN '1970-01-01 00:00+00' AND '9999-12-31 00:00+00' THEN ",
-            $column,
-            " END AS ",
-            $name
-        )
-    };
-}
-
-/// Texts of others may be of any length; a page of them must not. What is cut ends with an ellipsis.
-macro_rules! cut {
-    ($text:literal, $most:literal, $name:literal) => {
-        concat!(
-            "CASE WHEN length(",
-            $text,
-            ") > ",
-            $most,
-            " THEN left(",
-            $text,
-            ", ",
-            $most,
-            " - 1) || '…' ELSE ",
-            $text,
-            " END AS ",
-            $name
-        )
-    };
-}
-
-macro_rules! monitors {
-    ($rest:literal) => {
-        concat!(
-            "SELECT m.id, m.source, m.user_id, coalesce(m.is_active, true) AS is_active, \
-             coalesce(m.interval_seconds, 300) AS interval_seconds, coalesce(m.timeout_seconds, 10) AS timeout_seconds, \
-             ARRAY(SELECT CASE WHEN length(t) > 100 THEN left(t, 99) || '…' ELSE t END \
-                FROM unnest(m.tags) t WHERE t IS NOT NULL LIMIT 100) AS tags, \
-             coalesce(m.uptime_percentage, 100) AS uptime_percentage, m.response_time, m.revision, now() AS read_at, \
-             (SELECT u.plan FROM users u WHERE u.id = m.user_id) AS plan, ",
-            cut!("m.key", "500", "key"), ", ",
-            cut!("m.name", "500", "name"), ", ",
-            cut!("m.url", "4096", "url"), ", ",
-            cut!("m.kind", "500", "kind"), ", ",
-            cut!("coalesce(m.status, 'pending')", "500", "status"), ", ",
-            "CASE WHEN m.status = 'maintenance' THEN (SELECT s.status FROM monitor_state s WHERE s.monitor_id = m.id \
-                ORDER BY s.last_checked DESC NULLS LAST, s.region LIMIT 1) END AS status_beneath, ",
-            cut!("m.uptime", "500", "uptime"), ", ",
-            cut!("m.invalid_reason", "4096", "invalid_reason"), ", ",
-            sane!("m.last_checked", "last_checked"), ", ",
-            sane!("m.ssl_expiry", "ssl_expiry"), ", ",
-            sane!("m.archived_at", "archived_at"), ", ",
-            sane!("m.created_at", "created_at"), ", ",
-            sane!("m.updated_at", "updated_at"),
-            " FROM monitors m WHERE ($1::uuid IS NULL OR m.user_id = $1) AND ",
-            $rest
-        )
-    };
-}
-
-const MONITORS: &str = monitors!(
-    "m.archived_at IS NULL AND ($2::text IS NULL OR m.status = $2) AND ($3::text IS NULL OR $3 = ANY(m.tags)) \
-     AND ($4::text IS NULL OR m.source = $4) AND ($5::text IS NULL OR strpos(lower(m.name), lower($5)) > 0 \
-        OR strpos(lower(m.key), lower($5)) > 0 OR strpos(lower(m.url), lower($5)) > 0) \
-     AND ($6::uuid IS NULL OR m.id > $6) ORDER BY m.id LIMIT $7::bigint"
-);
-const BY_ID: &str = monitors!("m.id = $2");
-/// The sources are named because the index begins with them.
-const BY_KEY: &str = monitors!(
-    "m.source = ANY(ARRAY['file', 'api', 'database']) AND m.key = $2 \
-     ORDER BY array_position(ARRAY['file', 'api', 'database'], m.source::text) LIMIT 1"
-);
-
-macro_rules! incidents {
-    ($long:literal, $more:literal, $rest:literal) => {
-        concat!(
-            "SELECT i.id, i.monitor_id, i.duration_seconds, i.caused_by, i.maintenance_id, \
-             i.resolved_at IS NULL AND EXISTS (SELECT FROM maintenance_spans s WHERE s.monitor_id = i.monitor_id \
-                AND s.from_at <= now() AND s.to_at > now()) AS under_maintenance, ",
-            cut!("coalesce(m.key, m.name)", "500", "monitor"),
-            ", ",
-            cut!("i.title", "500", "title"),
-            ", ",
-            cut!("i.description", $long, "description"),
-            ", ",
-            cut!("coalesce(i.status, 'open')", "500", "status"),
-            ", ",
-            cut!("i.severity", "500", "severity"),
-            ", ",
-            cut!("coalesce(i.source, 'manual')", "500", "source"),
-            ", ",
-            cut!("i.cause", "500", "cause"),
-            ", ",
-            cut!("i.resolve_reason", "500", "resolve_reason"),
-            ", ",
-            cut!("i.acknowledged_by", "500", "acknowledged_by"),
-            ", ",
-            cut!("i.acknowledge_note", $long, "acknowledge_note"),
-            ", ",
-            "greatest('1970-01-01 00:00+00', least(i.started_at, '9999-12-31 00:00+00')) AS started_at, ",
-            sane!("i.resolved_at", "resolved_at"),
-            ", ",
-            sane!("i.acknowledged_at", "acknowledged_at"),
-            $more,
-            " FROM incidents i JOIN monitors m ON m.id = i.monitor_id \
-             WHERE ($1::uuid IS NULL OR (i.user_id = $1 AND m.user_id = $1)) AND ",
-            $rest
-        )
-    };
-}
-
-const INCIDENTS: &str = incidents!(
-    "4000",
-    "",
-    "($2::text IS NULL OR i.status = $2) AND ($3::uuid IS NULL OR i.monitor_id = $3) \
-     AND ($4::timestamptz IS NULL OR i.started_at >= $4) AND ($5::timestamptz IS NULL OR i.started_at < $5) \
-     AND ($6::timestamptz IS NULL OR (i.started_at, i.id) < ($6, $7::bigint)) \
-     ORDER BY i.started_at DESC, i.id DESC LIMIT $8::bigint"
-);
-const INCIDENT: &str = incidents!("64000", ", i.evidence", "i.id = $2");
-
-const UPTIME_OF: &str = "SELECT checks, good FROM lamplighter_counts(ARRAY[$1::uuid], \
-    greatest(now() - make_interval(hours => 24 * $2), $3::timestamptz), 'infinity')";
-/// All whose window begins at the same time, for the plans of their owners, are counted at once.
-const UPTIME: &str = concat!(
-    "WITH page AS MATERIALIZED (SELECT m.id, ",
-    cut!("coalesce(m.key, m.name)", "500", "monitor"),
-    ", greatest(now() - make_interval(hours => 24 * $4), now() - make_interval(secs => p.seconds)) AS from_at \
-    FROM (SELECT id, user_id, key, name FROM monitors WHERE ($1::uuid IS NULL OR user_id = $1) AND archived_at IS NULL \
-        AND ($2::uuid IS NULL OR id > $2) ORDER BY id LIMIT $3::bigint) m \
-    LEFT JOIN users o ON o.id = m.user_id \
-    LEFT JOIN unnest($5::text[], $6::float8[]) AS p (plan, seconds) ON p.plan = o.plan) \
-    SELECT page.id, u.checks, u.good, page.monitor \
-    FROM (SELECT array_agg(id) AS ids, from_at FROM page GROUP BY from_at) g \
-    CROSS JOIN LATERAL lamplighter_counts(g.ids, g.from_at, 'infinity') u \
-    JOIN page ON page.id = u.monitor_id ORDER BY page.id"
-);
-const LABELS: &str = concat!(
-    "SELECT m.id, NULL::bigint AS checks, NULL::bigint AS good, ",
-    cut!("coalesce(m.key, m.name)", "500", "monitor"),
-    " FROM monitors m WHERE ($1::uuid IS NULL OR m.user_id = $1) AND m.archived_at IS NULL \
-        AND ($2::uuid IS NULL OR m.id > $2) ORDER BY m.id LIMIT $3::bigint"
-);
 
 type Answer<'a, T> = BoxFuture<'a, Result<T, StoreFault>>;
 
@@ -349,102 +206,4 @@ pub(super) fn page<T, P>(
     let rows = rows.iter().take(usize::from(limit)).map(read).collect::<Result<Vec<T>, _>>()?;
     let next = if more { rows.last().map(place) } else { None };
     Ok(Page { rows, next })
-}
-
-fn monitor(row: &PgRow) -> Result<MonitorView, sqlx::Error> {
-    let url: String = row.try_get("url")?;
-    Ok(MonitorView {
-        id: MonitorId(row.try_get("id")?),
-        key: row.try_get("key")?,
-        name: row.try_get("name")?,
-        url: without_password(url),
-        kind: row.try_get("kind")?,
-        source: row.try_get("source")?,
-        user_id: UserId(row.try_get("user_id")?),
-        status: row.try_get("status")?,
-        status_beneath: row.try_get("status_beneath")?,
-        active: row.try_get("is_active")?,
-        interval_seconds: row.try_get("interval_seconds")?,
-        timeout_seconds: row.try_get("timeout_seconds")?,
-        tags: row.try_get("tags")?,
-        uptime_percentage: row.try_get("uptime_percentage")?,
-        uptime: row.try_get("uptime")?,
-        last_checked: time(row, "last_checked")?,
-        response_time_ms: row.try_get("response_time")?,
-        ssl_expiry: time(row, "ssl_expiry")?,
-        invalid_reason: row.try_get("invalid_reason")?,
-        archived_at: time(row, "archived_at")?,
-        revision: row.try_get("revision")?,
-        created_at: time(row, "created_at")?,
-        updated_at: time(row, "updated_at")?,
-        history_from: None,
-    })
-}
-
-fn time(row: &PgRow, column: &str) -> Result<Option<DateTime<Utc>>, sqlx::Error> {
-    row.try_get(column)
-}
-
-/// Rows of others may have one in their url.
-fn without_password(url: String) -> String {
-    match Url::parse(&url) {
-        Ok(mut parsed) if parsed.password().is_some() => match parsed.set_password(Some("***")) {
-            Ok(()) => parsed.into(),
-            Err(()) => "(not shown: it has a password)".to_owned(),
-        },
-        // What was cut off may be all that tells a password from a host.
-        Err(_) if url.ends_with('…') && !url.split_once("://").is_some_and(|(_, rest)| rest.contains('/')) => {
-            "(not shown: it is too long)".to_owned()
-        }
-        _ => url,
-    }
-}
-
-fn incident(row: &PgRow) -> Result<IncidentView, sqlx::Error> {
-    Ok(IncidentView {
-        id: row.try_get("id")?,
-        monitor: row.try_get("monitor")?,
-        monitor_id: MonitorId(row.try_get("monitor_id")?),
-        title: row.try_get("title")?,
-        description: row.try_get("description")?,
-        status: row.try_get("status")?,
-        severity: row.try_get("severity")?,
-        started_at: row.try_get("started_at")?,
-        resolved_at: time(row, "resolved_at")?,
-        duration_seconds: row.try_get("duration_seconds")?,
-        source: row.try_get("source")?,
-        cause: row.try_get("cause")?,
-        caused_by: row.try_get::<Option<Uuid>, _>("caused_by")?.map(MonitorId),
-        maintenance_id: row.try_get::<Option<Uuid>, _>("maintenance_id")?.map(MaintenanceId),
-        under_maintenance: row.try_get("under_maintenance")?,
-        resolve_reason: row.try_get("resolve_reason")?,
-        acknowledged_at: time(row, "acknowledged_at")?,
-        acknowledged_by: row.try_get("acknowledged_by")?,
-        acknowledge_note: row.try_get("acknowledge_note")?,
-        evidence: None,
-    })
-}
-
-fn uptime(row: &PgRow) -> Result<UptimeView, sqlx::Error> {
-    Ok(UptimeView {
-        monitor: row.try_get("monitor")?,
-        monitor_id: MonitorId(row.try_get("id")?),
-        counts: row.try_get::<Option<i64>, _>("checks")?.zip(row.try_get("good")?),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_password_in_a_url_is_not_shown() {
-        let shown = |url: &str| without_password(url.to_owned());
-        assert_eq!(shown("postgres://u:hunter2@h/d"), "postgres://u:***@h/d");
-        assert_eq!(shown("https://:hunter2@h/"), "https://:***@h/");
-        assert_eq!(shown(&format!("postgres://u:{}…", "hunter2".repeat(500))), "(not shown: it is too long)");
-        for url in ["https://h/p?x=1", "tcp://h:1", "not a url", "postgres://u@h/d", "dns:name"] {
-            assert_eq!(shown(url), url);
-        }
-    }
 }

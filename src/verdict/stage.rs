@@ -14,29 +14,30 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
 use self::driven::{Clock, Driver, Groups};
+use self::updates::same_target;
 
 use super::Finished;
 use super::board::{Board, Glance, Latest};
 use super::machine::{self, Left, Step, Transition};
 use super::pings::{Delivery, Pinged, Pings};
 use super::text;
-use crate::catalog::{Changes, Entry, Removal, StatesRequest, Update};
+use crate::catalog::{Entry, StatesRequest, Update};
 use crate::clock::Wall;
 use crate::journal::Journal;
 use crate::maintenance::Covers;
 use crate::model::{
-    Check, IncidentUid, Monitor, MonitorId, MonitorState, Opening, Record, Resolution, ResolveReason, Status, Verdict,
+    Check, IncidentUid, Monitor, MonitorId, MonitorState, Opening, Record, Resolution, Status, Verdict,
 };
 use crate::schedule::{Done, Next};
 
 mod covering;
 mod driven;
+mod updates;
 
 /// A state on which nothing depends but the evidence of the latest good check is stored with every tenth check, at the
 /// most every 30 s, and at the latest after an hour: a steady monitor costs its check rows and little more.
@@ -45,8 +46,6 @@ const STORE_AFTER: Duration = Duration::from_secs(30);
 const STORE_LATEST: Duration = Duration::from_secs(3600);
 /// Results that are written together, so that a burst costs one write and an update waits for no more than these.
 const AT_ONCE: usize = 256;
-/// Archived monitors whose state is kept for their return. Older ones return as the store knows them.
-const ARCHIVED_MOST: usize = 1000;
 /// Characters of a monitor's label in a log line; names in rows are other people's text.
 const LABEL_MAX: usize = 100;
 
@@ -165,7 +164,7 @@ struct Watch {
     /// States of monitors that became invalid or were archived, with the definition they had. Should they return, this
     /// is newer than what the store remembers, whose records may still wait in the journal.
     parked: HashMap<MonitorId, (Arc<Entry>, MonitorState)>,
-    /// Those of them that were archived, oldest first; at most [`ARCHIVED_MOST`].
+    /// Those of them that were archived, oldest first; at most [`updates::ARCHIVED_MOST`].
     archived: VecDeque<MonitorId>,
     journal: Arc<dyn Journal>,
     wall: Arc<dyn Wall>,
@@ -266,128 +265,6 @@ impl Watch {
                 .is_some_and(|watched| watched.state.status == Status::Down && watched.state.unobserved.is_none())
         };
         now.depends_on.iter().find(is_down).copied()
-    }
-
-    /// Applies the changes of an update.
-    fn update(&mut self, changes: &Changes) {
-        let now = self.wall.now();
-        for (id, uid) in &changes.dismissed {
-            self.dismissed(*id, *uid);
-        }
-        for (id, removal) in &changes.removed {
-            self.removed(*id, *removal, now);
-        }
-        for (entry, state) in &changes.added {
-            self.added(entry, state, now);
-        }
-        for entry in &changes.changed {
-            self.changed(entry, now);
-        }
-        for id in &changes.remade {
-            self.remade(*id);
-        }
-        // Those that were added just now; for the others this is the second time, which does nothing.
-        for (id, uid) in &changes.dismissed {
-            self.dismissed(*id, *uid);
-        }
-        self.gather();
-        self.pings.filled();
-    }
-
-    fn added(&mut self, entry: &Arc<Entry>, stored: &MonitorState, now: DateTime<Utc>) {
-        let id = entry.monitor.id;
-        if self.monitors.contains_key(&id) {
-            return self.changed(entry, now);
-        }
-        let (mut state, other_target) = match self.unpark(id) {
-            Some((then, state)) => (state, !same_target(&then, entry)),
-            None => (stored.clone(), false),
-        };
-        if other_target {
-            machine::retargeted(&mut state);
-        }
-        self.settle(entry, state, now, other_target, None);
-    }
-
-    fn changed(&mut self, entry: &Arc<Entry>, now: DateTime<Utc>) {
-        let Some(watched) = self.monitors.remove(&entry.monitor.id) else {
-            return self.added(entry, &MonitorState::default(), now);
-        };
-        let mut state = watched.state;
-        let other_target = !same_target(&watched.entry, entry);
-        if other_target {
-            machine::retargeted(&mut state);
-        }
-        self.disarm(entry.monitor.id, watched.alarm);
-        let before = (watched.entry, watched.driver);
-        self.settle(entry, state, now, other_target, Some(before));
-    }
-
-    /// Watches a monitor under this definition: ends or begins its pause, and stores what that changed.
-    fn settle(
-        &mut self,
-        entry: &Arc<Entry>,
-        mut state: MonitorState,
-        now: DateTime<Utc>,
-        changed: bool,
-        old: Option<(Arc<Entry>, Driver)>,
-    ) {
-        let monitor = &entry.monitor;
-        let before = (state.unobserved, state.incident, state.maintenance);
-        let left = if monitor.active {
-            Left { resolution: None, gap: machine::resumed(&mut state, monitor.id, now) }
-        } else {
-            machine::paused(&mut state, monitor.id, now)
-        };
-        state.maintenance = self.covers.of(monitor.id, state.maintenance, now);
-        if changed || (state.unobserved, state.incident, state.maintenance) != before {
-            self.record(&entry.monitor, left, Some(&state));
-        }
-        self.board.put(entry, &state);
-        let driver = self.drive(entry, &state, old);
-        let (unstored, stored_at) = (0, Instant::now());
-        let watched = Watched { entry: Arc::clone(entry), state, unstored, stored_at, driver, alarm: None };
-        self.monitors.insert(monitor.id, watched);
-        self.arm(monitor.id);
-    }
-
-    fn removed(&mut self, id: MonitorId, removal: Removal, now: DateTime<Utc>) {
-        let watched = self.monitors.remove(&id);
-        self.disarm(id, watched.as_ref().and_then(|watched| watched.alarm));
-        self.pings.close(id);
-        self.groups.forget(id);
-        let watched = watched.map(|watched| (watched.entry, watched.state));
-        let Some((entry, mut state)) = watched.or_else(|| self.unpark(id)) else { return };
-        let reason = match removal {
-            Removal::Invalid => {
-                machine::invalid(&mut state, now);
-                self.record(&entry.monitor, Left::default(), Some(&state));
-                self.board.show(id, &state);
-                self.parked.insert(id, (entry, state));
-                return;
-            }
-            Removal::Archived => ResolveReason::Archived,
-            Removal::Deleted => ResolveReason::Deleted,
-        };
-        let left = machine::removed(&mut state, id, now, reason);
-        let archived = removal == Removal::Archived;
-        // A deleted monitor has no row to hang a state on, and its id never returns.
-        self.record(&entry.monitor, left, archived.then_some(&state));
-        self.board.remove(id);
-        if archived {
-            self.parked.insert(id, (entry, state));
-            self.archived.push_back(id);
-            while self.archived.len() > ARCHIVED_MOST {
-                let oldest = self.archived.pop_front();
-                oldest.and_then(|id| self.parked.remove(&id));
-            }
-        }
-    }
-
-    fn unpark(&mut self, id: MonitorId) -> Option<(Arc<Entry>, MonitorState)> {
-        let parked = self.parked.remove(&id)?;
-        self.archived.retain(|archived| *archived != id);
-        Some(parked)
     }
 
     /// This incident was closed in the database: by a person, or for another region. One that the monitor no longer has is none of its business any more.
@@ -506,11 +383,6 @@ fn tell(board: &Board, monitor: &Monitor, record: &Record) {
         }
         Record::Check(_) | Record::State(..) | Record::Gap(_) => {}
     }
-}
-
-/// Whether a result of one definition says something about the other.
-fn same_target(a: &Arc<Entry>, b: &Arc<Entry>) -> bool {
-    Arc::ptr_eq(a, b) || (a.monitor.kind == b.monitor.kind && a.monitor.url == b.monitor.url)
 }
 
 #[cfg(test)]

@@ -9,9 +9,9 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::memory::Memory;
+use super::questions::{Answer, Due, Question};
 use super::reading::Candidate;
 use super::rows::Rows;
-use super::talk::{Answer, Due, Question};
 use super::{FileContent, FileSource, Links, Wakes};
 use crate::catalog::merge::{self, Entries, Ids, Seals};
 use crate::catalog::plan::{Archiving, Guard};

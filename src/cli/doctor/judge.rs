@@ -6,6 +6,7 @@ use chrono::{DateTime, Datelike as _, Utc};
 
 use super::finding::Finding;
 use super::host::{Disk, Found, Place, State, Subject};
+use super::needs::Needs;
 use super::sockets::Port;
 use crate::cli::counted;
 use crate::settings::model::Refusal;
@@ -25,17 +26,6 @@ const LEAST_PORTS: u64 = 1000;
 /// This program was not there before.
 const FIRST_YEAR: i32 = 2025;
 const LAST_YEAR: i32 = 2200;
-
-/// What one configuration needs of its host.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Needs {
-    /// Checks that may run at once: as many as there are monitors, and no more than `probe.max_in_flight`.
-    pub(super) checks: u64,
-    pub(super) max_in_flight: u64,
-    pub(super) icmp: u64,
-    /// Monitors whose targets are names.
-    pub(super) names: u64,
-}
 
 pub(super) fn config(path: &Path, found: bool, monitors: usize, refusal: Option<&Refusal>) -> Finding {
     const NAME: &str = "config";

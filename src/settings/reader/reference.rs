@@ -2,10 +2,10 @@
 
 use std::path::PathBuf;
 
-use super::{Quote, Span, TableReader, size};
+use super::{Quote, Span, TableReader};
 use crate::model::Secret;
-use crate::settings::limited;
 use crate::settings::tree::{Entry, Node, Value};
+use crate::settings::{limited, size};
 
 /// A file behind `{ file = }` or `{ credential = }` is read up to this size.
 const SECRET_MAX_BYTES: u64 = 64 * 1024;

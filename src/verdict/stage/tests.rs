@@ -1,11 +1,12 @@
 use std::sync::Mutex;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 
+use super::updates::ARCHIVED_MOST;
 use super::*;
-use crate::catalog::Snapshot;
-use crate::model::{Cadence, Failure, Fault, Flap, Gap, GapReason, Observation, SYSTEM_USER, Source};
+use crate::catalog::{Changes, Removal, Snapshot};
+use crate::model::{Cadence, Failure, Fault, Flap, Gap, GapReason, Observation, ResolveReason, SYSTEM_USER, Source};
 use crate::probe::{Prepared, Probe, ProbeContext};
 use crate::verdict::expectation::Expectations;
 

@@ -1,12 +1,14 @@
 //! Random appends, locks, refusals and kills against a model store: everything exactly once, in order.
 
+use std::sync::atomic::AtomicI64;
+
 use futures_util::future::BoxFuture;
 use proptest::prelude::*;
 
 use super::*;
 use crate::journal::recorder::Recorder;
 use crate::journal::{RecordStore, Recorded, StatusRow};
-use crate::model::{Batch, BatchId, StoreFault};
+use crate::model::{Batch, BatchId, GapReason, StoreFault};
 
 /// A store that remembers batches, and loses its answer or the process when told.
 #[derive(Default)]
