@@ -37,6 +37,13 @@ const ANEW: TimeDelta = TimeDelta::days(30);
 /// Windows of one maintenance that are caught up after a time away, and spans of all of them.
 const MISSED_MOST: usize = 5_000;
 const SPANS_MOST: usize = 500_000;
+/// After spans were looked at they are let be for so many times as long as that took, so that many of them take a tenth of
+/// the time at most.
+const REST_TIMES: u32 = 10;
+/// But no longer than this, and so much for each span: what takes longer is a store that is slow, not work, and no reason
+/// to write late what begins next.
+const REST_MOST: Duration = Duration::from_secs(1);
+const REST_OF_SPAN: Duration = Duration::from_micros(100);
 
 /// What the keeper is connected to.
 #[derive(Clone)]
@@ -63,7 +70,15 @@ enum Answer {
     Merged(Result<(), StoreFault>),
     Rows(Result<Vec<Read>, StoreFault>),
     Marked(Vec<(MaintenanceId, Option<String>)>, Result<(), StoreFault>),
-    Spans(Result<bool, StoreFault>),
+    Spans(Result<Brought, StoreFault>),
+}
+
+/// Spans brought up to date.
+struct Brought {
+    /// How many were looked at.
+    count: usize,
+    /// There were more than can be.
+    cut: bool,
 }
 
 /// A definition, and its windows as far as they are worked out.
@@ -146,7 +161,7 @@ pub struct Keeper<S> {
     active: HashMap<MaintenanceId, Arc<str>>,
     /// When all that had begun by then was known, and written: what is defined later begins after it.
     alive: Option<DateTime<Utc>>,
-    /// When spans were last looked at, and how long they are let be: of many spans that takes a tenth of the time at most.
+    /// When spans were last looked at, and how long they are let be.
     spans_asked: Instant,
     spans_rest: Duration,
 }
@@ -363,10 +378,10 @@ impl<S: MaintenanceStore> Keeper<S> {
                     wanted.extend(members.iter().take(SPANS_MOST.saturating_sub(wanted.len())).map(of));
                 }
             }
-            let cut = wanted.len() >= SPANS_MOST;
+            let brought = Brought { count: progress.running.len() + wanted.len(), cut: wanted.len() >= SPANS_MOST };
             let changes = plan::reconcile(&progress.running, &wanted, mark, now);
             let written = store.write_spans(changes, now).await;
-            Answer::Spans(written.map(|()| cut))
+            Answer::Spans(written.map(|()| brought))
         })
     }
 
@@ -389,9 +404,9 @@ impl<S: MaintenanceStore> Keeper<S> {
                 self.reasons.extend(reasons);
                 Some(fault)
             }
-            Answer::Spans(Ok(cut)) => {
-                self.spans_rest = self.spans_asked.elapsed() * 10;
-                if cut {
+            Answer::Spans(Ok(brought)) => {
+                self.spans_rest = rest(self.spans_asked.elapsed(), brought.count);
+                if brought.cut {
                     log::warn!("more than {SPANS_MOST} times of maintenance at once: the rest is not recorded");
                 }
                 None
@@ -450,6 +465,12 @@ fn read_rows(rows: Vec<MaintenanceRow>, known: &HashMap<MaintenanceId, i64>) -> 
         (row, read)
     });
     read.collect()
+}
+
+/// How long spans are let be, from when they were asked for, after so many were looked at, and it took so long.
+fn rest(took: Duration, spans: usize) -> Duration {
+    let most = REST_MOST + REST_OF_SPAN * u32::try_from(spans).unwrap_or(u32::MAX);
+    (took * REST_TIMES).min(most)
 }
 
 async fn answered(question: &mut Option<BoxFuture<'static, Answer>>) -> Answer {

@@ -113,6 +113,8 @@ struct Inner {
     merged: Vec<FileRow>,
     spans: Vec<Span>,
     done_to: Option<DateTime<Utc>>,
+    /// How long it takes to say how far spans are.
+    slow: Duration,
 }
 
 impl Store {
@@ -152,10 +154,18 @@ impl MaintenanceStore for Store {
     }
 
     fn span_progress(&self, now: DateTime<Utc>) -> BoxFuture<'_, Result<Progress, StoreFault>> {
-        self.with(|inner| {
+        let slow = self.inner.lock().unwrap().slow;
+        let progress = self.with(|inner| {
             let since = inner.done_to.unwrap_or(now).min(now);
             let running = inner.spans.iter().filter(|span| span.to_at >= since).copied().collect();
             Progress { done_to: inner.done_to, running }
+        });
+        if slow.is_zero() {
+            return progress;
+        }
+        Box::pin(async move {
+            sleep(slow).await;
+            progress.await
         })
     }
 
@@ -314,6 +324,29 @@ async fn windows_go_on_without_the_store_and_are_caught_up() {
     bench.pass(2).await;
     assert_eq!(bench.spans(), ["1: 10 30", "2: 100 120"]);
     bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_slow_once_makes_no_later_span_late() {
+    let mut bench = Bench::new();
+    bench.file.send_replace(Arc::from([of_file("night", 20, 8, &["m1"])]));
+    bench.store.inner.lock().unwrap().slow = Duration::from_secs(15);
+    bench.pass(1).await;
+    bench.store.inner.lock().unwrap().slow = Duration::ZERO;
+    bench.pass(18).await;
+    assert_eq!(bench.store.inner.lock().unwrap().done_to, Some(at(0)), "it has answered since");
+    bench.pass(3).await;
+    assert_eq!(bench.spans(), ["1: 20 28"]);
+    bench.stop().await;
+}
+
+#[test]
+fn many_spans_rest_and_few_do_not() {
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+    assert_eq!(rest(second / 100, 1), second / 10);
+    assert_eq!(rest(second * 3, 1_000_000), second * 30);
+    assert_eq!(rest(second * 40, 1), second + REST_OF_SPAN);
+    assert_eq!(rest(day, 1_000_000), second * 101);
 }
 
 #[tokio::test(start_paused = true)]
