@@ -4,12 +4,14 @@ use tokio::sync::Notify;
 use tokio::time::advance;
 use uuid::Uuid;
 
+use super::questions::{REST_OF_SPAN, rest};
 use super::*;
 use crate::catalog::Entry;
-use crate::maintenance::Progress;
+use crate::maintenance::definition::MaintenanceRow;
 use crate::maintenance::plan::Changes;
 use crate::maintenance::rule::Recurrence;
-use crate::model::{Cadence, Flap, Monitor, SYSTEM_USER, Span, UserId};
+use crate::maintenance::{FileRow, Progress};
+use crate::model::{Cadence, Flap, Monitor, SYSTEM_USER, Source, Span, StoreFault, UserId};
 use crate::probe::{Prepared, Probe, ProbeContext};
 use crate::shutdown;
 use crate::verdict::expectation::Expectations;
