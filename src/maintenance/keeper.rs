@@ -123,6 +123,8 @@ pub struct Keeper<S> {
     /// When the next window begins or ends.
     next: Option<DateTime<Utc>>,
     generation: u64,
+    /// When it first looked. To a store that remembers nothing it is told from then on, however late the store answers.
+    began: Option<DateTime<Utc>>,
     /// Windows that run.
     active: HashMap<MaintenanceId, Arc<str>>,
     /// When all that had begun by then was known, and written: what is defined later begins after it.
@@ -150,6 +152,7 @@ impl<S: MaintenanceStore> Keeper<S> {
             looked: None,
             next: None,
             generation: 0,
+            began: None,
             active: HashMap::new(),
             spans_asked: Instant::now(),
             spans_rest: Duration::ZERO,
@@ -204,6 +207,7 @@ impl<S: MaintenanceStore> Keeper<S> {
         if snapshot.generation == 0 {
             return;
         }
+        self.began.get_or_insert(now);
         let passed = self.looked.map(|(wall, at)| (now - wall, instant.saturating_duration_since(at)));
         let due = match passed {
             None => true,

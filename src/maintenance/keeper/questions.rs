@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Keeper, Kept};
 use crate::maintenance::definition::{Definition, FileMaintenance, MOST_OF_USER, MaintenanceRow};
 use crate::maintenance::plan::{self, Wanted};
-use crate::maintenance::{FileRow, MaintenanceStore};
+use crate::maintenance::{FileRow, MaintenanceStore, Progress};
 use crate::model::{MaintenanceId, MonitorId, Source, StoreFault};
 
 /// After the store failed; doubles up to [`RETRY_MOST`].
@@ -106,15 +106,20 @@ impl<S: MaintenanceStore> Keeper<S> {
     /// Brings the spans up to date: what has run since they last were.
     fn spans(&mut self) -> BoxFuture<'static, Answer> {
         let (store, wall) = (Arc::clone(&self.store), Arc::clone(&self.links.wall));
-        let (snapshot, alive) = (self.links.snapshot.load_full(), self.alive);
+        let (snapshot, alive, began) = (self.links.snapshot.load_full(), self.alive, self.began);
         let mut kept: Vec<Kept> = self.kept().map(|kept| kept.clone()).collect();
         Box::pin(async move {
             let now = wall.now();
-            let progress = match store.span_progress(now).await {
+            let mut progress = store.span_progress(now).await;
+            if let (Ok(Progress { done_to: None, .. }), Some(began)) = (&progress, began) {
+                // Never written: those that have ended since it began are needed as well.
+                progress = store.span_progress(began).await;
+            }
+            let progress = match progress {
                 Ok(progress) => progress,
                 Err(fault) => return Answer::Spans(Err(fault)),
             };
-            let mark = progress.done_to.max(alive).unwrap_or(now).min(now);
+            let mark = progress.done_to.max(alive).or(began).unwrap_or(now).min(now);
             let mut wanted = Vec::new();
             for kept in &mut kept {
                 let begun = kept.begun(mark, now);
