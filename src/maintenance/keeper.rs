@@ -14,29 +14,28 @@ use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use super::definition::{Definition, FileMaintenance, MOST_OF_USER, MaintenanceRow};
+use super::definition::{Definition, FileMaintenance};
 use super::plan::{self, Wanted};
 use super::rule::Window;
-use super::{Covers, FileRow, MaintenanceStore, Report, SharedReport, Standing};
+use super::{Covers, MaintenanceStore, Report, SharedReport, Standing};
 use crate::catalog::Snapshot;
 use crate::clock::Wall;
-use crate::model::{MaintenanceId, MonitorId, Source, StoreFault};
+use crate::model::{MaintenanceId, MonitorId};
 use crate::shutdown::Shutdown;
+use questions::{Answer, Due, RETRY_LEAST, answered};
+
+mod questions;
 
 /// The wall clock is looked at so often, because it may step.
 const LOOK: Duration = Duration::from_secs(1);
 /// Everything is looked at anew at least so often, and how far spans are written is told.
 const MINUTE: Duration = Duration::from_secs(60);
-/// After the store failed; doubles up to [`RETRY_MOST`].
-const RETRY_LEAST: Duration = Duration::from_secs(1);
-const RETRY_MOST: Duration = Duration::from_secs(30);
 /// Windows are worked out so far ahead, so many at once, and anew after so long.
 const AHEAD: TimeDelta = TimeDelta::days(3660);
 const AHEAD_MOST: usize = 32;
 const ANEW: TimeDelta = TimeDelta::days(30);
-/// Windows of one maintenance that are caught up after a time away, and spans of all of them.
+/// Windows of one maintenance that are caught up after a time away.
 const MISSED_MOST: usize = 5_000;
-const SPANS_MOST: usize = 500_000;
 
 /// What the keeper is connected to.
 #[derive(Clone)]
@@ -53,17 +52,6 @@ pub struct Links {
     pub report: Arc<SharedReport>,
     /// When it is.
     pub wall: Arc<dyn Wall>,
-}
-
-/// A row, read: its definition, or why it has none; neither where its revision is known.
-type Read = (MaintenanceRow, Option<Result<Definition, String>>);
-
-/// What the store said.
-enum Answer {
-    Merged(Result<(), StoreFault>),
-    Rows(Result<Vec<Read>, StoreFault>),
-    Marked(Vec<(MaintenanceId, Option<String>)>, Result<(), StoreFault>),
-    Spans(Result<bool, StoreFault>),
 }
 
 /// A definition, and its windows as far as they are worked out.
@@ -116,13 +104,6 @@ impl Kept {
     }
 }
 
-/// What is to be asked of the store.
-struct Due {
-    merge: bool,
-    load: bool,
-    spans: bool,
-}
-
 /// The loop's state.
 pub struct Keeper<S> {
     store: Arc<S>,
@@ -142,11 +123,13 @@ pub struct Keeper<S> {
     /// When the next window begins or ends.
     next: Option<DateTime<Utc>>,
     generation: u64,
+    /// When it first looked. To a store that remembers nothing it is told from then on, however late the store answers.
+    began: Option<DateTime<Utc>>,
     /// Windows that run.
     active: HashMap<MaintenanceId, Arc<str>>,
     /// When all that had begun by then was known, and written: what is defined later begins after it.
     alive: Option<DateTime<Utc>>,
-    /// When spans were last looked at, and how long they are let be: of many spans that takes a tenth of the time at most.
+    /// When spans were last looked at, and how long they are let be.
     spans_asked: Instant,
     spans_rest: Duration,
 }
@@ -169,6 +152,7 @@ impl<S: MaintenanceStore> Keeper<S> {
             looked: None,
             next: None,
             generation: 0,
+            began: None,
             active: HashMap::new(),
             spans_asked: Instant::now(),
             spans_rest: Duration::ZERO,
@@ -223,6 +207,7 @@ impl<S: MaintenanceStore> Keeper<S> {
         if snapshot.generation == 0 {
             return;
         }
+        self.began.get_or_insert(now);
         let passed = self.looked.map(|(wall, at)| (now - wall, instant.saturating_duration_since(at)));
         let due = match passed {
             None => true,
@@ -286,176 +271,6 @@ impl<S: MaintenanceStore> Keeper<S> {
         self.links.report.set(Report { standing, invalid });
         let covers = Covers { monitors: plan::covers(&wanted, now), complete: self.loaded };
         self.links.covers.send_replace(Arc::new(covers));
-    }
-
-    /// Asks the store the next question, if there is one and it answers.
-    fn ask(&mut self) {
-        if self.question.is_some() || self.generation == 0 || self.retry_at.is_some_and(|at| Instant::now() < at) {
-            return;
-        }
-        self.retry_at = None;
-        let store = Arc::clone(&self.store);
-        let settled = (self.links.settled)();
-        if settled && std::mem::take(&mut self.due.merge) {
-            let rows = self.file_rows().into();
-            self.question = Some(Box::pin(async move { Answer::Merged(store.merge_maintenances(rows).await) }));
-        } else if std::mem::take(&mut self.due.load) {
-            let known = self.rows.iter().map(|(id, (revision, _))| (*id, *revision)).collect();
-            self.question = Some(Box::pin(async move {
-                Answer::Rows(store.load_maintenances().await.map(|rows| read_rows(rows, &known)))
-            }));
-        } else if !self.reasons.is_empty() {
-            let reasons = std::mem::take(&mut self.reasons);
-            self.question = Some(Box::pin(async move {
-                let marked = store.mark_maintenances(reasons.clone()).await;
-                Answer::Marked(reasons, marked)
-            }));
-        } else if settled && self.loaded && self.due.spans && self.spans_asked.elapsed() >= self.spans_rest {
-            (self.due.spans, self.spans_asked) = (false, Instant::now());
-            self.question = Some(self.spans());
-        }
-    }
-
-    /// The file's maintenances as rows, with the ids of the monitors that they name.
-    fn file_rows(&self) -> Vec<FileRow> {
-        let (file, snapshot) = (self.links.file.borrow(), self.links.snapshot.load());
-        let of_file = snapshot.monitors.values().filter(|entry| entry.monitor.source == Source::File);
-        let ids: HashMap<_, _> =
-            of_file.filter_map(|entry| Some((entry.monitor.key.as_ref()?, entry.monitor.id))).collect();
-        let row = |file: &FileMaintenance| FileRow {
-            id: MaintenanceId::of_key(&file.key),
-            key: file.key.to_string(),
-            name: Arc::clone(&file.name),
-            description: file.description.clone(),
-            monitors: file.monitors.iter().filter_map(|key| ids.get(key).copied()).collect(),
-            tags: Arc::clone(&file.tags),
-            starts_at: file.starts_at,
-            duration_seconds: file.duration_seconds,
-            rrule: file.rrule.clone(),
-            timezone: file.zone.name(),
-            excluded: file.excluded,
-        };
-        file.iter().map(row).collect()
-    }
-
-    /// Brings the spans up to date: what has run since they last were.
-    fn spans(&mut self) -> BoxFuture<'static, Answer> {
-        let (store, wall) = (Arc::clone(&self.store), Arc::clone(&self.links.wall));
-        let (snapshot, alive) = (self.links.snapshot.load_full(), self.alive);
-        let mut kept: Vec<Kept> = self.kept().map(|kept| kept.clone()).collect();
-        Box::pin(async move {
-            let now = wall.now();
-            let progress = match store.span_progress(now).await {
-                Ok(progress) => progress,
-                Err(fault) => return Answer::Spans(Err(fault)),
-            };
-            let mark = progress.done_to.max(alive).unwrap_or(now).min(now);
-            let mut wanted = Vec::new();
-            for kept in &mut kept {
-                let begun = kept.begun(mark, now);
-                if begun.is_empty() {
-                    continue;
-                }
-                let members = kept.members(&snapshot);
-                let (maintenance, excluded) = (kept.definition.id, kept.definition.excluded);
-                for window in begun {
-                    let of = |monitor: &MonitorId| Wanted { maintenance, monitor: *monitor, window, excluded };
-                    wanted.extend(members.iter().take(SPANS_MOST.saturating_sub(wanted.len())).map(of));
-                }
-            }
-            let cut = wanted.len() >= SPANS_MOST;
-            let changes = plan::reconcile(&progress.running, &wanted, mark, now);
-            let written = store.write_spans(changes, now).await;
-            Answer::Spans(written.map(|()| cut))
-        })
-    }
-
-    fn take(&mut self, answer: Answer) {
-        let fault = match answer {
-            Answer::Merged(Ok(())) | Answer::Marked(_, Ok(())) => None,
-            Answer::Merged(Err(fault)) => {
-                self.due.merge = true;
-                Some(fault)
-            }
-            Answer::Rows(Ok(rows)) => {
-                self.take_rows(rows);
-                None
-            }
-            Answer::Rows(Err(fault)) => {
-                self.due.load = true;
-                Some(fault)
-            }
-            Answer::Marked(reasons, Err(fault)) => {
-                self.reasons.extend(reasons);
-                Some(fault)
-            }
-            Answer::Spans(Ok(cut)) => {
-                self.spans_rest = self.spans_asked.elapsed() * 10;
-                if cut {
-                    log::warn!("more than {SPANS_MOST} times of maintenance at once: the rest is not recorded");
-                }
-                None
-            }
-            Answer::Spans(Err(fault)) => {
-                self.due.spans = true;
-                Some(fault)
-            }
-        };
-        let Some(fault) = fault else {
-            self.retry_wait = RETRY_LEAST;
-            return;
-        };
-        // The catalogue tells of a store that is away; what is refused is told here.
-        match &fault {
-            StoreFault::Refused(_) => log::error!("maintenance windows: {fault}"),
-            _ => log::debug!("maintenance windows wait: {fault}"),
-        }
-        self.retry_at = Some(Instant::now() + self.retry_wait);
-        self.retry_wait = (self.retry_wait * 2).min(RETRY_MOST);
-    }
-
-    fn take_rows(&mut self, read: Vec<Read>) {
-        let mut before = std::mem::take(&mut self.rows);
-        for (row, definition) in read {
-            let known = before.remove(&row.id);
-            let read = match (definition, known) {
-                (Some(definition), _) => definition.map(Kept::new),
-                (None, Some((_, known))) => known,
-                // It was known when it was asked for.
-                (None, None) => continue,
-            };
-            let reason = read.as_ref().err();
-            if reason != row.invalid_reason.as_ref() {
-                self.reasons.push((row.id, reason.cloned()));
-            }
-            self.rows.insert(row.id, (row.revision, read));
-        }
-        self.loaded = true;
-        // Told at once, not at the next turn.
-        self.looked = None;
-    }
-}
-
-/// Reads rows whose revision is not known. Those of one user beyond a number are not valid.
-fn read_rows(rows: Vec<MaintenanceRow>, known: &HashMap<MaintenanceId, i64>) -> Vec<Read> {
-    let mut of_user: HashMap<_, usize> = HashMap::new();
-    let read = rows.into_iter().map(|row| {
-        let number = of_user.entry(row.user_id).or_default();
-        *number += 1;
-        if *number > MOST_OF_USER {
-            let reason = format!("one user has at most {MOST_OF_USER} maintenances: archive old ones by archived_at");
-            return (row, Some(Err(reason)));
-        }
-        let read = (known.get(&row.id) != Some(&row.revision)).then(|| Definition::of_row(&row));
-        (row, read)
-    });
-    read.collect()
-}
-
-async fn answered(question: &mut Option<BoxFuture<'static, Answer>>) -> Answer {
-    match question {
-        Some(question) => question.await,
-        None => std::future::pending().await,
     }
 }
 

@@ -4,12 +4,14 @@ use tokio::sync::Notify;
 use tokio::time::advance;
 use uuid::Uuid;
 
+use super::questions::{REST_OF_SPAN, rest};
 use super::*;
 use crate::catalog::Entry;
-use crate::maintenance::Progress;
+use crate::maintenance::definition::MaintenanceRow;
 use crate::maintenance::plan::Changes;
 use crate::maintenance::rule::Recurrence;
-use crate::model::{Cadence, Flap, Monitor, SYSTEM_USER, Span, UserId};
+use crate::maintenance::{FileRow, Progress};
+use crate::model::{Cadence, Flap, Monitor, SYSTEM_USER, Source, Span, StoreFault, UserId};
 use crate::probe::{Prepared, Probe, ProbeContext};
 use crate::shutdown;
 use crate::verdict::expectation::Expectations;
@@ -113,6 +115,10 @@ struct Inner {
     merged: Vec<FileRow>,
     spans: Vec<Span>,
     done_to: Option<DateTime<Utc>>,
+    /// How long it takes to say how far spans are.
+    slow: Duration,
+    /// It does not say how far spans are.
+    silent: bool,
 }
 
 impl Store {
@@ -152,10 +158,21 @@ impl MaintenanceStore for Store {
     }
 
     fn span_progress(&self, now: DateTime<Utc>) -> BoxFuture<'_, Result<Progress, StoreFault>> {
-        self.with(|inner| {
+        let slow = self.inner.lock().unwrap().slow;
+        if self.inner.lock().unwrap().silent {
+            return Box::pin(std::future::ready(Err(StoreFault::Away("test".to_owned()))));
+        }
+        let progress = self.with(|inner| {
             let since = inner.done_to.unwrap_or(now).min(now);
             let running = inner.spans.iter().filter(|span| span.to_at >= since).copied().collect();
             Progress { done_to: inner.done_to, running }
+        });
+        if slow.is_zero() {
+            return progress;
+        }
+        Box::pin(async move {
+            sleep(slow).await;
+            progress.await
         })
     }
 
@@ -314,6 +331,52 @@ async fn windows_go_on_without_the_store_and_are_caught_up() {
     bench.pass(2).await;
     assert_eq!(bench.spans(), ["1: 10 30", "2: 100 120"]);
     bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn windows_that_are_known_before_anything_was_ever_written_are_caught_up() {
+    let mut bench = Bench::new();
+    bench.store.inner.lock().unwrap().silent = true;
+    bench.file.send_replace(Arc::from([of_file("night", 10, 20, &["m1"]), of_file("before", -20, 10, &["m2"])]));
+    bench.store.set(vec![row(9, 10, 20)]);
+    bench.pass(5).await;
+    assert_eq!(bench.report.get().standing.len(), 2, "both are known");
+    bench.store.inner.lock().unwrap().away = true;
+    bench.pass(10).await;
+    assert_eq!(bench.covered(), [1, 3]);
+    bench.pass(20).await;
+    assert_eq!(bench.covered(), [0_u128; 0]);
+    let nothing = (bench.spans(), bench.store.inner.lock().unwrap().done_to);
+    assert_eq!(nothing, (Vec::new(), None));
+    bench.store.inner.lock().unwrap().away = false;
+    bench.store.inner.lock().unwrap().silent = false;
+    bench.pass(31).await;
+    assert_eq!(bench.spans(), ["1: 10 30", "3: 10 30"], "as planned, and nothing of before the start");
+    bench.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_was_slow_once_makes_no_later_span_late() {
+    let mut bench = Bench::new();
+    bench.file.send_replace(Arc::from([of_file("night", 20, 8, &["m1"])]));
+    bench.store.inner.lock().unwrap().slow = Duration::from_secs(15);
+    bench.pass(1).await;
+    bench.store.inner.lock().unwrap().slow = Duration::ZERO;
+    bench.pass(18).await;
+    let done_to = bench.store.inner.lock().unwrap().done_to.unwrap();
+    assert!(done_to < at(2), "it has answered, and was let be since: {done_to}");
+    bench.pass(3).await;
+    assert_eq!(bench.spans(), ["1: 20 28"]);
+    bench.stop().await;
+}
+
+#[test]
+fn many_spans_rest_and_few_do_not() {
+    let (second, day) = (Duration::from_secs(1), Duration::from_secs(86_400));
+    assert_eq!(rest(second / 100, 1), second / 10);
+    assert_eq!(rest(second * 3, 1_000_000), second * 30);
+    assert_eq!(rest(second * 40, 1), second + REST_OF_SPAN);
+    assert_eq!(rest(day, 1_000_000), second * 101);
 }
 
 #[tokio::test(start_paused = true)]
