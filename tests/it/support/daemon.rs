@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -86,13 +87,15 @@ impl Home {
     pub fn start_fed(&self, mut command: Command) -> Daemon {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
-        follow(child.stdout.take().unwrap(), Arc::clone(&log));
-        follow(child.stderr.take().unwrap(), Arc::clone(&log));
-        Daemon { child, log, config: self.config(), socket: self.socket() }
+        let readers = [
+            follow(child.stdout.take().unwrap(), Arc::clone(&log)),
+            follow(child.stderr.take().unwrap(), Arc::clone(&log)),
+        ];
+        Daemon { child, log, readers, config: self.config(), socket: self.socket() }
     }
 }
 
-fn follow(pipe: impl std::io::Read + Send + 'static, log: Arc<Mutex<String>>) {
+fn follow(pipe: impl std::io::Read + Send + 'static, log: Arc<Mutex<String>>) -> JoinHandle<()> {
     std::thread::spawn(move || {
         for line in BufReader::new(pipe.take(64 << 20)).lines() {
             let Ok(line) = line else { break };
@@ -100,13 +103,14 @@ fn follow(pipe: impl std::io::Read + Send + 'static, log: Arc<Mutex<String>>) {
             log.push_str(&line);
             log.push('\n');
         }
-    });
+    })
 }
 
 /// A running daemon. Killed when dropped; its log is printed when the test fails.
 pub struct Daemon {
     child: Child,
     log: Arc<Mutex<String>>,
+    readers: [JoinHandle<()>; 2],
     config: PathBuf,
     socket: PathBuf,
 }
@@ -177,10 +181,15 @@ impl Daemon {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for the end.
+    /// Waits for the end, and until all is in the log that it said.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = &mut self.child;
-        until("the daemon ends", Duration::from_secs(40), async || child.try_wait().unwrap()).await
+        let status = until("the daemon ends", Duration::from_secs(40), async || child.try_wait().unwrap()).await;
+        let readers = &self.readers;
+        // A program that a killed daemon had started may hold the pipes for longer than itself.
+        let all = async || readers.iter().all(JoinHandle::is_finished).then_some(());
+        let _ = tokio::time::timeout(Duration::from_secs(5), until("its log ends", Duration::from_secs(10), all)).await;
+        status
     }
 
     /// SIGTERM, and waits for the end.
