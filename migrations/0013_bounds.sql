@@ -1,5 +1,6 @@
 -- Why: response times of a window, and the roll-up of an hour, got ready for every partition of monitor_checks to read a few;
--- hours were looked through for those without latency where none are left; and shares were counted in numeric.
+-- hours were looked through for those without latency where none are left; ranks were counted in numeric; and a window was read
+-- once more for its steps.
 -- What older code sees: lamplighter_roll asks for the bounds of its pieces; all else answers as before.
 
 DROP FUNCTION lamplighter_roll(uuid[], timestamptz[], timestamptz[]);
@@ -145,9 +146,72 @@ BEGIN
 END
 $$;
 
--- As before, but that shares are counted in float8, which is exact for numbers of checks and costs a part of what numeric does.
--- Response times of good checks in [from_at, to_at): from roll-ups and raw rows, less than 7 % off, in milliseconds. With
--- `step` 'hour' or 'day' (of UTC) one row for each that had checks, else one row.
+-- Where in its bucket the check of this rank lies, in milliseconds, when `upto` checks lie in it and below, and `checks` in it.
+CREATE FUNCTION lamplighter_in_bucket(bucket integer, rank float8, upto float8, checks float8) RETURNS float8
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+    SELECT lamplighter_bucket_least($1)
+        + (lamplighter_bucket_most($1) - lamplighter_bucket_least($1)) * (($2 - ($3 - $4) - 0.5) / $4)
+$$;
+
+-- Response times of good checks in [from_at, to_at): from roll-ups and raw rows, less than 7 % off, in milliseconds. For
+-- each of `steps`: 'hour' or 'day' (of UTC), one row for each that had checks; null, one row. What is read is read once for
+-- all of them. Ranks are counted in float8, which is exact for numbers of checks and costs a part of what numeric does.
+CREATE FUNCTION lamplighter_latency(
+    monitor_id uuid, from_at timestamptz, to_at timestamptz, steps text[], region varchar)
+RETURNS TABLE (step text, at timestamptz, checks bigint, good bigint, timed bigint, avg_ms float8, min_ms integer,
+    max_ms integer, p50_ms float8, p95_ms float8, p99_ms float8)
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+SET timezone = 'UTC'
+SET plan_cache_mode = 'force_generic_plan'
+SET search_path FROM CURRENT
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH part AS MATERIALIZED (
+        SELECT s.nr, CASE WHEN s.step IS NULL THEN $2 ELSE date_trunc(s.step, p.at) END AS at,
+            p.checks, p.good, p.timed, p.sum_ms, p.min_ms, p.max_ms, p.latency
+        FROM lamplighter_parts($1, $2, $3, 'hour' = ANY ($4), $5) p
+        CROSS JOIN unnest($4) WITH ORDINALITY s (step, nr)
+    ), whole AS MATERIALIZED (
+        SELECT part.nr, part.at, sum(part.checks)::bigint AS checks, sum(part.good)::bigint AS good,
+            sum(part.timed)::bigint AS timed, sum(part.sum_ms) AS sum_ms, min(part.min_ms) AS min_ms, max(part.max_ms) AS max_ms
+        FROM part GROUP BY part.nr, part.at
+        UNION ALL
+        SELECT s.nr, $2, 0, 0, 0, NULL, NULL, NULL
+        FROM unnest($4) WITH ORDINALITY s (step, nr) WHERE s.step IS NULL AND NOT EXISTS (SELECT FROM part)
+    ), bucket AS (
+        SELECT part.nr, part.at, b.bucket, sum(b.checks)::float8 AS checks
+        FROM part, LATERAL lamplighter_buckets(part.latency) b GROUP BY part.nr, part.at, b.bucket
+    ), ranked AS (
+        SELECT b.nr, b.at, b.bucket, b.checks, sum(b.checks) OVER (PARTITION BY b.nr, b.at ORDER BY b.bucket) AS upto
+        FROM bucket b
+    ), wanted AS (
+        -- The checks of these ranks are looked for. Buckets have the timed ones, and no others.
+        SELECT w.nr, w.at, greatest(ceil(w.timed::float8 * 50 / 100), 1) AS p50,
+            greatest(ceil(w.timed::float8 * 95 / 100), 1) AS p95, greatest(ceil(w.timed::float8 * 99 / 100), 1) AS p99
+        FROM whole w
+    ), figures AS (
+        SELECT r.nr, r.at,
+            max(lamplighter_in_bucket(r.bucket, w.p50, r.upto, r.checks))
+                FILTER (WHERE w.p50 <= r.upto AND w.p50 > r.upto - r.checks) AS p50,
+            max(lamplighter_in_bucket(r.bucket, w.p95, r.upto, r.checks))
+                FILTER (WHERE w.p95 <= r.upto AND w.p95 > r.upto - r.checks) AS p95,
+            max(lamplighter_in_bucket(r.bucket, w.p99, r.upto, r.checks))
+                FILTER (WHERE w.p99 <= r.upto AND w.p99 > r.upto - r.checks) AS p99
+        FROM ranked r JOIN wanted w ON w.nr = r.nr AND w.at = r.at
+        GROUP BY r.nr, r.at
+    )
+    SELECT ($4)[w.nr], w.at, w.checks, w.good, w.timed, (w.sum_ms / nullif(w.timed, 0))::float8, w.min_ms, w.max_ms,
+        least(greatest(f.p50, w.min_ms), w.max_ms), least(greatest(f.p95, w.min_ms), w.max_ms),
+        least(greatest(f.p99, w.min_ms), w.max_ms)
+    FROM whole w LEFT JOIN figures f ON f.nr = w.nr AND f.at = w.at
+    ORDER BY w.nr, w.at;
+END
+$$;
+
+-- As before.
 CREATE OR REPLACE FUNCTION calculate_latency(
     monitor_id uuid, from_at timestamptz, to_at timestamptz, step text DEFAULT NULL, region varchar DEFAULT NULL)
 RETURNS TABLE (at timestamptz, checks bigint, good bigint, timed bigint, avg_ms float8, min_ms integer, max_ms integer,
@@ -164,43 +228,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN QUERY
-    WITH part AS MATERIALIZED (
-        SELECT CASE WHEN step IS NULL THEN $2 ELSE date_trunc(step, p.at) END AS at,
-            p.checks, p.good, p.timed, p.sum_ms, p.min_ms, p.max_ms, p.latency
-        FROM lamplighter_parts($1, $2, $3, step IS NOT DISTINCT FROM 'hour', $5) p
-    ), whole AS (
-        SELECT part.at, sum(part.checks)::bigint AS checks, sum(part.good)::bigint AS good, sum(part.timed)::bigint AS timed,
-            sum(part.sum_ms) AS sum_ms, min(part.min_ms) AS min_ms, max(part.max_ms) AS max_ms
-        FROM part GROUP BY part.at
-    ), bucket AS (
-        SELECT part.at, b.bucket, sum(b.checks)::float8 AS checks
-        FROM part, LATERAL lamplighter_buckets(part.latency) b GROUP BY part.at, b.bucket
-    ), ranked AS (
-        SELECT b.at, b.bucket, b.checks, sum(b.checks) OVER (PARTITION BY b.at ORDER BY b.bucket) AS upto,
-            sum(b.checks) OVER (PARTITION BY b.at) AS total
-        FROM bucket b
-    ), share AS (
-        -- The check of this rank lies in the bucket; where in it, its rank among the bucket's checks says.
-        SELECT r.at, s.share, lamplighter_bucket_least(r.bucket)
-            + (lamplighter_bucket_most(r.bucket) - lamplighter_bucket_least(r.bucket))
-                * ((s.rank - (r.upto - r.checks) - 0.5) / r.checks) AS ms
-        FROM ranked r
-        CROSS JOIN LATERAL (SELECT q AS share, greatest(ceil(r.total * q / 100), 1) AS rank
-            FROM unnest(ARRAY[50, 95, 99]::float8[]) q) s
-        WHERE s.rank <= r.upto AND s.rank > r.upto - r.checks
-    ), figures AS (
-        SELECT s.at, max(s.ms) FILTER (WHERE s.share = 50) AS p50, max(s.ms) FILTER (WHERE s.share = 95) AS p95,
-            max(s.ms) FILTER (WHERE s.share = 99) AS p99
-        FROM share s GROUP BY s.at
-    )
-    SELECT w.at, w.checks, w.good, w.timed, (w.sum_ms / nullif(w.timed, 0))::float8, w.min_ms, w.max_ms,
-        least(greatest(f.p50, w.min_ms), w.max_ms), least(greatest(f.p95, w.min_ms), w.max_ms),
-        least(greatest(f.p99, w.min_ms), w.max_ms)
-    FROM whole w LEFT JOIN figures f ON f.at = w.at
-    ORDER BY w.at;
-    IF step IS NULL AND NOT FOUND THEN
-        RETURN QUERY SELECT $2, 0::bigint, 0::bigint, 0::bigint, NULL::float8, NULL::integer, NULL::integer, NULL::float8,
-            NULL::float8, NULL::float8;
-    END IF;
+    SELECT l.at, l.checks, l.good, l.timed, l.avg_ms, l.min_ms, l.max_ms, l.p50_ms, l.p95_ms, l.p99_ms
+    FROM lamplighter_latency($1, $2, $3, ARRAY[step], $5) l;
 END
 $$;

@@ -1,21 +1,27 @@
-//! Response times for the API, from roll-ups and raw rows by `calculate_latency`.
+//! Response times for the API, from roll-ups and raw rows by `lamplighter_latency`, as `calculate_latency`.
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 
 use super::{Problem, Store};
-use crate::access::read::{LatencyFigures, LatencyFilter, LatencyPoint, LatencyView, LatencyWindow, MonitorView};
+use crate::access::read::{LatencyFigures, LatencyFilter, LatencyPoint, LatencyView, LatencyWindow, MonitorView, Step};
 
-pub(super) const STATEMENTS: &[&str] = &[WINDOW, LATENCY];
+pub(super) const STATEMENTS: &[&str] = &[LATENCY];
 
-/// On the database's clock, as those of uptime. What is older than the owner's plan shows is left out.
-const WINDOW: &str = "SELECT least(greatest(coalesce($1::timestamptz, now() - make_interval(hours => 24 * $2)), $3::timestamptz), \
-    coalesce($4::timestamptz, now())), coalesce($4::timestamptz, now())";
-const LATENCY: &str = "SELECT at, checks, good, timed, avg_ms, min_ms, max_ms, p50_ms, p95_ms, p99_ms \
-    FROM calculate_latency($1, $2, $3, $4, $5)";
+/// A row of the whole window (its `step` is null), then those of the step: in one statement, so that both tell of the same
+/// checks. On the database's clock, as those of uptime. What is older than the owner's plan shows is left out.
+const LATENCY: &str = "WITH w AS MATERIALIZED (SELECT \
+        least(greatest(coalesce($2::timestamptz, now() - make_interval(hours => 24 * $3)), $4::timestamptz), \
+            coalesce($5::timestamptz, now())) AS from_at, \
+        coalesce($5::timestamptz, now()) AS to_at) \
+    SELECT w.from_at, w.to_at, l.* FROM w CROSS JOIN LATERAL lamplighter_latency($1, w.from_at, w.to_at, \
+        CASE WHEN $6::text IS NULL THEN ARRAY[NULL] ELSE ARRAY[NULL, $6] END, $7) l";
 
 #[derive(FromRow)]
 struct Row {
+    from_at: DateTime<Utc>,
+    to_at: DateTime<Utc>,
+    step: Option<String>,
     at: DateTime<Utc>,
     checks: i64,
     good: i64,
@@ -57,30 +63,21 @@ impl Store {
             LatencyWindow::Days(days) => (days, None, None),
             LatencyWindow::Span { from, to } => (0, Some(from), Some(to)),
         };
-        let (from, to): (DateTime<Utc>, DateTime<Utc>) = sqlx::query_as(WINDOW)
+        let rows: Vec<Row> = sqlx::query_as(LATENCY)
+            .bind(monitor.id.0)
             .bind(from)
             .bind(days)
             .bind(monitor.history_from)
             .bind(to)
-            .fetch_one(&self.reading)
+            .bind(filter.step.map(Step::name))
+            .bind(filter.region.as_deref())
+            .fetch_all(&self.reading)
             .await?;
-        let points = async |step: Option<&'static str>| {
-            let rows: Vec<Row> = sqlx::query_as(LATENCY)
-                .bind(monitor.id.0)
-                .bind(from)
-                .bind(to)
-                .bind(step)
-                .bind(filter.region.as_deref())
-                .fetch_all(&self.reading)
-                .await?;
-            Ok::<_, sqlx::Error>(rows.into_iter().map(LatencyPoint::from).collect::<Vec<_>>())
-        };
-        let whole = points(None).await?;
-        let series = match filter.step {
-            Some(step) => Some(points(Some(step.name())).await?),
-            None => None,
-        };
-        let figures = whole.into_iter().next().map(|point| point.figures).unwrap_or_default();
+        let (series, whole): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.step.is_some());
+        let whole = whole.into_iter().next().ok_or(sqlx::Error::RowNotFound)?;
+        let (from, to) = (whole.from_at, whole.to_at);
+        let figures = LatencyPoint::from(whole).figures;
+        let series = filter.step.map(|_| series.into_iter().map(LatencyPoint::from).collect());
         Ok(LatencyView { from, to, figures, series })
     }
 }

@@ -12,7 +12,7 @@ const LARGE: &str = "'^(monitor_checks_[0-9]{8}|monitor_rollups|monitor_rollups_
 /// Not today's partition soon after midnight: the few rows of it are rightly read at once.
 const FILLED: &str = "c.reltuples > (CASE WHEN c.relname LIKE 'monitor_checks%' THEN 5000 ELSE 0 END)";
 /// Words by which a statement reads or writes one of them.
-const WORDS: [&str; 9] = [
+const WORDS: [&str; 10] = [
     "monitor_checks",
     "monitor_rollups",
     "incidents",
@@ -21,6 +21,7 @@ const WORDS: [&str; 9] = [
     "lamplighter_uptime_counts",
     "lamplighter_roll",
     "calculate_latency",
+    "lamplighter_latency",
     "calculate_uptime_percentage",
 ];
 
@@ -74,9 +75,12 @@ const HOT: &[Hot] = &[
     read("FROM lamplighter_counts(ARRAY[$1::uuid],", &["M", "30", "NULL"]),
     read("FROM lamplighter_counts(ARRAY[$1::uuid],", &["M", "365", "T"]),
     read("CROSS JOIN LATERAL lamplighter_counts", &["NULL", "NULL", "101", "30", "'{}'", "'{}'"]),
-    read("FROM calculate_latency(", &["M", "now() - interval '30 days'", "now()", "NULL", "NULL"]),
-    read("FROM calculate_latency(", &["M", "now() - interval '30 days'", "now()", "'hour'", "'us-east-1'"]),
-    read("FROM calculate_latency(", &["M", "now() - interval '3650 days'", "now()", "'day'", "NULL"]),
+    read("LATERAL lamplighter_latency(", &["M", "NULL", "30", "NULL", "NULL", "NULL", "NULL"]),
+    read(
+        "LATERAL lamplighter_latency(",
+        &["M", "now() - interval '30 days'", "0", "NULL", "now()", "'hour'", "'us-east-1'"],
+    ),
+    read("LATERAL lamplighter_latency(", &["M", "now() - interval '3650 days'", "0", "T", "now()", "'day'", "NULL"]),
     // Pages of an export.
     read(
         "ORDER BY c.checked_at, c.id, m.id LIMIT",
