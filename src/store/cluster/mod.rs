@@ -352,8 +352,10 @@ fn spawn(
         "recovery_init_sync_method=syncfs",
         "max_connections=50",
         "shared_buffers=32MB",
-        // After each checkpoint every page is logged once as a whole: of a small system that is most of the log.
+        // After each checkpoint every page is logged once as a whole: of a small system that is much of the log. So fewer of
+        // them; `max_wal_size` bounds what is left to do after a crash.
         "wal_compression=on",
+        "checkpoint_timeout=30min",
         "timezone=UTC",
         // Seven files, each overwritten after a week: the log is bounded.
         "logging_collector=on",
