@@ -8,16 +8,15 @@ mod account;
 mod binaries;
 mod exec;
 mod init;
+mod launch;
 mod lock;
 mod orphans;
 mod tools;
 
 use std::ffi::OsString;
-use std::fs::{self, File};
-use std::os::fd::AsRawFd as _;
-use std::os::unix::process::CommandExt as _;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ExitStatus};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -219,7 +218,7 @@ impl Cluster {
         init::ensure(&layout, &binaries, &account)?;
         orphans::clear(&layout.data)?;
         let log = layout.folder.join("start.log");
-        let child = spawn(&layout, &binaries, &account, options, &log)?;
+        let child = launch::spawn(&layout, &binaries, &account, options, &log)?;
         let mut cluster = Self { child, url: url_of(lock.dir()) };
         cluster.wait_until_ready(&layout, &log, &options.given_up)?;
         Ok(cluster)
@@ -328,53 +327,6 @@ fn make_folder(path: &Path, account: &Account) -> Result<(), ClusterError> {
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(fail)?;
     }
     Ok(())
-}
-
-fn spawn(
-    layout: &Layout,
-    binaries: &Binaries,
-    account: &Account,
-    options: &ClusterOptions,
-    log: &Path,
-) -> Result<Child, ClusterError> {
-    // By descriptor, because the user that runs Postgres may not be able to walk to our own binary.
-    let launcher = File::open(&options.launcher).map_err(|e| ClusterError::state(&options.launcher, e))?;
-    let stderr = account.new_file(log).map_err(|e| ClusterError::state(log, e))?;
-    let mut command = Command::new(format!("/proc/self/fd/{}", launcher.as_raw_fd()));
-    command.arg(SUBCOMMAND).arg(std::process::id().to_string()).arg(binaries.postgres());
-    command.arg("-D").arg(&layout.data);
-    for setting in [
-        "listen_addresses=",
-        "port=5432",
-        "unix_socket_permissions=0700",
-        "jit=off",
-        // One call for the file system instead of one for each of a thousand files: 0.3 s after a crash, not 4.
-        "recovery_init_sync_method=syncfs",
-        "max_connections=50",
-        "shared_buffers=32MB",
-        // After each checkpoint every page is logged once as a whole: of a small system that is much of the log. So fewer of
-        // them; `max_wal_size` bounds what is left to do after a crash.
-        "wal_compression=on",
-        "checkpoint_timeout=30min",
-        "timezone=UTC",
-        // Seven files, each overwritten after a week: the log is bounded.
-        "logging_collector=on",
-        "log_directory=log",
-        "log_filename=postgresql-%a.log",
-        "log_rotation_age=1d",
-        "log_truncate_on_rotation=on",
-    ] {
-        command.arg("-c").arg(setting);
-    }
-    let mut sockets = OsString::from("unix_socket_directories=");
-    // A list with quotes: a comma or space in the path must not end it.
-    sockets.push(format!("\"{}\"", layout.socket.display().to_string().replace('"', "\"\"")));
-    command.arg("-c").arg(sockets);
-    account.apply(&mut command);
-    // Not of our group: Ctrl-C in a terminal stops us first, and us it.
-    command.process_group(0).current_dir(&layout.folder);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
-    command.spawn().map_err(|error| ClusterError::Start(format!("{}: {error}", options.launcher.display())))
 }
 
 /// The last lines that it said, for an error message.
