@@ -109,7 +109,8 @@ Install that, then run this again."
   apt-get update && apt-get install --no-install-recommends $*"
     fi
     heading "Installing $*"
-    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=300 -o APT::Acquire::Retries=3) failed=0
+    # A language that is asked for and not installed, as by ssh, would be complained of by every script of a package.
+    local apt=(env DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8 apt-get -o DPkg::Lock::Timeout=300 -o APT::Acquire::Retries=3) failed=0
     # A broken third-party source must not stop what Debian's own can serve.
     as_root "${apt[@]}" update -q || echo "apt-get update had errors; trying with what it has" >&2
     hold_servers

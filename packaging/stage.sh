@@ -63,7 +63,8 @@ missing_for_package() {
     # A Postgres is needed where the program runs, not here.
     [[ -n $program ]] || missing_for_build | grep -vx postgresql || true
     command -v strip >/dev/null || echo binutils
-    command -v python3 >/dev/null || echo python3
+    # Debian's python3-minimal lacks it.
+    python3 -c 'import json' 2>/dev/null || echo python3
     if is_foreign; then
         command -v "$machine-linux-gnu-gcc" >/dev/null ||
             printf '%s\n' "gcc-${machine/_/-}-linux-gnu" "libc6-dev-$(debian_machine)-cross"

@@ -13,7 +13,12 @@ serves() { curl -fsS -o /dev/null http://127.0.0.1:8780/healthz; }
 ready() { curl -fsS -o /dev/null http://127.0.0.1:8780/readyz; }
 status_is() { { lamplighter status || true; } | grep -qE "^$1 +$2"; }
 journal_of() { [[ -n $(journalctl -q -o cat "LAMPLIGHTER_MONITOR=$1") ]]; }
+# on_server DATABASE QUERY: of the operator's server.
+on_server() { runuser -u postgres -- psql -qAtX "$1" -c "$2"; }
+recorded() { [[ $(on_server lamplighter 'SELECT count(*) > 0 FROM monitor_checks') == t ]]; }
 count() { psql -qAtX "$(lamplighter db url)" -c "SELECT count(*) FROM $1"; }
+# Whether an example of the package lies where its first line says.
+in_place() { [[ -e $(sed -n '1s/^# \([^ ,]*\).*/\1/p' "/usr/share/doc/lamplighter/examples/$1") ]] || wrong "$1 belongs elsewhere"; }
 # drop_in NAME: takes in lines of the unit, as `systemctl edit` does, and restarts it.
 drop_in() {
     mkdir -p /etc/systemd/system/lamplighter.service.d
@@ -125,16 +130,29 @@ until_true 20 'a ping is not permitted' status_is ping unknown
 exits 1 docs/install.md 'sysctl --system'
 shows '^net.ipv4.ping_group_range = 0 2147483647$'
 shows_no 'permission denied on key "net'
+in_place 50-lamplighter-ping.conf
 until_true 20 'pings work by the sysctl' status_is ping up
 sysctl -q -w net.ipv4.ping_group_range='1 0'
 until_true 20 'a ping is not permitted again' status_is ping unknown
 block docs/install.md 'examples/icmp.conf'
+in_place icmp.conf
 until_true 30 'pings work by a capability' status_is ping up
 
 # --- Behind a socket of systemd
 block docs/install.md 'systemctl enable --now lamplighter.socket'
 until_true 30 'it serves by the socket' ready
+in_place lamplighter.socket
 [[ $(journalctl -u lamplighter -o cat) == *'(a socket of systemd)'* ]] || wrong 'the journal says nothing of the socket'
+systemctl stop lamplighter
+until_true 60 'a connection starts the service' serves
+systemctl restart --no-block lamplighter
+# curl's 52 and 56: accepted in the old daemon's last moment and closed without an answer, which HTTP allows.
+for ((try = 0; try < 10; try++)); do
+    code=0
+    serves || code=$?
+    ((code == 0 || code == 52 || code == 56)) || wrong "a connection failed during a restart, curl's code is $code"
+done
+((code == 0)) || wrong 'it does not answer after a restart'
 systemctl disable -q --now lamplighter.socket
 systemctl restart lamplighter
 until_true 30 'it serves by itself' ready
@@ -170,7 +188,7 @@ text docs/install.md 'host=/run/postgresql' >>/etc/lamplighter/config.toml
 block docs/backup.md 'db restore /var/backups/lamplighter/move.backup'
 until_true 30 'it runs on the server' ready
 [[ $(lamplighter db url 2>/dev/null) == *host=/run/postgresql ]] || wrong 'it is on another database'
-moved=$(runuser -u lamplighter -- psql -qAtX -c 'SELECT count(*) FROM incidents' 'postgres:///lamplighter?host=/run/postgresql')
+moved=$(on_server lamplighter 'SELECT count(*) FROM incidents')
 ((moved >= rows)) || wrong 'the history was not moved'
 
 # --- On another machine, with a password
@@ -185,6 +203,12 @@ sed '/^\[database\]/,/^url/d' -i /etc/lamplighter/config.toml
 text docs/install.md 'credential = ' >>/etc/lamplighter/config.toml
 systemctl start lamplighter
 until_true 30 'it logs in by the credential' ready
+in_place external-database.conf
+[[ $(on_server lamplighter "SELECT count(*) > 0 FROM pg_stat_activity WHERE usename = 'lamplighter' AND client_addr = '127.0.0.1'") == t ]] ||
+    wrong 'it did not log in by its address'
+until_true 30 'it records what it finds' recorded
+systemctl reload lamplighter
+until_true 20 'root asks it by the credential' status_is shop down
 block docs/install.md 'systemd-run --pipe'
 shows 'valid: 3 monitors'
 [[ $(journalctl -o cat) != *canary-of-ours* ]] || wrong 'the password is in the journal'
@@ -193,5 +217,7 @@ shows 'valid: 3 monitors'
 block docs/install.md 'apt purge lamplighter'
 shows 'still there'
 [[ ! -e /var/lib/lamplighter && ! -e /etc/lamplighter ]] || wrong 'purging left something'
+! pgrep -u lamplighter || wrong 'a process is left'
+recorded || wrong "purging took the operator's database"
 
 finish
