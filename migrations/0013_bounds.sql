@@ -1,9 +1,8 @@
 -- Why: response times of a window, and the roll-up of an hour, got ready for every partition of monitor_checks to read a few;
 -- hours were looked through for those without latency where none are left; ranks were counted in numeric; and a window was read
 -- once more for its steps.
--- What older code sees: lamplighter_roll asks for the bounds of its pieces; all else answers as before.
-
-DROP FUNCTION lamplighter_roll(uuid[], timestamptz[], timestamptz[]);
+-- What older code sees: all answers as before. But for hours of a daemon from before there was latency that goes on beside a
+-- newer one: once the backfill has passed their day, they stay without.
 
 -- Raw rows of pieces of time, [from_at, to_at) of a monitor each, rolled up by piece and region. The one place that says what a
 -- roll-up holds. Without settings of its own, so that it becomes part of the statement that names it; and over many pieces at
@@ -39,6 +38,13 @@ AS $$
     GROUP BY b.id, b.at, b.region
 $$;
 
+-- As before, for who knows no bounds: an older daemon, while a newer one stands by.
+CREATE OR REPLACE FUNCTION lamplighter_roll(ids uuid[], from_at timestamptz[], to_at timestamptz[]) RETURNS TABLE (
+    monitor_id uuid, at timestamptz, region varchar, checks integer, good integer,
+    timed integer, sum_ms bigint, min_ms integer, max_ms integer, latency integer[])
+LANGUAGE sql STABLE PARALLEL SAFE
+AS $$ SELECT * FROM lamplighter_roll($1, $2, $3, '-infinity', 'infinity') $$;
+
 -- As before, but for those bounds: what lamplighter_counts adds up, with latency, as parts: `at` is the begin of each. In hours
 -- only if `by_hour`.
 CREATE OR REPLACE FUNCTION lamplighter_parts(
@@ -48,6 +54,7 @@ RETURNS TABLE (at timestamptz, checks bigint, good bigint, timed bigint, sum_ms 
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET timezone = 'UTC'
 SET plan_cache_mode = 'force_generic_plan'
+SET jit = 'off'
 SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_column
@@ -155,8 +162,8 @@ AS $$
 $$;
 
 -- Response times of good checks in [from_at, to_at): from roll-ups and raw rows, less than 7 % off, in milliseconds. For
--- each of `steps`: 'hour' or 'day' (of UTC), one row for each that had checks; null, one row. What is read is read once for
--- all of them. Ranks are counted in float8, which is exact for numbers of checks and costs a part of what numeric does.
+-- each of `steps`: 'hour' or 'day' (of UTC), one row for each that had checks; null, one row. Days and the whole are read once
+-- for both. Ranks are counted in float8, which is exact for numbers of checks and costs a part of what numeric does.
 CREATE FUNCTION lamplighter_latency(
     monitor_id uuid, from_at timestamptz, to_at timestamptz, steps text[], region varchar)
 RETURNS TABLE (step text, at timestamptz, checks bigint, good bigint, timed bigint, avg_ms float8, min_ms integer,
@@ -164,6 +171,8 @@ RETURNS TABLE (step text, at timestamptz, checks bigint, good bigint, timed bigi
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 SET timezone = 'UTC'
 SET plan_cache_mode = 'force_generic_plan'
+-- The planner, which does not know how few rows there are, would have it compiled: a second for some milliseconds of work.
+SET jit = 'off'
 SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_column
@@ -172,8 +181,12 @@ BEGIN
     WITH part AS MATERIALIZED (
         SELECT s.nr, CASE WHEN s.step IS NULL THEN $2 ELSE date_trunc(s.step, p.at) END AS at,
             p.checks, p.good, p.timed, p.sum_ms, p.min_ms, p.max_ms, p.latency
-        FROM lamplighter_parts($1, $2, $3, 'hour' = ANY ($4), $5) p
-        CROSS JOIN unnest($4) WITH ORDINALITY s (step, nr)
+        -- Days last longer than hours: a window is not read by the hour where only its hours are asked for so.
+        FROM (SELECT DISTINCT u.step IS NOT DISTINCT FROM 'hour' FROM unnest($4) u (step)) h (by_hour)
+        CROSS JOIN LATERAL lamplighter_parts(
+            -- Days are numbered one by one, which has no end from the infinite.
+            $1, least(greatest($2, '1970-01-01 00:00+00'), '9999-01-01 00:00+00'), $3, h.by_hour, $5) p
+        JOIN unnest($4) WITH ORDINALITY s (step, nr) ON (s.step IS NOT DISTINCT FROM 'hour') = h.by_hour
     ), whole AS MATERIALIZED (
         SELECT part.nr, part.at, sum(part.checks)::bigint AS checks, sum(part.good)::bigint AS good,
             sum(part.timed)::bigint AS timed, sum(part.sum_ms) AS sum_ms, min(part.min_ms) AS min_ms, max(part.max_ms) AS max_ms

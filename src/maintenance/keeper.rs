@@ -212,8 +212,13 @@ impl<S: MaintenanceStore> Keeper<S> {
         let due = match passed {
             None => true,
             Some((by_wall, passed)) => {
-                let expected = TimeDelta::from_std(passed).unwrap_or_default();
-                passed >= MINUTE || (by_wall - expected).abs() > TimeDelta::seconds(2)
+                let step = by_wall - TimeDelta::from_std(passed).unwrap_or_default();
+                let stepped = step.abs() > TimeDelta::seconds(2);
+                if stepped {
+                    // It has looked for as long as before, whatever the clock said when it began.
+                    self.began = self.began.and_then(|began| began.checked_add_signed(step)).or(self.began);
+                }
+                passed >= MINUTE || stepped
             }
         };
         let turned = self.next.is_some_and(|next| next <= now);

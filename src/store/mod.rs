@@ -230,11 +230,12 @@ fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// What is set on a connection before it is used. By SET and not as start-up options, which connection poolers refuse.
+/// What is set on a connection before it is used. By SET and not as start-up options, which connection poolers refuse. To
+/// compile statements takes longer than any of ours runs.
 fn setup(schema: &str, more: &str) -> String {
     format!(
         "SET timezone = 'UTC'; SET search_path = {}; SET statement_timeout = '15s'; SET lock_timeout = '2s'; \
-         SET idle_in_transaction_session_timeout = '30s'{more}",
+         SET idle_in_transaction_session_timeout = '30s'; SET jit = off{more}",
         quoted(schema)
     )
 }

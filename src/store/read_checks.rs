@@ -149,8 +149,8 @@ impl Store {
     ) -> Result<Page<CheckView, Before>, Problem> {
         let mut range = Range::of(filter);
         range.from = range.from.max(monitor.history_from.unwrap_or(range.from));
-        let newest = monitor.last_checked.map_or(range.to, |at| range.to.min(at));
-        let recent = newest.checked_sub_signed(RECENT).map_or(range.from, |at| range.from.max(at));
+        let newest = monitor.last_checked.map(|at| range.to.min(at));
+        let recent = newest.and_then(|at| at.checked_sub_signed(RECENT)).map_or(range.from, |at| range.from.max(at));
         let (mut end, mut found) = (range.to, Vec::new());
         for start in [recent, range.from] {
             if start >= end {

@@ -113,7 +113,7 @@ impl<S: MaintenanceStore> Keeper<S> {
             let mut progress = store.span_progress(now).await;
             if let (Ok(Progress { done_to: None, .. }), Some(began)) = (&progress, began) {
                 // Never written: those that have ended since it began are needed as well.
-                progress = store.span_progress(began).await;
+                progress = store.span_progress(began.min(now)).await;
             }
             let progress = match progress {
                 Ok(progress) => progress,

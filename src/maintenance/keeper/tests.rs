@@ -406,3 +406,17 @@ async fn a_clock_that_jumps_is_followed() {
     assert_eq!(bench.spans(), [""; 0], "it has not begun");
     bench.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_set_before_anything_was_ever_written_brings_back_no_old_windows() {
+    let mut bench = Bench::new();
+    bench.store.inner.lock().unwrap().silent = true;
+    bench.file.send_replace(Arc::from([of_file("old", 500, 60, &["m1"]), of_file("night", 1007, 5, &["m2"])]));
+    bench.pass(3).await;
+    *bench.clock.1.lock().unwrap() = at(1000);
+    bench.pass(20).await;
+    bench.store.inner.lock().unwrap().silent = false;
+    bench.pass(31).await;
+    assert_eq!(bench.spans(), ["2: 1007 1012"], "what it lived through, by the clock as it is now");
+    bench.stop().await;
+}

@@ -265,7 +265,21 @@ async fn old_roll_ups_incidents_and_gaps_are_pruned() {
     assert_eq!(left.date_naive(), now().date_naive() - TimeDelta::days(2));
     let left: chrono::NaiveDate = db.get("SELECT min(day) FROM monitor_rollups_daily").await;
     assert_eq!(left, now().date_naive() - TimeDelta::days(4));
-    // The days tell of the hours that are gone.
+    // The days tell of the hours that are gone, also of a window whose hours are asked for.
+    let view = store.monitor(Viewer::Everything, MonitorName::Id(id)).await.unwrap().unwrap();
+    let [whole, by_day, by_hour] = [None, Some(Step::Day), Some(Step::Hour)].map(|step| {
+        let (store, view) = (&store, &view);
+        async move {
+            let latency = LatencyFilter { window: LatencyWindow::Days(30), step, region: None };
+            let latency = store.latency_of(view, latency).await.unwrap();
+            let series = latency.series.map(|points| points.iter().map(|point| point.figures.checks).sum::<i64>());
+            (latency.figures, series)
+        }
+    });
+    let (whole, by_day, by_hour) = (whole.await, by_day.await, by_hour.await);
+    assert!(whole.0 == by_day.0 && whole.0 == by_hour.0, "{whole:?} {by_day:?} {by_hour:?}");
+    assert_eq!(by_day.1, Some(whole.0.checks));
+    assert!(by_hour.1.unwrap() < whole.0.checks - 144, "{by_hour:?} of {whole:?}");
     let now_counts = db.get::<i64>(&format!("SELECT checks FROM lamplighter_uptime_counts('{id}', 30)")).await;
     assert!(now_counts > 3 * 144 && now_counts < counts, "{now_counts} of {counts}");
 }
@@ -375,4 +389,42 @@ async fn a_shorter_plan_shows_less_and_deletes_nothing() {
     .await;
     assert_eq!(shown(&store, ids[0]).await, (720, all, all));
     assert!(store.checks(Viewer::Everything, everything).await.unwrap().rows.len() > 1400);
+}
+
+/// What others may call, on a server with settings of its own, or an older daemon beside a newer one.
+#[tokio::test]
+async fn functions_of_latency_stand_odd_callers() {
+    let db = TestDb::new().await;
+    let id = monitors(&db, 1).await[0];
+    let store = db.store().await;
+    history(&db, 2).await;
+    rolled_up(&store).await;
+    // A server that compiles whatever it is told to: of that the functions know nothing.
+    let compiled = "SELECT count(*) FROM pg_proc WHERE pronamespace = current_schema()::regnamespace \
+        AND proname IN ('lamplighter_parts', 'lamplighter_latency') AND 'jit=off' = ANY (proconfig)";
+    assert_eq!(db.get::<i64>(compiled).await, 2);
+    let all: i64 = db.get("SELECT count(*) FROM monitor_checks").await;
+    for (from, to, wanted) in [
+        ("'-infinity'", "'infinity'", all),
+        ("'-infinity'", "now() + interval '1 day'", all),
+        ("'infinity'", "'infinity'", 0),
+        ("'infinity'", "'-infinity'", 0),
+        ("now()", "'-infinity'", 0),
+    ] {
+        for step in ["NULL", "'day'", "'hour'"] {
+            let sql =
+                format!("SELECT coalesce(sum(checks), 0)::bigint FROM calculate_latency('{id}', {from}, {to}, {step})");
+            assert_eq!(db.get::<i64>(&sql).await, wanted, "{sql}");
+        }
+    }
+    // With and without bounds, in one statement, since now() is of each.
+    let pieces = format!("ARRAY['{id}'::uuid], ARRAY[now() - interval '1 day'], ARRAY[now()]");
+    let rolled: Vec<i64> = db
+        .get(&format!(
+            "SELECT ARRAY[(SELECT sum(checks) FROM lamplighter_roll({pieces})), \
+                (SELECT sum(checks) FROM lamplighter_roll({pieces}, now() - interval '1 day', now())), \
+                (SELECT count(*) FROM monitor_checks WHERE checked_at >= now() - interval '1 day' AND checked_at < now())]"
+        ))
+        .await;
+    assert!(rolled[2] > 0 && rolled.iter().all(|count| *count == rolled[2]), "{rolled:?}");
 }
