@@ -185,7 +185,8 @@ BEGIN
         FROM (SELECT DISTINCT u.step IS NOT DISTINCT FROM 'hour' FROM unnest($4) u (step)) h (by_hour)
         CROSS JOIN LATERAL lamplighter_parts(
             -- Days are numbered one by one, which has no end from the infinite.
-            $1, least(greatest($2, '1970-01-01 00:00+00'), '9999-01-01 00:00+00'), $3, h.by_hour, $5) p
+            $1, CASE WHEN $2 IS NOT NULL THEN least(greatest($2, '1970-01-01 00:00+00'), '9999-01-01 00:00+00') END, $3,
+            h.by_hour, $5) p
         JOIN unnest($4) WITH ORDINALITY s (step, nr) ON (s.step IS NOT DISTINCT FROM 'hour') = h.by_hour
     ), whole AS MATERIALIZED (
         SELECT part.nr, part.at, sum(part.checks)::bigint AS checks, sum(part.good)::bigint AS good,
@@ -193,7 +194,8 @@ BEGIN
         FROM part GROUP BY part.nr, part.at
         UNION ALL
         SELECT s.nr, $2, 0, 0, 0, NULL, NULL, NULL
-        FROM unnest($4) WITH ORDINALITY s (step, nr) WHERE s.step IS NULL AND NOT EXISTS (SELECT FROM part)
+        FROM unnest($4) WITH ORDINALITY s (step, nr)
+        WHERE s.step IS NULL AND NOT EXISTS (SELECT FROM part WHERE part.nr = s.nr)
     ), bucket AS (
         SELECT part.nr, part.at, b.bucket, sum(b.checks)::float8 AS checks
         FROM part, LATERAL lamplighter_buckets(part.latency) b GROUP BY part.nr, part.at, b.bucket
