@@ -26,7 +26,7 @@ mod incidents;
 pub(super) const STATEMENTS: &[&str] = &[NAMED, SPANS, CHECKS, COUNT, INCIDENTS, EMAILS];
 
 /// Beyond the usual. Whoever takes the rows may be slow, so the transaction may idle; they bound that themselves.
-const SETUP: &str = "; SET statement_timeout = '55s'; SET plan_cache_mode = force_custom_plan; SET jit = off; \
+const SETUP: &str = "; SET statement_timeout = '55s'; SET plan_cache_mode = force_custom_plan; \
     SET idle_in_transaction_session_timeout = 0; SET default_transaction_read_only = on";
 /// Not among the statements: only queries can be prepared.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";

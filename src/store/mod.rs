@@ -230,8 +230,8 @@ fn quoted(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }
 
-/// What is set on a connection before it is used. By SET and not as start-up options, which connection poolers refuse. To
-/// compile statements takes longer than any of ours runs.
+/// What is set on a connection before it is used. By SET and not as start-up options, which connection poolers refuse. What
+/// `jit` compiles of ours runs for less time than that takes.
 fn setup(schema: &str, more: &str) -> String {
     format!(
         "SET timezone = 'UTC'; SET search_path = {}; SET statement_timeout = '15s'; SET lock_timeout = '2s'; \
